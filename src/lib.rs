@@ -1,0 +1,10 @@
+//! tidegate carries live MongoDB migrations stage by stage, watched and steered from a terminal.
+//!
+//! docs/architecture.md is the map of the rooms below and of what each promises.
+
+pub mod cluster;
+pub mod plan;
+pub mod route;
+pub mod runtime;
+pub mod scrub;
+pub mod snapshot;

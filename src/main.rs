@@ -1,0 +1,2 @@
+//! The `tidegate` program: a thin shell around the library.
+fn main() {}

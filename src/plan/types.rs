@@ -1,0 +1,218 @@
+//! A plan that has been checked.
+
+use crate::cluster::{IndexSpec, Ns};
+use crate::route::Side;
+use crate::runtime::Micros;
+
+/// A checked plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Names the rollout and its route.
+    pub id: String,
+    /// For people.
+    pub title: String,
+    /// The author's version number.
+    pub version: u32,
+    /// The team that owns it.
+    pub owner: String,
+    /// SHA-256 of the plan's canonical JSON form, hex; names exactly this plan.
+    pub hash: String,
+    /// Where the data is.
+    pub cluster: ClusterSpec,
+    /// How the team adopted tidegate.
+    pub mode: Mode,
+    /// The largest apply lag at which reads may run ahead of writes.
+    pub max_staleness: Micros,
+    /// How long an application's lease on the route lasts.
+    pub lease: Micros,
+    /// How long a cutover may hold writes.
+    pub freeze_max: Micros,
+    /// The collections; exactly one for now.
+    pub collections: Vec<Collection>,
+    /// Limits on tidegate's own load.
+    pub throttle: Throttle,
+    /// Plan-wide triggers.
+    pub triggers: Vec<Trigger>,
+    /// The stages, in order; never empty.
+    pub stages: Vec<Stage>,
+}
+
+/// Where the data is. Text with `${VARIABLE}` is kept as written: secrets are put in only when connecting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSpec {
+    /// Connection string of legacy's cluster, variables not yet filled in; `None` for an embedded cluster.
+    pub uri: Option<String>,
+    /// Connection string of next's cluster when it is another one.
+    pub next_uri: Option<String>,
+    /// `production`, `staging`, …
+    pub environment: String,
+}
+
+/// How the team adopted tidegate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Applications follow the route document.
+    Route,
+}
+
+/// One collection's migration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Collection {
+    /// Where it is now.
+    pub legacy: Ns,
+    /// Where it goes.
+    pub next: Ns,
+    /// T, in order.
+    pub steps: Vec<Step>,
+    /// Indexes to build on next.
+    pub indexes: Vec<IndexSpec>,
+}
+
+/// A step of the transform. Paths are dotted field names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Moves a field; the inverse moves it back.
+    Rename {
+        /// From this path.
+        from: String,
+        /// To this path.
+        to: String,
+    },
+    /// Changes a value's type; the inverse changes it back.
+    Convert {
+        /// The path.
+        path: String,
+        /// The type on legacy.
+        from: ValueType,
+        /// The type on next.
+        to: ValueType,
+    },
+    /// Adds a field that legacy does not have; the inverse removes it.
+    Set {
+        /// The path.
+        path: String,
+        /// The value.
+        value: bson::Bson,
+    },
+    /// Removes a field whose value on legacy is always `was`; the inverse puts it back.
+    Unset {
+        /// The path.
+        path: String,
+        /// The value every legacy document has there.
+        was: bson::Bson,
+    },
+}
+
+/// A BSON type that `convert` knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    /// UTF-8 text.
+    String,
+    /// 32-bit integer.
+    Int,
+    /// 64-bit integer.
+    Long,
+    /// 64-bit float.
+    Double,
+    /// Decimal128.
+    Decimal,
+}
+
+/// Limits on tidegate's own load.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Throttle {
+    /// Copying slows when apply or replication lag is above this.
+    pub max_lag: Option<Micros>,
+    /// Copying goes at most so fast, documents a second.
+    pub max_rate: Option<u32>,
+}
+
+/// What a gate or trigger compares with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// At most this (latencies and ages in microseconds, ratios as 0..1, counts plain).
+    Max(f64),
+    /// At least this.
+    Min(f64),
+    /// At most so many times the same metric on legacy.
+    MaxRatioToLegacy(f64),
+}
+
+/// A gate: must hold to advance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gate {
+    /// A name from the metric registry.
+    pub metric: String,
+    /// The side, for metrics that have one.
+    pub side: Option<Side>,
+    /// What it is compared with.
+    pub bound: Bound,
+    /// What the metric is computed over.
+    pub window: Micros,
+    /// How long it must hold.
+    pub hold_for: Micros,
+    /// Samples needed in the window.
+    pub min_samples: u64,
+}
+
+/// A trigger: pauses when breached. Rolling back by a trigger is not available yet and refused by the checks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trigger {
+    /// A name from the metric registry.
+    pub metric: String,
+    /// The side, for metrics that have one.
+    pub side: Option<Side>,
+    /// Breached when above this.
+    pub above: f64,
+    /// What the metric is computed over.
+    pub window: Micros,
+    /// How long it must be breached.
+    pub hold_for: Micros,
+}
+
+/// Work a stage does besides moving traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Create next's collection.
+    Create,
+    /// Copy what exists, then keep it in step.
+    Backfill,
+    /// Build next's indexes.
+    Indexes,
+    /// Rename legacy away and leave an empty view under its name.
+    QuarantineLegacy,
+}
+
+/// How a stage ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// An operator advances.
+    Operator,
+    /// It advances by itself once its gates hold.
+    Auto,
+}
+
+/// One slice of the rollout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// Unique in the plan.
+    pub id: String,
+    /// Work, in order.
+    pub work: Vec<Work>,
+    /// Percent of reads shadowed; inherited from the stage before when not given.
+    pub shadow: u8,
+    /// Percent of buckets read from next; inherited likewise.
+    pub reads: u8,
+    /// Percent of buckets written to next; inherited likewise.
+    pub writes: u8,
+    /// How long it soaks after its work is done.
+    pub soak: Micros,
+    /// How it ends.
+    pub advance: Advance,
+    /// Where its runbook text is.
+    pub runbook: Option<String>,
+    /// There is no way back after it.
+    pub irreversible: bool,
+    /// Its gates.
+    pub gates: Vec<Gate>,
+}

@@ -1,0 +1,1 @@
+//! Imports run downwards only.
