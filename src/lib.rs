@@ -4,7 +4,9 @@
 
 pub mod cluster;
 pub mod plan;
+pub mod rollout;
 pub mod route;
 pub mod runtime;
 pub mod scrub;
 pub mod snapshot;
+pub mod workload;

@@ -466,6 +466,11 @@ pub enum AdminOp {
         /// Which.
         ns: Ns,
     },
+    /// About how many documents a collection holds. Answers `Count`.
+    Count {
+        /// Which.
+        ns: Ns,
+    },
     /// Drops a collection or view; absent is fine.
     Drop {
         /// Which.
@@ -499,6 +504,8 @@ pub enum AdminDone {
     Indexes(Vec<IndexSpec>),
     /// What stands there.
     Kind(CollKind),
+    /// About so many.
+    Count(u64),
 }
 
 /// One member of a replica set as the primary sees it.

@@ -1,10 +1,14 @@
 //! Which side serves and owns each key: the bucket function, the route document, and the client that applications follow it with.
 
 pub mod bucket;
+pub mod client;
 mod document;
+pub mod report;
 
 pub use bucket::{BUCKETS, Bucket, BucketError, bucket_of};
+pub use client::{ReadPlan, RouteClient, WritePermit};
 pub use document::{Frozen, Route, RouteError, below_for_percent};
+pub use report::OpKind;
 
 /// One of the two sides of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

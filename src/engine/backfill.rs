@@ -1,0 +1,137 @@
+//! Copies what exists, chunk by chunk in `_id` order, checkpointed in the worker's slot with each chunk.
+
+use std::sync::Arc;
+
+use bson::{RawBson, RawDocumentBuf};
+
+use super::ctx::{Ctx, Halt, lock};
+use super::live_view::Progress;
+use super::planted::Bug;
+use super::resync::{image, resync};
+use super::writer::{NotCommitted, SlotWriter};
+use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
+use crate::route::{Side, bucket_of};
+use crate::runtime::Micros;
+
+/// A chunk: also the size of its transaction.
+const CHUNK: PageLimit = PageLimit { docs: 1_000, bytes: 4 << 20 };
+
+/// Copies everything not yet copied. Returns how many documents this run copied, or `None` when the engine is stopping.
+pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
+    let mut writer = SlotWriter::open(ctx, Side::Next, "backfill").await?;
+    let (mut from, mut copied) = resume_point(writer.checkpoint());
+    let total = super::observe::estimated_count(ctx).await;
+    let began = ctx.rt.now();
+    let first = copied;
+    loop {
+        if ctx.is_stopping() {
+            return Ok(None);
+        }
+        if ctx.is_paused() {
+            lock(&ctx.live).throttled = Some("paused".into());
+            ctx.sleep(Micros::from_ms(100)).await;
+            continue;
+        }
+        throttle(ctx, began, copied - first).await;
+        let mark = ctx.registry.begin_read();
+        let after = if ctx.planted.has(Bug::ChunkReadNotAfterTail) { ClusterTime::ZERO } else { ctx.seen(Side::Legacy) };
+        let page = ctx
+            .retry("scanning legacy", || ctx.db(Side::Legacy).scan(ctx.ns(Side::Legacy), from.as_ref(), CHUNK, after))
+            .await?;
+        ctx.saw(Side::Legacy, page.at);
+        let all: Vec<Key> = page.docs.iter().map(|(k, _)| k.clone()).collect();
+        let keep = ctx.registry.register(mark, &all);
+        let held: Vec<Key> = all.iter().zip(&keep).filter(|(_, k)| **k).map(|(key, _)| key.clone()).collect();
+        copied += all.len() as u64;
+        let last = all.last().cloned().or(from);
+        let outcome = write_chunk(ctx, &mut writer, &page, &keep, &held, checkpoint(last.as_ref(), copied)).await;
+        ctx.registry.release(held.into_iter());
+        outcome?;
+        from = last;
+        lock(&ctx.live).progress =
+            Some(Progress { name: "backfill", done: copied, total: total.map(|t| t.max(copied)), began, from: first });
+        if page.end {
+            return Ok(Some(copied));
+        }
+    }
+}
+
+/// Inserts first: on a first copy nothing is there. A duplicate aborts the whole batch, and then each key is compared.
+async fn write_chunk(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    page: &Page,
+    keep: &[bool],
+    held: &[Key],
+    checkpoint: RawDocumentBuf,
+) -> Result<(), Halt> {
+    let mut docs = Vec::with_capacity(held.len());
+    for ((key, doc), keep) in page.docs.iter().zip(keep) {
+        if *keep {
+            bucket_of(key).map_err(|e| {
+                Halt::Broken(format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(Side::Legacy)))
+            })?;
+            docs.push(image(ctx, Side::Legacy, doc)?);
+        }
+    }
+    let insert = [TxnOp::Insert { ns: ctx.ns(Side::Next).clone(), docs }];
+    let ops: &[TxnOp] = if held.is_empty() { &[] } else { &insert };
+    match writer.commit(ops, Some(checkpoint.clone())).await {
+        Ok(_) => Ok(()),
+        Err(NotCommitted::Halt(h)) => Err(h),
+        Err(NotCommitted::Duplicate(_)) => {
+            let mut parts = held.chunks(200).peekable();
+            while let Some(part) = parts.next() {
+                let point = parts.peek().is_none().then(|| checkpoint.clone());
+                resync(ctx, writer, Side::Legacy, part, point).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn checkpoint(last: Option<&Key>, copied: u64) -> RawDocumentBuf {
+    let mut d = RawDocumentBuf::new();
+    if let Some(key) = last {
+        d.append(bson::cstr!("after"), RawBson::from(key.value()));
+    }
+    d.append(bson::cstr!("copied"), copied as i64);
+    d
+}
+
+fn resume_point(stored: Option<&RawDocumentBuf>) -> (Option<Key>, u64) {
+    let Some(d) = stored else { return (None, 0) };
+    let key = d.get("after").ok().flatten().and_then(|v| Key::new(v).ok());
+    (key, d.get_i64("copied").unwrap_or(0).max(0) as u64)
+}
+
+/// Waits while copying would go too fast or the tail is too far behind, and says so.
+async fn throttle(ctx: &Ctx, began: Micros, copied: u64) {
+    loop {
+        let why = throttle_reason(ctx, began, copied);
+        lock(&ctx.live).throttled.clone_from(&why);
+        if why.is_none() || ctx.is_stopping() || ctx.is_paused() {
+            return;
+        }
+        ctx.sleep(Micros::from_ms(50)).await;
+    }
+}
+
+fn throttle_reason(ctx: &Ctx, began: Micros, copied: u64) -> Option<String> {
+    if let Some(rate) = ctx.plan.throttle.max_rate {
+        let due = Micros(copied.saturating_mul(1_000_000) / u64::from(rate.max(1)));
+        if ctx.rt.now().since(began) < due {
+            return Some(format!("max_rate {rate}/s"));
+        }
+    }
+    if let Some(limit) = ctx.plan.throttle.max_lag {
+        let live = lock(&ctx.live);
+        if let Some(lag) = live.apply_lag(Side::Legacy, ctx.rt.now()).filter(|l| *l > limit) {
+            return Some(format!("apply lag {lag} > {limit}"));
+        }
+        if let Some(lag) = live.replication_lag().filter(|l| *l > limit) {
+            return Some(format!("replication lag {lag} > {limit}"));
+        }
+    }
+    None
+}

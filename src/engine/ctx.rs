@@ -1,0 +1,301 @@
+//! What every actor of the engine shares: the ports, the plan, who owns what, and how far each cluster has been seen.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::keys::KeyRegistry;
+use super::live_view::LiveView;
+use super::planted::Planted;
+use super::tail::TailState;
+use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Ns, Reason, SessionId, WriteOp};
+use crate::plan::Plan;
+use crate::rollout::{Event, Input};
+use crate::route::{Bucket, Route, Side};
+use crate::runtime::{Group, Micros, Rt, race, sleep};
+use crate::transform::Transform;
+
+/// Why an actor stops.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Halt {
+    /// A newer runner holds the rollout: write nothing more.
+    #[error("another runner has taken over (epoch {0})")]
+    Fenced(i64),
+    /// It cannot go on without a person.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// A message to the runner.
+pub(super) enum Message {
+    /// Input for the core.
+    Input(Input),
+    /// An event that must be durable before its effect: answered when it is.
+    Record(Event, oneshot::Sender<()>),
+    /// A newer runner was seen.
+    Fenced(i64),
+}
+
+/// Which buckets belong to whom, as the engine knows it.
+#[derive(Default)]
+pub(super) struct Ownership {
+    inner: Mutex<(Option<Route>, Option<(Bucket, Bucket)>)>,
+    changed: Notify,
+}
+
+impl Ownership {
+    fn lock(&self) -> MutexGuard<'_, (Option<Route>, Option<(Bucket, Bucket)>)> {
+        lock(&self.inner)
+    }
+
+    /// The route in force, once there is one.
+    pub(super) fn route(&self) -> Option<Route> {
+        self.lock().0.clone()
+    }
+
+    /// Takes a newer route as the one in force; anything undecided is decided with it.
+    pub(super) fn set(&self, route: Route) {
+        *self.lock() = (Some(route), None);
+        self.changed.notify_waiters();
+    }
+
+    /// From here until [`Ownership::set`], nobody knows who owns these buckets: a compare-and-set is under way.
+    pub(super) fn undecided(&self, from: Bucket, to: Bucket) {
+        self.lock().1 = Some((from, to));
+    }
+
+    /// The owner of a bucket, waiting while it is undecided.
+    pub(super) async fn owner(&self, bucket: Bucket) -> Side {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let (route, undecided) = &*self.lock();
+                if undecided.is_none_or(|(from, to)| !(from..to).contains(&bucket)) {
+                    return route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket));
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Everything an actor needs.
+pub(super) struct Ctx {
+    pub rt: Rt,
+    pub group: Group,
+    pub clusters: [Db; 2],
+    pub one_cluster: bool,
+    pub plan: Arc<Plan>,
+    pub transform: Transform,
+    pub ns: [Ns; 2],
+    pub epoch: i64,
+    pub planted: Planted,
+    pub ownership: Ownership,
+    /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
+    pub registry: KeyRegistry,
+    /// By the side whose changes are followed.
+    pub tails: [TailState; 2],
+    pub live: Mutex<LiveView>,
+    /// Keys with an event since the last reconciliation began; `None` when none has begun in this process.
+    pub dirty: Mutex<Option<BTreeSet<crate::cluster::Key>>>,
+    pub paused: AtomicBool,
+    pub stopping: AtomicBool,
+    pub to_runner: mpsc::UnboundedSender<Message>,
+    seen: [Mutex<ClusterTime>; 2],
+    sessions: Mutex<BTreeSet<SessionId>>,
+}
+
+pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code panics while holding one of these; if it did, the data is still whole.
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The namespace of the markers that drains and lag measurements wait for.
+pub(super) fn markers_ns() -> Ns {
+    Ns::new(CONTROL_DB, "markers")
+}
+
+impl Ctx {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn new(
+        rt: Rt,
+        group: Group,
+        clusters: [Db; 2],
+        one_cluster: bool,
+        plan: Arc<Plan>,
+        ns: [Ns; 2],
+        epoch: i64,
+        planted: Planted,
+        to_runner: mpsc::UnboundedSender<Message>,
+    ) -> Arc<Ctx> {
+        let steps = plan.collections.first().map_or(&[][..], |c| &c.steps);
+        Arc::new(Ctx {
+            transform: Transform::new(steps),
+            rt,
+            group,
+            clusters,
+            one_cluster,
+            plan,
+            ns,
+            epoch,
+            planted,
+            ownership: Ownership::default(),
+            registry: KeyRegistry::default(),
+            tails: [TailState::default(), TailState::default()],
+            live: Mutex::default(),
+            dirty: Mutex::default(),
+            paused: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            to_runner,
+            seen: Default::default(),
+            sessions: Mutex::default(),
+        })
+    }
+
+    /// The cluster of a side.
+    pub(super) fn db(&self, side: Side) -> &Db {
+        &self.clusters[side as usize]
+    }
+
+    /// The namespace of a side.
+    pub(super) fn ns(&self, side: Side) -> &Ns {
+        &self.ns[side as usize]
+    }
+
+    fn seen_slot(&self, side: Side) -> &Mutex<ClusterTime> {
+        &self.seen[if self.one_cluster { 0 } else { side as usize }]
+    }
+
+    /// The latest time this runner has seen from a side's cluster: every read must reflect at least that.
+    pub(super) fn seen(&self, side: Side) -> ClusterTime {
+        *lock(self.seen_slot(side))
+    }
+
+    /// Notes a time seen from a side's cluster.
+    pub(super) fn saw(&self, side: Side, at: ClusterTime) {
+        let mut t = lock(self.seen_slot(side));
+        *t = (*t).max(at);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// True for a session whose transactions are tidegate's own.
+    pub(super) fn is_own(&self, session: Option<SessionId>) -> bool {
+        session.is_some_and(|s| lock(&self.sessions).contains(&s))
+    }
+
+    /// Counts a session as tidegate's own; before its first transaction.
+    pub(super) fn own_session(&self, session: SessionId) {
+        lock(&self.sessions).insert(session);
+    }
+
+    pub(super) fn slot_name(&self, worker: &str) -> String {
+        format!("{}/{worker}", self.plan.id)
+    }
+
+    pub(super) fn spawn(&self, name: &'static str, f: impl Future<Output = ()> + Send + 'static) {
+        self.rt.spawn(self.group, name, Box::pin(f));
+    }
+
+    pub(super) async fn sleep(&self, span: Micros) {
+        sleep(&self.rt, span).await;
+    }
+
+    /// Waits for `changed`, at most `span`.
+    pub(super) async fn wait(&self, changed: impl Future<Output = ()>, span: Micros) {
+        let _ = race(changed, sleep(&self.rt, span)).await;
+    }
+
+    pub(super) fn input(&self, input: Input) {
+        // A closed channel means that the runner has ended, and the actors with it.
+        let _ = self.to_runner.send(Message::Input(input));
+    }
+
+    /// Tells the runner that this actor stops, and why. Never returns for a fenced runner: nothing may follow.
+    pub(super) async fn report_halt(&self, halt: Halt) {
+        match halt {
+            Halt::Fenced(newer) => {
+                let _ = self.to_runner.send(Message::Fenced(newer));
+                std::future::pending::<()>().await;
+            }
+            Halt::Broken(why) => self.input(Input::Broken { why }),
+        }
+    }
+
+    /// Makes an event durable; returns when it is.
+    pub(super) async fn record(&self, event: Event) {
+        let (tx, rx) = oneshot::channel();
+        let sent = self.to_runner.send(Message::Record(event, tx)).is_ok();
+        if !sent || rx.await.is_err() {
+            // The runner has ended: so must whoever wanted an effect.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Retries a read-only or idempotent operation until it succeeds, with a growing pause.
+    pub(super) async fn retry<T, F>(&self, what: &str, mut op: impl FnMut() -> F) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        let mut pause = Micros::from_ms(20);
+        loop {
+            match op().await {
+                Ok(v) => return Ok(v),
+                Err(Failed::Fenced { newer }) => return Err(Halt::Fenced(newer)),
+                Err(f @ (Failed::Unknown(_) | Failed::NotDone(_))) if f.is_transient() => {
+                    tracing::debug!(what, error = %f, "retrying");
+                    self.sleep(pause).await;
+                    pause = Micros((pause.0 * 2).min(Micros::from_secs(1).0));
+                }
+                Err(f) => return Err(Halt::Broken(format!("{what}: {f}"))),
+            }
+        }
+    }
+
+    /// An idempotent admin operation, retried.
+    pub(super) async fn admin(&self, side: Side, what: &str, op: AdminOp) -> Result<AdminDone, Halt> {
+        self.retry(what, || self.db(side).admin(&op)).await
+    }
+
+    /// Writes a marker on a side's cluster and returns its time: a stream that has passed it has shown everything before it.
+    pub(super) async fn marker(&self, side: Side) -> Result<ClusterTime, Halt> {
+        let id = format!("{}/{}", self.plan.id, side.name());
+        let mut d = bson::RawDocumentBuf::new();
+        d.append(bson::cstr!("_id"), id.as_str());
+        d.append(bson::cstr!("n"), self.rt.now().0 as i64);
+        d.append(bson::cstr!("epoch"), self.epoch);
+        let op =
+            WriteOp::Replace { ns: markers_ns(), key: id.as_str().into(), only_if: None, doc: d, upsert: true };
+        let written = self.retry("writing a marker", || self.db(side).write(&op)).await?;
+        self.saw(side, written.at);
+        Ok(written.at)
+    }
+
+    /// Counts a stray write and remembers it for the journal and the screen.
+    pub(super) fn stray(&self, side: Side, key: &crate::cluster::Key) {
+        let event = Event::StrayFound { key: key.to_string(), side: side.name().to_owned() };
+        let (tx, _rx) = oneshot::channel();
+        let _ = self.to_runner.send(Message::Record(event, tx));
+    }
+
+    /// Notes that a key had an event since the last reconciliation began.
+    pub(super) fn touched(&self, keys: impl Iterator<Item = crate::cluster::Key>) {
+        if let Some(dirty) = lock(&self.dirty).as_mut() {
+            dirty.extend(keys);
+        }
+    }
+}
+
+/// A failed operation that retrying cannot help, as a sentence.
+pub(super) fn refusal(what: &str, reason: &Reason) -> Halt {
+    Halt::Broken(format!("{what}: {reason}"))
+}

@@ -1,0 +1,162 @@
+//! Looking: application reports, cluster observations, lag markers, gates once a second.
+
+use std::sync::Arc;
+
+use super::ctx::{Ctx, Halt, lock};
+use crate::cluster::{AdminDone, AdminOp, Key, PageLimit};
+use crate::route::client::acks_ns;
+use crate::route::report::ReadReport;
+use crate::route::{Route, Side};
+use crate::runtime::Micros;
+
+/// An application process's ack as read now.
+#[derive(Clone, Debug)]
+pub(super) struct Ack {
+    pub process: String,
+    pub epoch: i64,
+    pub beat: i64,
+    pub report: ReadReport,
+}
+
+/// Every process that follows the route now, read no earlier than everything seen.
+pub(super) async fn acks(ctx: &Arc<Ctx>) -> Result<Vec<Ack>, Halt> {
+    let prefix = format!("{}/", ctx.plan.id);
+    let mut from = Key::from(prefix.as_str());
+    let mut out = Vec::new();
+    loop {
+        let after = ctx.seen(Side::Legacy);
+        let limit = PageLimit { docs: 1_000, bytes: 16 << 20 };
+        let page =
+            ctx.retry("reading acks", || ctx.db(Side::Legacy).scan(&acks_ns(), Some(&from), limit, after)).await?;
+        for (key, doc) in &page.docs {
+            let id = match key.value() {
+                bson::RawBsonRef::String(s) if s.starts_with(&prefix) => s,
+                _ => return Ok(out),
+            };
+            out.push(Ack {
+                process: crate::scrub::short(&id[prefix.len()..], 60),
+                epoch: doc.get_i64("epoch").unwrap_or(0),
+                beat: doc.get_i64("beat").unwrap_or(0),
+                report: ReadReport::from_ack(doc),
+            });
+        }
+        match page.docs.last() {
+            Some((key, _)) if !page.end => from = key.clone(),
+            _ => return Ok(out),
+        }
+    }
+}
+
+/// Takes a reading of the acks into the live view.
+pub(super) fn take_acks(ctx: &Ctx, acks: &[Ack]) {
+    let now = ctx.rt.now();
+    let mut live = lock(&ctx.live);
+    for a in acks {
+        live.take_report(&a.process, a.epoch, a.beat, &a.report, now);
+    }
+    let gone: Vec<String> =
+        live.applications.keys().filter(|p| !acks.iter().any(|a| a.process == **p)).cloned().collect();
+    for p in gone {
+        live.withdrawn(&p);
+    }
+}
+
+/// Reads the route document; `None` before there is one.
+pub(super) async fn read_route(ctx: &Arc<Ctx>) -> Result<Option<Route>, Halt> {
+    let keys = [Key::from(ctx.plan.id.as_str())];
+    let ns = crate::route::client::routes_ns();
+    let after = ctx.seen(Side::Legacy);
+    let read = ctx.retry("reading the route", || ctx.db(Side::Legacy).read(&ns, &keys, after)).await?;
+    match read.docs.into_iter().next().flatten() {
+        None => Ok(None),
+        Some(doc) => Route::from_raw(&doc).map(Some).map_err(|e| Halt::Broken(e.to_string())),
+    }
+}
+
+/// About how many documents legacy holds; `None` when the cluster does not say.
+pub(super) async fn estimated_count(ctx: &Arc<Ctx>) -> Option<u64> {
+    let op = AdminOp::Count { ns: ctx.ns(Side::Legacy).clone() };
+    match ctx.db(Side::Legacy).admin(&op).await {
+        Ok(AdminDone::Count(n)) => Some(n),
+        _ => None,
+    }
+}
+
+/// Application reports, four times a second.
+pub(super) async fn follow_applications(ctx: Arc<Ctx>) {
+    loop {
+        match acks(&ctx).await {
+            Ok(list) => take_acks(&ctx, &list),
+            Err(halt) => ctx.report_halt(halt).await,
+        }
+        ctx.sleep(Micros::from_ms(500)).await;
+    }
+}
+
+/// Lag markers twice a second on each cluster that a tail follows.
+pub(super) async fn measure_lag(ctx: Arc<Ctx>, side: Side) {
+    let mut due = ctx.rt.now();
+    loop {
+        let tail = &ctx.tails[side as usize];
+        if tail.is_running() {
+            let began = ctx.rt.now();
+            match ctx.marker(side).await {
+                Ok(at) => lock(&ctx.live).lag[side as usize].sent(at, began),
+                Err(halt) => ctx.report_halt(halt).await,
+            }
+        }
+        due = (due + Micros::from_ms(500)).max(ctx.rt.now());
+        ctx.rt.sleep_until(due).await;
+    }
+}
+
+/// Looks at a cluster once a second.
+pub(super) async fn watch_cluster(ctx: Arc<Ctx>, side: Side) {
+    loop {
+        if let Ok(seen) = ctx.db(side).observe().await {
+            ctx.saw(side, seen.majority);
+            let now = ctx.rt.now();
+            let mut live = lock(&ctx.live);
+            if let Some(window) = seen.oplog_window {
+                live.metrics.set("oplog.window", None, now, window.0 as f64);
+            }
+            live.observed[side as usize] = Some((now, seen));
+            if let Some(worst) = live.replication_lag() {
+                live.metrics.set("lag.replication", None, now, worst.0 as f64);
+            }
+        }
+        ctx.sleep(Micros::from_secs(1)).await;
+    }
+}
+
+/// Turns what the tails did into lag and rates, ten times a second.
+pub(super) async fn meter_tails(ctx: Arc<Ctx>) {
+    let mut n = 0u64;
+    loop {
+        let now = ctx.rt.now();
+        {
+            let mut live = lock(&ctx.live);
+            for side in Side::BOTH {
+                let tail = &ctx.tails[side as usize];
+                if tail.is_running() {
+                    live.lag[side as usize].applied(now, |at| tail.has_applied(at));
+                    if let Some(lag) = live.apply_lag(side, now) {
+                        let name = if side == Side::Legacy { "lag.apply" } else { "lag.reverse" };
+                        live.metrics.set(name, None, now, lag.0 as f64);
+                    }
+                }
+            }
+            if n.is_multiple_of(10) {
+                let lag = live.apply_lag(Side::Legacy, now);
+                live.push_lag(lag);
+                let (read, applied) = ctx.tails[Side::Legacy as usize].counts();
+                let (then, read0, applied0) = live.counted;
+                let span = now.since(then).as_secs_f64().max(0.001);
+                live.rates = (read.saturating_sub(read0) as f64 / span, applied.saturating_sub(applied0) as f64 / span);
+                live.counted = (now, read, applied);
+            }
+        }
+        n += 1;
+        ctx.sleep(Micros::from_ms(100)).await;
+    }
+}

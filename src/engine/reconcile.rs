@@ -1,0 +1,276 @@
+//! Compares both sides whole: one merged scan, then every difference and every key with an event since is compared again after the
+//! tails have passed a marker (DESIGN rule 14).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bson::{RawDocument, RawDocumentBuf};
+
+use super::ctx::{Ctx, Halt, lock};
+use crate::cluster::{Key, Page, PageLimit};
+use crate::route::{Side, bucket_of};
+use crate::runtime::Micros;
+
+const PAGE: PageLimit = PageLimit { docs: 1_000, bytes: 8 << 20 };
+/// Rounds of comparing again before a difference counts.
+const ROUNDS: usize = 20;
+/// Keys kept for comparing again; more than that and the pass is started over later.
+const KEYS_MAX: usize = 2_000_000;
+
+/// How one key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// Equal.
+    Matched,
+    /// On neither side.
+    Absent,
+    /// The owner has it, the copy has not.
+    Missing,
+    /// The copy has it, the owner has not.
+    Extra,
+    /// The documents differ.
+    Differing,
+}
+
+impl Finding {
+    fn is_equal(self) -> bool {
+        matches!(self, Finding::Matched | Finding::Absent)
+    }
+}
+
+/// The outcome of a pass.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outcome {
+    pub matched: u64,
+    pub missing: u64,
+    pub extra: u64,
+    pub differing: u64,
+    pub in_flight: u64,
+    pub examples: Vec<String>,
+    /// Everything above was true of the data at this wall-clock time.
+    pub through_ms: i64,
+}
+
+impl Outcome {
+    /// Nothing missing, extra, differing or unresolved.
+    pub(super) fn is_clean(&self) -> bool {
+        self.missing + self.extra + self.differing + self.in_flight == 0
+    }
+
+    fn count(&mut self, key: &Key, finding: Finding) {
+        match finding {
+            Finding::Absent => {}
+            Finding::Matched => self.matched += 1,
+            Finding::Missing => self.missing += 1,
+            Finding::Extra => self.extra += 1,
+            Finding::Differing => self.differing += 1,
+        }
+        if !finding.is_equal() && self.examples.len() < 5 {
+            self.examples.push(format!("{key} {}", format!("{finding:?}").to_lowercase()));
+        }
+    }
+}
+
+/// Compares a key's documents under the ownership of its bucket.
+pub(super) fn compare(ctx: &Ctx, owner: Side, legacy: Option<&RawDocument>, next: Option<&RawDocument>) -> Finding {
+    match (owner, legacy, next) {
+        (_, None, None) => Finding::Absent,
+        (Side::Legacy, Some(_), None) | (Side::Next, None, Some(_)) => Finding::Missing,
+        (Side::Legacy, None, Some(_)) | (Side::Next, Some(_), None) => Finding::Extra,
+        (_, Some(l), Some(n)) => {
+            // A document untouched since its bucket moved still satisfies T(legacy) = next.
+            let forward = ctx.transform.apply(l).is_ok_and(|t| ctx.transform.same(&t, n));
+            let equal = forward || (owner == Side::Next && ctx.transform.invert(n).is_ok_and(|b| ctx.transform.same(&b, l)));
+            if equal { Finding::Matched } else { Finding::Differing }
+        }
+    }
+}
+
+fn owner_of(ctx: &Ctx, key: &Key) -> Side {
+    match (ctx.ownership.route(), bucket_of(key)) {
+        (Some(r), Ok(b)) => r.owner(b),
+        _ => Side::Legacy,
+    }
+}
+
+/// One whole pass. `None` when the engine is stopping.
+pub(super) async fn pass(ctx: &Arc<Ctx>) -> Result<Option<Outcome>, Halt> {
+    *lock(&ctx.dirty) = Some(BTreeSet::new());
+    lock(&ctx.live).reconcile.begin();
+    let mut out = Outcome::default();
+    let Some(scanned) = scan_both(ctx, &mut out).await? else { return Ok(None) };
+    settle(ctx, &mut out, scanned).await?;
+    lock(&ctx.live).reconcile.finish(&out);
+    Ok(Some(out))
+}
+
+/// What the scan found.
+#[derive(Default)]
+struct Scanned {
+    /// Fingerprints of the keys that matched, to tell which of the keys touched later were counted already: 8 bytes a key.
+    matched: Vec<u64>,
+    /// The others.
+    open: BTreeSet<Key>,
+}
+
+/// FNV-1a (Fowler, Noll, Vo) of a key's order bytes.
+fn fingerprint(key: &Key) -> u64 {
+    key.order_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Merges both scans.
+async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>, Halt> {
+    let total = super::observe::estimated_count(ctx).await;
+    let mut sides = [Cursor::default(), Cursor::default()];
+    let mut scanned = Scanned::default();
+    let mut seen = 0u64;
+    loop {
+        if ctx.is_stopping() {
+            return Ok(None);
+        }
+        for side in Side::BOTH {
+            sides[side as usize].fill(ctx, side).await?;
+        }
+        let [legacy, next] = &mut sides;
+        while let Some((key, l, n)) = pair(legacy, next) {
+            let finding = compare(ctx, owner_of(ctx, &key), l.as_deref(), n.as_deref());
+            seen += 1;
+            if finding == Finding::Matched {
+                out.matched += 1;
+                scanned.matched.push(fingerprint(&key));
+            } else {
+                scanned.open.insert(key);
+            }
+        }
+        if scanned.open.len() > KEYS_MAX {
+            return Err(Halt::Broken(format!(
+                "more than {KEYS_MAX} keys differ between {} and {}: this is not a copy",
+                ctx.ns(Side::Legacy),
+                ctx.ns(Side::Next)
+            )));
+        }
+        lock(&ctx.live).reconcile.progress(out, scanned.open.len() as u64, seen, total);
+        if sides.iter().all(Cursor::is_done) {
+            scanned.matched.sort_unstable();
+            return Ok(Some(scanned));
+        }
+    }
+}
+
+/// One side of the merge.
+#[derive(Default)]
+struct Cursor {
+    page: std::collections::VecDeque<(Key, RawDocumentBuf)>,
+    from: Option<Key>,
+    end: bool,
+}
+
+impl Cursor {
+    async fn fill(&mut self, ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
+        if self.end || !self.page.is_empty() {
+            return Ok(());
+        }
+        let after = ctx.seen(side);
+        let page: Page = ctx
+            .retry("scanning", || ctx.db(side).scan(ctx.ns(side), self.from.as_ref(), PAGE, after))
+            .await?;
+        ctx.saw(side, page.at);
+        self.end = page.end;
+        self.from = page.docs.last().map(|(k, _)| k.clone()).or(self.from.take());
+        self.page = page.docs.into();
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.end && self.page.is_empty()
+    }
+}
+
+type Pair = (Key, Option<RawDocumentBuf>, Option<RawDocumentBuf>);
+
+/// The next key of either side; `None` when a side must be filled first, or both are done.
+fn pair(a: &mut Cursor, b: &mut Cursor) -> Option<Pair> {
+    let order = match (a.page.front(), b.page.front()) {
+        (Some((x, _)), Some((y, _))) => x.cmp(y),
+        (Some(_), None) if b.end => std::cmp::Ordering::Less,
+        (None, Some(_)) if a.end => std::cmp::Ordering::Greater,
+        _ => return None,
+    };
+    let left = if order.is_le() { a.page.pop_front() } else { None };
+    let right = if order.is_ge() { b.page.pop_front() } else { None };
+    match (left, right) {
+        (Some((k, l)), Some((_, n))) => Some((k, Some(l), Some(n))),
+        (Some((k, l)), None) => Some((k, Some(l), None)),
+        (None, Some((k, n))) => Some((k, None, Some(n))),
+        (None, None) => None,
+    }
+}
+
+/// Compares again whatever differed or had an event, until it is judged, and fixes the time all of it is true of.
+async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<(), Halt> {
+    let mut judged: BTreeMap<Key, Finding> = BTreeMap::new();
+    let mut again = scanned.open;
+    for round in 0..ROUNDS {
+        let through_ms = pass_markers(ctx).await?;
+        again.extend(lock(&ctx.dirty).replace(BTreeSet::new()).unwrap_or_default());
+        let keys: Vec<Key> = std::mem::take(&mut again).into_iter().collect();
+        for (key, finding) in compare_again(ctx, &keys).await? {
+            if !finding.is_equal() {
+                again.insert(key.clone());
+            }
+            judged.insert(key, finding);
+        }
+        out.through_ms = through_ms;
+        if again.is_empty() {
+            break;
+        }
+        ctx.sleep(Micros::from_ms(100 * (round as u64 + 1))).await;
+    }
+    let counted = judged.keys().filter(|k| scanned.matched.binary_search(&fingerprint(k)).is_ok()).count();
+    out.matched = out.matched.saturating_sub(counted as u64);
+    for (key, finding) in judged {
+        let moving = !finding.is_equal() && lock(&ctx.dirty).as_ref().is_some_and(|d| d.contains(&key));
+        if moving {
+            out.in_flight += 1;
+        } else {
+            out.count(&key, finding);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every running tail has applied everything up to a marker taken now. Returns the wall-clock time of the markers.
+async fn pass_markers(ctx: &Arc<Ctx>) -> Result<i64, Halt> {
+    let wall_ms = ctx.rt.wall_ms();
+    for side in Side::BOTH {
+        let tail = &ctx.tails[side as usize];
+        if !tail.is_running() {
+            continue;
+        }
+        let at = ctx.marker(side).await?;
+        while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await {
+            if ctx.is_stopping() {
+                break;
+            }
+        }
+    }
+    Ok(wall_ms)
+}
+
+/// Reads each key's owner first and the copy after, and compares. Nothing is cached.
+pub(super) async fn compare_again(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<(Key, Finding)>, Halt> {
+    let mut found = Vec::with_capacity(keys.len());
+    for part in keys.chunks(500) {
+        let mut docs: [Vec<Option<RawDocumentBuf>>; 2] = [Vec::new(), Vec::new()];
+        for side in Side::BOTH {
+            let after = ctx.seen(side);
+            let read = ctx.retry("reading to compare", || ctx.db(side).read(ctx.ns(side), part, after)).await?;
+            docs[side as usize] = read.docs;
+        }
+        for (i, key) in part.iter().enumerate() {
+            let of = |side: usize| docs[side].get(i).and_then(Option::as_deref);
+            found.push((key.clone(), compare(ctx, owner_of(ctx, key), of(0), of(1))));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,400 @@
+//! Following one side's changes into the other: a dispatcher reads the stream, workers re-sync the keys it names.
+//!
+//! A bucket always goes to the same worker, so that one key has one writer. tidegate's own writes come back as events and are known
+//! by their session; any other event on a key that its side does not own is a stray.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bson::{RawDocumentBuf, Timestamp};
+use tokio::sync::Notify;
+
+use super::ctx::{Ctx, Halt, lock};
+use super::resync::resync;
+use super::writer::SlotWriter;
+use crate::cluster::{Change, ChangeBatch, ChangeKind, ClusterTime, Failed, Key, Reason, StreamPos};
+use crate::route::{Side, bucket_of};
+use crate::runtime::Micros;
+
+/// Workers a tail. Constant: a restarted runner reads their checkpoints.
+const WORKERS: usize = 4;
+/// Keys a transaction (DESIGN rule 3: at most 200 replaces).
+const BATCH: usize = 200;
+/// Keys waiting at the workers before the dispatcher stops reading.
+const QUEUE_MAX: usize = 20_000;
+/// How often idle workers store the stream's position.
+const CHECKPOINT_EVERY: Micros = Micros::from_secs(5);
+
+/// The keys of one stream batch that belong to one worker, and the position after the batch.
+struct Unit {
+    keys: Vec<Key>,
+    first: Option<ClusterTime>,
+    pos: StreamPos,
+    /// Store the position even when nothing is written.
+    flush: bool,
+}
+
+#[derive(Default)]
+struct WorkerState {
+    queue: VecDeque<Unit>,
+    /// The first event of the units being applied.
+    applying: Option<ClusterTime>,
+    checkpointed: ClusterTime,
+}
+
+#[derive(Default)]
+struct Inner {
+    running: bool,
+    read_through: ClusterTime,
+    workers: Vec<WorkerState>,
+    queued: usize,
+    /// Store the position as soon as the stream has passed this.
+    flush_at: Option<ClusterTime>,
+    read: u64,
+    applied: u64,
+}
+
+/// One tail as the rest of the engine sees it.
+#[derive(Default)]
+pub(super) struct TailState {
+    inner: Mutex<Inner>,
+    moved: Notify,
+    stop: AtomicBool,
+}
+
+impl TailState {
+    /// True from its start to its stop.
+    pub(super) fn is_running(&self) -> bool {
+        lock(&self.inner).running
+    }
+
+    /// True when every event up to `at` has been applied.
+    pub(super) fn has_applied(&self, at: ClusterTime) -> bool {
+        let inner = lock(&self.inner);
+        inner.read_through >= at && inner.workers.iter().all(|w| w.first_pending().is_none_or(|t| t > at))
+    }
+
+    /// True when the stream has been read up to `at`, applied or not.
+    pub(super) fn has_read(&self, at: ClusterTime) -> bool {
+        lock(&self.inner).read_through >= at
+    }
+
+    /// Everything up to this time has been applied.
+    pub(super) fn applied_through(&self) -> ClusterTime {
+        let inner = lock(&self.inner);
+        let pending = inner.workers.iter().filter_map(WorkerState::first_pending).min();
+        match pending {
+            // One tick before the first pending event.
+            Some(t) => inner.read_through.min(ClusterTime { secs: t.secs, inc: t.inc.saturating_sub(1) }),
+            None => inner.read_through,
+        }
+    }
+
+    /// Events read and events applied since the tail started.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let inner = lock(&self.inner);
+        (inner.read, inner.applied)
+    }
+
+    /// Waits until `done` holds, at most until `deadline`; false when time ran out.
+    async fn until(&self, ctx: &Ctx, deadline: Micros, done: impl Fn(&TailState) -> bool) -> bool {
+        loop {
+            let moved = self.moved.notified();
+            if done(self) {
+                return true;
+            }
+            if ctx.rt.now() >= deadline {
+                return false;
+            }
+            ctx.wait(moved, Micros::from_ms(50)).await;
+        }
+    }
+
+    /// Waits until everything up to `at` has been applied.
+    pub(super) async fn drain(&self, ctx: &Ctx, at: ClusterTime, deadline: Micros) -> bool {
+        self.until(ctx, deadline, |t| t.has_applied(at)).await
+    }
+
+    /// Waits until everything up to `at` has been read.
+    pub(super) async fn read_past(&self, ctx: &Ctx, at: ClusterTime, deadline: Micros) -> bool {
+        self.until(ctx, deadline, |t| t.has_read(at)).await
+    }
+
+    /// Asks for the position to be stored as soon as the stream has passed `at`.
+    pub(super) fn store_after(&self, at: ClusterTime) {
+        let mut inner = lock(&self.inner);
+        if inner.workers.iter().any(|w| w.checkpointed < at) {
+            inner.flush_at = Some(at);
+        }
+    }
+
+    /// Makes every worker store a position not before `at`: a restart then sees none of those events again.
+    pub(super) async fn checkpoint(&self, ctx: &Ctx, at: ClusterTime, deadline: Micros) -> bool {
+        self.store_after(at);
+        self.until(ctx, deadline, |t| lock(&t.inner).workers.iter().all(|w| w.checkpointed >= at)).await
+    }
+
+    /// Ends the tail once its queues are empty.
+    pub(super) async fn stop(&self, ctx: &Ctx) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.moved.notify_waiters();
+        while self.is_running() {
+            ctx.sleep(Micros::from_ms(20)).await;
+        }
+    }
+}
+
+impl WorkerState {
+    fn first_pending(&self) -> Option<ClusterTime> {
+        self.applying.or_else(|| self.queue.iter().find_map(|u| u.first))
+    }
+}
+
+/// Starts following `src` from the workers' checkpoints, or from `from` where there is none.
+pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Result<(), Halt> {
+    let state = &ctx.tails[src as usize];
+    if state.is_running() {
+        return Ok(());
+    }
+    let prefix = if src == Side::Legacy { "tail" } else { "reverse" };
+    let mut start = None::<StreamPos>;
+    let mut writers = Vec::new();
+    for i in 0..WORKERS {
+        let writer = SlotWriter::open(ctx, src.other(), &format!("{prefix}-{i}")).await?;
+        let pos = writer.checkpoint().and_then(|d| position(d)).unwrap_or(StreamPos { token: None, at: from });
+        if start.as_ref().is_none_or(|s| pos.at < s.at) {
+            start = Some(pos);
+        }
+        writers.push(writer);
+    }
+    let start = start.unwrap_or(StreamPos { token: None, at: from });
+    {
+        let mut inner = lock(&state.inner);
+        *inner = Inner { running: true, ..Inner::default() };
+        inner.workers = (0..WORKERS).map(|_| WorkerState::default()).collect();
+    }
+    state.stop.store(false, Ordering::SeqCst);
+    for (i, writer) in writers.into_iter().enumerate() {
+        let ctx2 = ctx.clone();
+        ctx.spawn("tail worker", async move { work(ctx2, src, i, writer).await });
+    }
+    let ctx2 = ctx.clone();
+    ctx.spawn("tail dispatcher", async move { dispatch(ctx2, src, start).await });
+    Ok(())
+}
+
+/// A stream position as a slot's checkpoint.
+fn to_checkpoint(pos: &StreamPos) -> RawDocumentBuf {
+    let mut d = RawDocumentBuf::new();
+    d.append(bson::cstr!("at"), Timestamp::from(pos.at));
+    if let Some(token) = &pos.token {
+        d.append(bson::cstr!("token"), token.clone());
+    }
+    d
+}
+
+fn position(d: &RawDocumentBuf) -> Option<StreamPos> {
+    let at = d.get_timestamp("at").ok()?.into();
+    let token = d.get_document("token").ok().map(|t| t.to_raw_document_buf());
+    Some(StreamPos { token, at })
+}
+
+async fn dispatch(ctx: Arc<Ctx>, src: Side, mut pos: StreamPos) {
+    let state = &ctx.tails[src as usize];
+    let mut flushed_at = ctx.rt.now();
+    loop {
+        let mut stream = match ctx.db(src).changes(ctx.ns(src), &pos).await {
+            Ok(s) => s,
+            Err(f) => {
+                stream_failed(&ctx, src, &f).await;
+                continue;
+            }
+        };
+        loop {
+            if state.stop.load(Ordering::SeqCst) && lock(&state.inner).queued == 0 {
+                lock(&state.inner).running = false;
+                state.moved.notify_waiters();
+                return;
+            }
+            let batch = match stream.next(Micros::from_ms(100)).await {
+                Ok(b) => b,
+                Err(f) => {
+                    stream_failed(&ctx, src, &f).await;
+                    break;
+                }
+            };
+            let due = ctx.rt.now().since(flushed_at) >= CHECKPOINT_EVERY;
+            let asked = {
+                let mut inner = lock(&state.inner);
+                inner.flush_at.take_if(|at| batch.pos.at >= *at).is_some()
+            };
+            let flush = asked || due;
+            if flush {
+                flushed_at = ctx.rt.now();
+            }
+            pos = batch.pos.clone();
+            if !deliver(&ctx, src, batch, flush).await {
+                lock(&state.inner).running = false;
+                state.moved.notify_waiters();
+                return;
+            }
+            while lock(&state.inner).queued > QUEUE_MAX {
+                ctx.wait(state.moved.notified(), Micros::from_ms(100)).await;
+            }
+        }
+    }
+}
+
+async fn stream_failed(ctx: &Ctx, src: Side, f: &Failed) {
+    let transient = f.is_transient();
+    if !transient {
+        let what = match f.reason() {
+            Some(Reason::HistoryLost(m)) => format!(
+                "the changes of {} can no longer be followed, the oplog has moved past them ({m}): copy the collection again",
+                ctx.ns(src)
+            ),
+            _ => format!("the changes of {} cannot be followed: {f}", ctx.ns(src)),
+        };
+        ctx.report_halt(Halt::Broken(what)).await;
+    }
+    ctx.sleep(if transient { Micros::from_ms(200) } else { Micros::from_secs(5) }).await;
+}
+
+/// Hands a batch to the workers. False when the collection is gone and the tail ends.
+async fn deliver(ctx: &Arc<Ctx>, src: Side, batch: ChangeBatch, flush: bool) -> bool {
+    let state = &ctx.tails[src as usize];
+    let mut units: Vec<Unit> =
+        (0..WORKERS).map(|_| Unit { keys: Vec::new(), first: None, pos: batch.pos.clone(), flush }).collect();
+    let mut read = 0;
+    for event in &batch.events {
+        ctx.saw(src, event.at);
+        if event.kind == ChangeKind::Gone {
+            if state.stop.load(Ordering::SeqCst) {
+                return false;
+            }
+            let why = format!("{} was dropped or renamed under the rollout", ctx.ns(src));
+            ctx.report_halt(Halt::Broken(why)).await;
+            return false;
+        }
+        if ctx.is_own(event.session) {
+            continue;
+        }
+        read += 1;
+        let Some((key, worker)) = route_event(ctx, src, event).await else { continue };
+        units[worker].first.get_or_insert(event.at);
+        units[worker].keys.push(key);
+    }
+    ctx.touched(units.iter().flat_map(|u| u.keys.iter().cloned()));
+    {
+        let mut inner = lock(&state.inner);
+        inner.read += read;
+        for (worker, unit) in units.into_iter().enumerate() {
+            if flush || !unit.keys.is_empty() {
+                inner.queued += unit.keys.len();
+                inner.workers[worker].queue.push_back(unit);
+            }
+        }
+        inner.read_through = inner.read_through.max(batch.pos.at);
+    }
+    ctx.saw(src, batch.pos.at);
+    state.moved.notify_waiters();
+    true
+}
+
+/// The key and its worker; `None` for a stray, which is put aside.
+async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, usize)> {
+    let key = event.key.clone()?;
+    let bucket = match bucket_of(&key) {
+        Ok(b) => b,
+        Err(e) => {
+            let why = format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(src));
+            ctx.report_halt(Halt::Broken(why)).await;
+            return None;
+        }
+    };
+    if ctx.ownership.owner(bucket).await != src {
+        super::quarantine::put_aside(ctx, src, &key, event).await;
+        return None;
+    }
+    Some((key, usize::from(bucket) % WORKERS))
+}
+
+async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
+    let state = &ctx.tails[src as usize];
+    loop {
+        let moved = state.moved.notified();
+        let Some(units) = take(state, index) else {
+            if !state.is_running() {
+                return;
+            }
+            ctx.wait(moved, Micros::from_ms(500)).await;
+            continue;
+        };
+        let events: usize = units.iter().map(|u| u.keys.len()).sum();
+        let keys: Vec<Key> = units.iter().flat_map(|u| u.keys.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
+        let last = &units[units.len() - 1];
+        let at = last.pos.at;
+        if src == Side::Legacy {
+            ctx.registry.begin_tail(&keys).await;
+        }
+        let flush = units.iter().any(|u| u.flush);
+        let stored = apply(&ctx, &mut writer, src, &keys, &last.pos, flush).await;
+        if src == Side::Legacy {
+            ctx.registry.end_tail(&keys);
+        }
+        {
+            let mut inner = lock(&state.inner);
+            inner.queued -= events;
+            inner.applied += events as u64;
+            inner.workers[index].applying = None;
+            if stored {
+                inner.workers[index].checkpointed = at;
+            }
+        }
+        state.moved.notify_waiters();
+    }
+}
+
+/// Takes whole units up to a transaction's worth of keys.
+fn take(state: &TailState, index: usize) -> Option<Vec<Unit>> {
+    let mut inner = lock(&state.inner);
+    let worker = &mut inner.workers[index];
+    let mut units = Vec::new();
+    let mut keys = 0;
+    while let Some(next) = worker.queue.front() {
+        if !units.is_empty() && keys + next.keys.len() > BATCH {
+            break;
+        }
+        keys += next.keys.len();
+        // Just looked at: the queue is not empty.
+        units.extend(worker.queue.pop_front());
+    }
+    worker.applying = units.iter().find_map(|u: &Unit| u.first);
+    (!units.is_empty()).then_some(units)
+}
+
+/// Re-syncs the keys, a transaction's worth at a time; the position goes with the last. True when it was stored.
+async fn apply(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, keys: &[Key], pos: &StreamPos, flush: bool) -> bool {
+    let mut chunks: Vec<&[Key]> = keys.chunks(BATCH).collect();
+    let last = chunks.pop().unwrap_or(&[]);
+    for chunk in chunks {
+        apply_one(ctx, writer, src, chunk, None).await;
+    }
+    // Without a flush the position would cost a write of its own whenever nothing differs: it waits for the next flush.
+    apply_one(ctx, writer, src, last, flush.then(|| to_checkpoint(pos))).await;
+    flush
+}
+
+/// Re-syncs one transaction's worth, again and again until it is done: a document that cannot be carried holds the tail up.
+async fn apply_one(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, keys: &[Key], checkpoint: Option<RawDocumentBuf>) -> usize {
+    loop {
+        match resync(ctx, writer, src, keys, checkpoint.clone()).await {
+            Ok(n) => return n,
+            Err(halt) => {
+                ctx.report_halt(halt).await;
+                ctx.sleep(Micros::from_secs(2)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Carrying out the tasks of the core. Each may have been begun before, by this process or another, and begins again safely.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::ctx::{Ctx, Halt, lock};
+use super::cutover::{Held, move_reads, move_writes, set_shadow};
+use super::routing::await_acks;
+use super::{backfill, reconcile, routing, tail};
+use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
+use crate::rollout::Task;
+use crate::route::Side;
+use crate::runtime::Micros;
+
+/// Carries out one task. `None` when the engine is stopping; the task is then begun again by whoever resumes.
+pub(super) async fn run(ctx: &Arc<Ctx>, task: Task, held: Held<'_>) -> Result<Option<Value>, Halt> {
+    match task {
+        Task::Create => create(ctx).await.map(Some),
+        Task::StartTail => start_tail(ctx, Side::Legacy).await.map(Some),
+        Task::StartReverse => start_tail(ctx, Side::Next).await.map(Some),
+        Task::Backfill => {
+            let copied = backfill::run(ctx).await?;
+            {
+                let mut live = lock(&ctx.live);
+                live.progress = None;
+                live.throttled = None;
+            }
+            Ok(copied.map(|n| json!({ "text": format!("{n} documents copied"), "copied": n })))
+        }
+        Task::Indexes => indexes(ctx).await.map(Some),
+        Task::Reconcile => reconcile_until_clean(ctx, held).await,
+        Task::Shadow { percent } => set_shadow(ctx, percent, held).await,
+        Task::MoveReads { below } => move_reads(ctx, below, held).await,
+        Task::MoveWrites { from, to } => move_writes(ctx, from, to, held).await,
+        Task::StopReverse => stop_reverse(ctx, held).await,
+        Task::Quarantine => quarantine(ctx).await.map(Some),
+    }
+}
+
+async fn kind(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<CollKind, Halt> {
+    match ctx.admin(side, "looking at a collection", AdminOp::Kind { ns: ns.clone() }).await? {
+        AdminDone::Kind(k) => Ok(k),
+        _ => Err(Halt::Broken("the cluster answered Kind with something else".into())),
+    }
+}
+
+async fn index_list(ctx: &Arc<Ctx>, side: Side) -> Result<Vec<IndexSpec>, Halt> {
+    match ctx.admin(side, "listing indexes", AdminOp::Indexes { ns: ctx.ns(side).clone() }).await? {
+        AdminDone::Indexes(list) => Ok(list),
+        _ => Err(Halt::Broken("the cluster answered Indexes with something else".into())),
+    }
+}
+
+async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
+    let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
+    if kind(ctx, Side::Legacy, legacy).await? != CollKind::Collection {
+        return Err(Halt::Broken(format!("{legacy} is not a plain collection (or does not exist)")));
+    }
+    if let Some(unique) = index_list(ctx, Side::Legacy).await?.iter().find(|i| i.unique && i.name != "_id_") {
+        return Err(Halt::Broken(format!(
+            "{legacy} has the unique index `{}`; unique indexes other than _id cannot be carried yet",
+            crate::scrub::short(&unique.name, 60)
+        )));
+    }
+    if !matches!(kind(ctx, Side::Next, next).await?, CollKind::Absent | CollKind::Collection) {
+        return Err(Halt::Broken(format!("{next} exists and is not a plain collection")));
+    }
+    ctx.admin(Side::Next, "creating next", AdminOp::Create { ns: next.clone() }).await?;
+    routing::create(ctx).await?;
+    Ok(json!({ "text": format!("{next} and the route created") }))
+}
+
+/// Fixes the time from which a side's changes are followed.
+async fn start_tail(ctx: &Arc<Ctx>, side: Side) -> Result<Value, Halt> {
+    let from = ctx.marker(side).await?;
+    tail::start(ctx, side, from).await?;
+    Ok(json!({ "text": format!("changes of {} are followed from {from}", ctx.ns(side)), "from": [from.secs, from.inc] }))
+}
+
+async fn indexes(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
+    let wanted = ctx.plan.collections.first().map_or(&[][..], |c| &c.indexes);
+    for index in wanted {
+        let op = AdminOp::CreateIndex { ns: ctx.ns(Side::Next).clone(), index: index.clone() };
+        ctx.admin(Side::Next, "building an index", op).await?;
+    }
+    let there = index_list(ctx, Side::Next).await?;
+    match wanted.iter().find(|w| !there.iter().any(|t| t.name == w.name && t.keys == w.keys)) {
+        Some(lacking) => Err(Halt::Broken(format!("the index `{}` is not there after it was built", lacking.name))),
+        None => Ok(json!({ "text": format!("{} indexes built", wanted.len()) })),
+    }
+}
+
+async fn reconcile_until_clean(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
+    loop {
+        if ctx.is_paused() && !ctx.is_stopping() {
+            ctx.sleep(Micros::from_ms(100)).await;
+            continue;
+        }
+        let Some(out) = reconcile::pass(ctx).await? else { return Ok(None) };
+        note_counts(ctx, &out);
+        if out.is_clean() {
+            return Ok(Some(json!({
+                "text": format!("{} documents match on both sides", out.matched),
+                "matched": out.matched,
+                "missing": out.missing,
+                "extra": out.extra,
+                "differing": out.differing,
+                "checked_ratio": 1.0,
+                "verified_through_ms": out.through_ms,
+            })));
+        }
+        held(format!(
+            "missing {}, extra {}, differing {}, in flight {}: {}",
+            out.missing,
+            out.extra,
+            out.differing,
+            out.in_flight,
+            out.examples.join(", ")
+        ));
+        ctx.sleep(Micros::from_secs(5)).await;
+    }
+}
+
+fn note_counts(ctx: &Ctx, out: &reconcile::Outcome) {
+    let now = ctx.rt.now();
+    let mut live = lock(&ctx.live);
+    for (name, n) in [("missing", out.missing), ("extra", out.extra), ("differing", out.differing)] {
+        let name = match name {
+            "missing" => "reconcile.missing",
+            "extra" => "reconcile.extra",
+            _ => "reconcile.differing",
+        };
+        live.metrics.set(name, None, now, n as f64);
+    }
+    live.metrics.set("reconcile.checked_ratio", None, now, 1.0);
+}
+
+/// The point of no return: next's changes are no longer carried back.
+async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
+    let epoch = ctx.ownership.route().map_or(0, |r| r.epoch);
+    loop {
+        if ctx.is_stopping() {
+            return Ok(None);
+        }
+        match await_acks(ctx, epoch, ctx.rt.now() + Micros::from_secs(3)).await? {
+            Ok(()) => break,
+            Err(late) => held(late),
+        }
+    }
+    let tail = &ctx.tails[Side::Next as usize];
+    let at = if tail.is_running() { ctx.marker(Side::Next).await? } else { ClusterTime::ZERO };
+    while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {
+        held("waiting for legacy to have everything next has".into());
+        if ctx.is_stopping() {
+            return Ok(None);
+        }
+    }
+    if tail.is_running() {
+        tail.stop(ctx).await;
+    }
+    Ok(Some(json!({ "text": format!("reverse tail stopped; legacy has everything up to {at}"), "through": at.to_string() })))
+}
+
+/// Where legacy is kept.
+pub(super) fn quarantine_ns(legacy: &Ns, plan: &str) -> Ns {
+    Ns::new(&legacy.db, &format!("{}.quarantine.{plan}", legacy.coll))
+}
+
+/// Refuses writes on legacy, lets the last events pass, renames it away and leaves an empty view (DESIGN rule 15).
+async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
+    let legacy = ctx.ns(Side::Legacy).clone();
+    let kept = quarantine_ns(&legacy, &ctx.plan.id);
+    if kind(ctx, Side::Legacy, &legacy).await? == CollKind::Collection {
+        let refuse = bson::doc! { "_id": { "$exists": false } };
+        let op = AdminOp::SetValidator { ns: legacy.clone(), validator: Some(refuse) };
+        ctx.admin(Side::Legacy, "refusing writes on legacy", op).await?;
+        let at = ctx.marker(Side::Legacy).await?;
+        let tail = &ctx.tails[Side::Legacy as usize];
+        while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {}
+        if tail.is_running() {
+            tail.stop(ctx).await;
+        }
+    }
+    ctx.admin(Side::Legacy, "renaming legacy", AdminOp::Rename { from: legacy.clone(), to: kept.clone() }).await?;
+    let op = AdminOp::CreateEmptyView { ns: legacy.clone(), on: kept.clone() };
+    ctx.admin(Side::Legacy, "leaving an empty view", op).await?;
+    if kind(ctx, Side::Legacy, &kept).await? != CollKind::Collection || kind(ctx, Side::Legacy, &legacy).await? != CollKind::View {
+        return Err(Halt::Broken(format!("{legacy} could not be replaced by a view, or {kept} is not there")));
+    }
+    Ok(json!({ "text": format!("{legacy} is kept as {kept}; an empty view refuses late writes"), "kept": kept.to_string() }))
+}

@@ -1,0 +1,137 @@
+//! Fenced writes through one worker's slot, with every unknown outcome settled before anything else happens (DESIGN rules 3, 4).
+
+use std::sync::Arc;
+
+use bson::RawDocumentBuf;
+
+use super::ctx::{Ctx, Halt, refusal};
+use super::planted::Bug;
+use crate::cluster::{AdminDone, AdminOp, ClusterTime, Failed, Fence, Reason, SlotState, TxnOp};
+use crate::route::Side;
+use crate::runtime::Micros;
+
+/// How long one transaction may take.
+const DEADLINE: Micros = Micros::from_secs(5);
+
+/// Why a commit did not happen.
+#[derive(Debug)]
+pub(super) enum NotCommitted {
+    /// A unique index refused a document: the whole batch was aborted.
+    Duplicate(String),
+    /// The worker must stop.
+    Halt(Halt),
+}
+
+impl From<Halt> for NotCommitted {
+    fn from(h: Halt) -> Self {
+        NotCommitted::Halt(h)
+    }
+}
+
+/// A worker's slot on the cluster that it writes to.
+pub(super) struct SlotWriter {
+    ctx: Arc<Ctx>,
+    side: Side,
+    name: String,
+    state: SlotState,
+    generation: u32,
+}
+
+impl SlotWriter {
+    /// Opens the slot of `worker` on the cluster of `side`, the side written to.
+    pub(super) async fn open(ctx: &Arc<Ctx>, side: Side, worker: &str) -> Result<SlotWriter, Halt> {
+        let name = ctx.slot_name(worker);
+        let state = open_slot(ctx, side, &name).await?;
+        Ok(SlotWriter { ctx: ctx.clone(), side, name, state, generation: 0 })
+    }
+
+    /// The checkpoint stored by the last committed batch that had one.
+    pub(super) fn checkpoint(&self) -> Option<&RawDocumentBuf> {
+        self.state.checkpoint.as_ref()
+    }
+
+    /// Commits `ops` and the checkpoint together, or nothing. Returns only when the outcome is known.
+    pub(super) async fn commit(
+        &mut self,
+        ops: &[TxnOp],
+        checkpoint: Option<RawDocumentBuf>,
+    ) -> Result<ClusterTime, NotCommitted> {
+        let mut pause = Micros::from_ms(10);
+        loop {
+            let fence = Fence {
+                slot: self.name.clone(),
+                epoch: self.ctx.epoch,
+                seq: self.state.seq,
+                checkpoint: checkpoint.clone(),
+                deadline: self.ctx.rt.now() + DEADLINE,
+            };
+            match self.ctx.db(self.side).transact(&fence, ops).await {
+                Ok(done) => {
+                    self.committed(fence, done.at);
+                    return Ok(done.at);
+                }
+                Err(Failed::Fenced { newer }) => return Err(Halt::Fenced(newer).into()),
+                Err(Failed::NotDone(Reason::DuplicateKey { message, .. })) => {
+                    return Err(NotCommitted::Duplicate(message));
+                }
+                Err(Failed::NotDone(Reason::Conflict(_)) | Failed::Unknown(_)) => {
+                    if self.settle(&fence).await? {
+                        let at = self.ctx.marker(self.side).await?;
+                        self.state.checkpoint = fence.checkpoint.or_else(|| self.state.checkpoint.take());
+                        return Ok(at);
+                    }
+                }
+                Err(Failed::NotDone(r)) if r.is_transient() => {}
+                Err(Failed::NotDone(r)) => return Err(refusal("writing", &r).into()),
+            }
+            self.ctx.sleep(pause).await;
+            pause = Micros((pause.0 * 2).min(Micros::from_secs(1).0));
+        }
+    }
+
+    fn committed(&mut self, fence: Fence, at: ClusterTime) {
+        self.state.seq = fence.seq + 1;
+        self.state.done = fence.seq + 1;
+        if fence.checkpoint.is_some() {
+            self.state.checkpoint = fence.checkpoint;
+        }
+        self.ctx.saw(self.side, at);
+    }
+
+    /// Bumps the slot, after which the transaction fenced at `fence.seq` has either committed or never will. True: committed.
+    async fn settle(&mut self, fence: &Fence) -> Result<bool, Halt> {
+        if self.ctx.planted.has(Bug::ReadBackWithoutBump) {
+            // The planted mistake: look once, and go on in a fresh slot while the old transaction may still land.
+            let key = [crate::cluster::Key::from(self.name.as_str())];
+            let ns = crate::cluster::Ns::new(crate::cluster::CONTROL_DB, "fences");
+            let read = self.ctx.retry("reading the slot", || self.ctx.db(self.side).read(&ns, &key, ClusterTime::ZERO)).await?;
+            let done = read.docs.first().and_then(|d| d.as_ref()).and_then(|d| d.get_i64("done").ok());
+            if done == Some(fence.seq + 1) {
+                self.state.seq = fence.seq + 1;
+                return Ok(true);
+            }
+            self.generation += 1;
+            self.name = format!("{}~{}", self.name.split('~').next().unwrap_or_default(), self.generation);
+            self.state = open_slot(&self.ctx, self.side, &self.name).await?;
+            return Ok(false);
+        }
+        let op = AdminOp::BumpSlot { slot: self.name.clone(), epoch: self.ctx.epoch };
+        let done = self.ctx.admin(self.side, "settling an unknown outcome", op).await?;
+        let AdminDone::Slot(state) = done else { return Err(Halt::Broken("the cluster answered a bump without a slot".into())) };
+        let committed = state.done == fence.seq + 1;
+        self.state.seq = state.seq;
+        self.state.done = state.done;
+        Ok(committed)
+    }
+}
+
+async fn open_slot(ctx: &Arc<Ctx>, side: Side, name: &str) -> Result<SlotState, Halt> {
+    let op = AdminOp::OpenSlot { slot: name.to_owned(), epoch: ctx.epoch };
+    match ctx.admin(side, "opening a fencing slot", op).await? {
+        AdminDone::Slot(state) => {
+            ctx.own_session(state.session);
+            Ok(state)
+        }
+        _ => Err(Halt::Broken("the cluster answered OpenSlot without a slot".into())),
+    }
+}

@@ -1,0 +1,192 @@
+//! What happened, as the journal keeps it. An event's name is the journal record's `kind`, its fields are the record's body.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::task::Task;
+
+/// One durable fact about a rollout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// The rollout began.
+    Started {
+        /// The plan's hash.
+        plan_hash: String,
+        /// Stages advance by themselves whatever the plan says (`--advance auto`), or never do (`operator`).
+        advance: Option<String>,
+        /// Who runs it.
+        holder: String,
+    },
+    /// Another process (or the same one again) took it up.
+    Resumed {
+        /// Who runs it now.
+        holder: String,
+        /// Why it was taken from a holder whose lease had not run out.
+        reason: Option<String>,
+    },
+    /// A stage began.
+    StageEntered {
+        /// Its index in the plan.
+        stage: usize,
+        /// Its id.
+        id: String,
+        /// Wall-clock milliseconds.
+        at_ms: i64,
+    },
+    /// A task will be carried out now.
+    TaskIntended {
+        /// Its position in the stage.
+        index: usize,
+        /// What it is.
+        #[serde(flatten)]
+        task: Task,
+    },
+    /// The task is done.
+    TaskDone {
+        /// Its position in the stage.
+        index: usize,
+        /// What it found or changed.
+        evidence: Value,
+    },
+    /// The task could not be done now and will be tried again.
+    TaskHeld {
+        /// Its position in the stage.
+        index: usize,
+        /// Why.
+        why: String,
+    },
+    /// A change of the route document will be attempted.
+    RouteIntended {
+        /// The route epoch it would get.
+        epoch: i64,
+        /// What changes, in words and numbers.
+        change: Value,
+    },
+    /// A change of the route document was made, lost against another, or was undone.
+    RouteSettled {
+        /// The route epoch in force.
+        epoch: i64,
+        /// True when the intended change is the one in force.
+        won: bool,
+        /// Writes of the buckets below this belong to next.
+        writes_next_below: u16,
+        /// Reads of the buckets below this come from next.
+        reads_next_below: u16,
+        /// Percent of reads shadowed.
+        shadow: u8,
+    },
+    /// The stage's work is done; its gates are watched from here.
+    SoakBegan {
+        /// Wall-clock milliseconds.
+        at_ms: i64,
+    },
+    /// Stops advancing and copying.
+    Paused {
+        /// Why: the operator's key, a trigger's evidence.
+        why: String,
+    },
+    /// Goes on.
+    Continued {},
+    /// The stage's gates held for as long as they had to.
+    StagePassed {
+        /// Its index.
+        stage: usize,
+        /// Its id.
+        id: String,
+        /// The gates it stood on.
+        evidence: Value,
+    },
+    /// It cannot go on by itself.
+    NeedsOperator {
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// Every stage passed.
+    Completed {
+        /// Totals for the summary.
+        evidence: Value,
+    },
+    /// A write on a key its side does not own.
+    StrayFound {
+        /// The key.
+        key: String,
+        /// The side it was written on.
+        side: String,
+    },
+    /// Nothing follows.
+    Closed {
+        /// `completed` or `failed`.
+        outcome: String,
+    },
+}
+
+/// A journal record that is no event of this version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("record of kind `{kind}` cannot be understood: {why}")]
+pub struct EventError {
+    /// The record's kind.
+    pub kind: String,
+    /// What serde said.
+    pub why: String,
+}
+
+impl Event {
+    /// The journal's kind and body.
+    #[must_use]
+    pub fn to_parts(&self) -> (String, Map<String, Value>) {
+        // Plain structs of strings, numbers and JSON values always serialise to an object.
+        let Ok(Value::Object(mut map)) = serde_json::to_value(self) else { return (String::new(), Map::new()) };
+        let kind = match map.remove("kind") {
+            Some(Value::String(k)) => k,
+            _ => String::new(),
+        };
+        (kind, map)
+    }
+
+    /// Reads a journal record back.
+    ///
+    /// # Errors
+    /// When the kind is unknown or its body has another shape.
+    pub fn from_parts(kind: &str, body: &Map<String, Value>) -> Result<Event, EventError> {
+        let mut map = body.clone();
+        map.insert("kind".into(), Value::String(kind.to_owned()));
+        serde_json::from_value(Value::Object(map))
+            .map_err(|e| EventError { kind: crate::scrub::short(kind, 40), why: e.to_string() })
+    }
+
+    /// One plain sentence for the event log.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Event::Started { holder, .. } => format!("rollout started by {holder}"),
+            Event::Resumed { holder, reason: None } => format!("resumed by {holder}"),
+            Event::Resumed { holder, reason: Some(r) } => format!("taken over by {holder}: {r}"),
+            Event::StageEntered { id, .. } => format!("stage {id} entered"),
+            Event::TaskIntended { task, .. } => match task {
+                Task::MoveWrites { from, to } => format!("cutover of buckets {from}..{to} begins"),
+                Task::MoveReads { below } => format!("reads of buckets below {below} move to next"),
+                Task::Shadow { percent } => format!("shadow reads: {percent}%"),
+                t => format!("{} begins", t.name()),
+            },
+            Event::TaskDone { evidence, .. } => match evidence.get("text").and_then(Value::as_str) {
+                Some(t) => t.to_owned(),
+                None => "task done".to_owned(),
+            },
+            Event::TaskHeld { why, .. } => format!("held: {why}"),
+            Event::RouteIntended { epoch, change } => {
+                format!("route {epoch} intended: {}", change.get("text").and_then(Value::as_str).unwrap_or("change"))
+            }
+            Event::RouteSettled { epoch, won: true, .. } => format!("route {epoch} in force"),
+            Event::RouteSettled { epoch, won: false, .. } => format!("route change lost; {epoch} is in force"),
+            Event::SoakBegan { .. } => "work done, gates are watched".to_owned(),
+            Event::Paused { why } => format!("PAUSED: {why}"),
+            Event::Continued {} => "continued".to_owned(),
+            Event::StagePassed { id, .. } => format!("stage {id} passed"),
+            Event::NeedsOperator { why } => format!("operator needed: {why}"),
+            Event::Completed { .. } => "rollout completed".to_owned(),
+            Event::StrayFound { key, side } => format!("stray write of {key} on {side}"),
+            Event::Closed { outcome } => format!("closed: {outcome}"),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The work of a stage, in order. Derived from the plan, never stored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Plan, Work};
+use crate::route::{Bucket, below_for_percent};
+
+/// One piece of work with one durable intent and one durable outcome. Each may be started again after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "snake_case")]
+pub enum Task {
+    /// Create next's collection and the route.
+    Create,
+    /// Fix the time from which legacy's changes are followed. Before the copy, so that nothing falls between.
+    StartTail,
+    /// Copy what exists.
+    Backfill,
+    /// Build next's indexes.
+    Indexes,
+    /// Compare both sides whole.
+    Reconcile,
+    /// Set the percentage of shadowed reads.
+    Shadow {
+        /// Percent.
+        percent: u8,
+    },
+    /// Fix the time from which next's changes are followed back into legacy. Before any write moves.
+    StartReverse,
+    /// Move reads of the buckets below this to next.
+    MoveReads {
+        /// The first bucket that still reads from legacy.
+        below: Bucket,
+    },
+    /// Move writes of a range of buckets to next.
+    MoveWrites {
+        /// First bucket.
+        from: Bucket,
+        /// One past the last.
+        to: Bucket,
+    },
+    /// Stop following next's changes: the point of no return.
+    StopReverse,
+    /// Rename legacy away and leave an empty view under its name.
+    Quarantine,
+}
+
+impl Task {
+    /// A word for screens and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::Create => "create",
+            Task::StartTail => "start tail",
+            Task::Backfill => "backfill",
+            Task::Indexes => "indexes",
+            Task::Reconcile => "reconcile",
+            Task::Shadow { .. } => "shadow reads",
+            Task::StartReverse => "start reverse tail",
+            Task::MoveReads { .. } => "move reads",
+            Task::MoveWrites { .. } => "cutover",
+            Task::StopReverse => "stop reverse tail",
+            Task::Quarantine => "quarantine legacy",
+        }
+    }
+}
+
+/// The tasks of stage `index`, in order.
+#[must_use]
+pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
+    let Some(stage) = plan.stages.get(index) else { return Vec::new() };
+    let before = index.checked_sub(1).and_then(|i| plan.stages.get(i));
+    let (shadow0, reads0, writes0) = before.map_or((0, 0, 0), |s| (s.shadow, s.reads, s.writes));
+    let mut tasks = Vec::new();
+    for work in &stage.work {
+        match work {
+            Work::Create => tasks.push(Task::Create),
+            Work::Backfill => tasks.extend([Task::StartTail, Task::Backfill]),
+            Work::Indexes => tasks.push(Task::Indexes),
+            Work::QuarantineLegacy => {}
+        }
+    }
+    if stage.work.contains(&Work::Backfill) {
+        tasks.push(Task::Reconcile);
+    }
+    if stage.shadow != shadow0 {
+        tasks.push(Task::Shadow { percent: stage.shadow });
+    }
+    if stage.reads > reads0 {
+        tasks.push(Task::MoveReads { below: below_for_percent(stage.reads) });
+    }
+    if stage.writes > writes0 {
+        if plan.stages[..index].iter().all(|s| s.writes == 0) {
+            tasks.push(Task::StartReverse);
+        }
+        // A cutover needs a reconciliation of its own process: the keys touched since are compared again while writes are held.
+        tasks.push(Task::Reconcile);
+        tasks.push(Task::MoveWrites { from: below_for_percent(writes0), to: below_for_percent(stage.writes) });
+    }
+    if stage.work.contains(&Work::QuarantineLegacy) {
+        if stage.shadow != 0 {
+            tasks.push(Task::Shadow { percent: 0 });
+        }
+        tasks.extend([Task::Reconcile, Task::StopReverse, Task::Quarantine]);
+    }
+    tasks
+}

@@ -1,0 +1,287 @@
+//! The application's side of the route: one [`RouteClient`] a process.
+//!
+//! The contract (docs/routing.md): the process writes its ack document (majority), then reads the route causally after it. Its lease
+//! runs from the send of the ack, on its own monotonic clock; without a lease it does not write. Acking an epoch promises that no
+//! write issued under an older one has an unknown outcome. It never writes the route, except to undo a freeze whose time is over.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bson::{Bson, Document, RawDocumentBuf, doc};
+use tokio::sync::Notify;
+
+use super::report::Report;
+use super::{Bucket, Route, Side};
+use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, WriteOp};
+use crate::runtime::{Group, Micros, Rt, race, sleep};
+
+/// The namespace of route documents.
+#[must_use]
+pub fn routes_ns() -> Ns {
+    Ns::new(CONTROL_DB, "routes")
+}
+
+/// The namespace of ack documents, `_id` = `<plan>/<process>`.
+#[must_use]
+pub fn acks_ns() -> Ns {
+    Ns::new(CONTROL_DB, "route_acks")
+}
+
+/// How often a process acks and reads the route.
+const POLL: Micros = Micros::from_ms(250);
+
+#[derive(Default)]
+struct Inner {
+    route: Option<Route>,
+    lease_until: Micros,
+    /// Writes under way, by the route epoch they were issued under.
+    in_flight: BTreeMap<i64, usize>,
+    /// When the freeze now in force was first seen.
+    frozen_since: Option<(i64, Micros)>,
+    report: Report,
+    beat: i64,
+    stopping: bool,
+    stopped: bool,
+}
+
+/// A process's view of the route. Clone freely: clones share it.
+#[derive(Clone)]
+pub struct RouteClient {
+    rt: Rt,
+    db: Db,
+    plan: Arc<str>,
+    process: Arc<str>,
+    inner: Arc<Mutex<Inner>>,
+    changed: Arc<Notify>,
+}
+
+/// Permission to issue one write, to one side. Settle the write before dropping it: an epoch is not acked while a permit is out.
+pub struct WritePermit {
+    client: RouteClient,
+    /// The side that owns the key.
+    pub side: Side,
+    /// Where that side lives.
+    pub ns: Ns,
+    /// The route epoch the write is issued under.
+    pub epoch: i64,
+}
+
+impl Drop for WritePermit {
+    fn drop(&mut self) {
+        let mut inner = self.client.lock();
+        if let Some(n) = inner.in_flight.get_mut(&self.epoch) {
+            *n -= 1;
+            if *n == 0 {
+                inner.in_flight.remove(&self.epoch);
+                drop(inner);
+                self.client.changed.notify_waiters();
+            }
+        }
+    }
+}
+
+/// Where a read goes.
+#[derive(Clone, Debug)]
+pub struct ReadPlan {
+    /// The side that answers.
+    pub side: Side,
+    /// Where it lives.
+    pub ns: Ns,
+    /// The side that owns the key: a read that feeds a write goes there.
+    pub owner: Side,
+    /// The route epoch this was decided under.
+    pub epoch: i64,
+    /// Percent of reads that are sent to both sides and compared.
+    pub shadow: u8,
+}
+
+impl RouteClient {
+    /// A client for `process`, following `plan`'s route on legacy's cluster. Nothing runs until [`RouteClient::start`].
+    #[must_use]
+    pub fn new(rt: Rt, db: Db, plan: &str, process: &str) -> Self {
+        RouteClient {
+            rt,
+            db,
+            plan: plan.into(),
+            process: process.into(),
+            inner: Arc::default(),
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the ack loop in `group`.
+    pub fn start(&self, group: Group) {
+        let me = self.clone();
+        self.rt.clone().spawn(group, "route client", Box::pin(async move { me.run().await }));
+    }
+
+    /// Tells the loop to withdraw the ack document and end; resolves when it has.
+    pub async fn stop(&self) {
+        self.lock().stopping = true;
+        self.changed.notify_waiters();
+        while !self.lock().stopped {
+            sleep(&self.rt, Micros::from_ms(20)).await;
+        }
+    }
+
+    /// Where a read of this bucket goes; `None` before a route was seen (legacy is the only side then).
+    #[must_use]
+    pub fn read_plan(&self, bucket: Bucket) -> Option<ReadPlan> {
+        let inner = self.lock();
+        let r = inner.route.as_ref()?;
+        let side = r.reader(bucket);
+        Some(ReadPlan { side, ns: r.ns(side).clone(), owner: r.owner(bucket), epoch: r.epoch, shadow: r.shadow })
+    }
+
+    /// A permit to write this bucket, waiting while it is frozen or the lease has run out; `None` once the client is stopping.
+    pub async fn permit(&self, bucket: Bucket) -> Option<WritePermit> {
+        loop {
+            {
+                let mut inner = self.lock();
+                if inner.stopping {
+                    return None;
+                }
+                let leased = self.rt.now() < inner.lease_until;
+                if let Some(r) = inner.route.as_ref().filter(|r| leased && !r.is_frozen(bucket)) {
+                    let (side, epoch) = (r.owner(bucket), r.epoch);
+                    let ns = r.ns(side).clone();
+                    *inner.in_flight.entry(epoch).or_insert(0) += 1;
+                    return Some(WritePermit { client: self.clone(), side, ns, epoch });
+                }
+            }
+            let _ = race(self.changed.notified(), sleep(&self.rt, Micros::from_ms(50))).await;
+        }
+    }
+
+    /// Adds to what the process reports with its next ack.
+    pub fn report(&self, f: impl FnOnce(&mut Report)) {
+        f(&mut self.lock().report);
+    }
+
+    async fn run(&self) {
+        loop {
+            let stopping = self.lock().stopping && self.lock().in_flight.is_empty();
+            if stopping {
+                self.withdraw().await;
+                return;
+            }
+            let acked = self.round().await;
+            let wake = self.changed.notified();
+            // A freeze waits for this process: ack as soon as its last write under the older epoch is settled.
+            let behind = {
+                let inner = self.lock();
+                inner.route.as_ref().is_some_and(|r| inner.in_flight.keys().any(|e| *e < r.epoch))
+            };
+            if acked && self.must_ack_again() && !behind {
+                continue;
+            }
+            let _ = race(wake, sleep(&self.rt, POLL)).await;
+        }
+    }
+
+    /// True when a newer epoch has been read than was acked.
+    fn must_ack_again(&self) -> bool {
+        let inner = self.lock();
+        inner.route.as_ref().is_some_and(|r| r.epoch > inner.report.acked_epoch)
+    }
+
+    /// One ack and one read of the route; false when either failed. Errors only cost the lease.
+    async fn round(&self) -> bool {
+        let sent = self.rt.now();
+        let (doc, epoch) = self.ack_document(sent);
+        let key = self.ack_key();
+        let op = WriteOp::Replace { ns: acks_ns(), key, only_if: None, doc, upsert: true };
+        let Ok(written) = self.db.write(&op).await else { return false };
+        let route = match self.read_route(written.at).await {
+            Ok(Some(route)) => route,
+            _ => return false,
+        };
+        let news = {
+            let mut inner = self.lock();
+            inner.report.acked_epoch = epoch;
+            inner.lease_until = sent + Micros::from_ms(route.lease_ms.max(0) as u64);
+            let news = inner.route.as_ref().is_none_or(|old| old.epoch < route.epoch);
+            if news {
+                inner.frozen_since = route.frozen.map(|_| (route.epoch, self.rt.now()));
+                inner.route = Some(route.clone());
+            }
+            news
+        };
+        if news {
+            self.changed.notify_waiters();
+        }
+        self.maybe_unfreeze(&route).await;
+        true
+    }
+
+    fn ack_key(&self) -> Key {
+        Key::from(format!("{}/{}", self.plan, self.process).as_str())
+    }
+
+    /// The epoch acked is the newest one under which nothing older is still under way.
+    fn ack_document(&self, now: Micros) -> (RawDocumentBuf, i64) {
+        let mut inner = self.lock();
+        let known = inner.route.as_ref().map_or(0, |r| r.epoch);
+        let epoch = inner.in_flight.keys().next().map_or(known, |oldest| known.min(*oldest));
+        inner.beat += 1;
+        let beat = inner.beat;
+        let mut d: Document = doc! {
+            "_id": format!("{}/{}", self.plan, self.process),
+            "plan": &*self.plan,
+            "process": &*self.process,
+            "epoch": epoch,
+            "beat": beat,
+        };
+        d.insert("report", inner.report.take_document(now));
+        // No NUL in the names and far below 16 MB, the only ways this can fail.
+        (RawDocumentBuf::try_from(&d).unwrap_or_default(), epoch)
+    }
+
+    async fn read_route(&self, after: ClusterTime) -> Result<Option<Route>, Failed> {
+        let keys = [Key::from(&*self.plan)];
+        let read = self.db.read(&routes_ns(), &keys, after).await?;
+        Ok(read.docs.into_iter().next().flatten().and_then(|d| Route::from_raw(&d).ok()))
+    }
+
+    /// Undoes a freeze whose `until` has passed in server time: one compare-and-set wins, with the old owner.
+    async fn maybe_unfreeze(&self, route: &Route) {
+        let Some(frozen) = route.frozen else { return };
+        let old = {
+            let inner = self.lock();
+            inner.frozen_since.is_some_and(|(e, at)| e == route.epoch && self.rt.now().since(at) > Micros::from_secs(1))
+        };
+        if !old {
+            return;
+        }
+        let Ok(seen) = self.db.observe().await else { return };
+        if seen.server_ms <= frozen.until_ms {
+            return;
+        }
+        let nonce = (self.rt.draw(0x7071, self.process.len() as u64, self.rt.now().0) >> 1) as i64;
+        let op = WriteOp::Replace {
+            ns: routes_ns(),
+            key: Key::from(&*self.plan),
+            only_if: Some(Expect { field: "epoch", value: Bson::Int64(route.epoch) }),
+            doc: route.unfrozen(nonce).to_raw(),
+            upsert: false,
+        };
+        // Whoever wins, the next round reads the outcome.
+        let _ = self.db.write(&op).await;
+    }
+
+    async fn withdraw(&self) {
+        let key = self.ack_key();
+        for _ in 0..20 {
+            let op = WriteOp::Delete { ns: acks_ns(), key: key.clone(), only_if: None };
+            if self.db.write(&op).await.is_ok() {
+                break;
+            }
+            sleep(&self.rt, Micros::from_ms(250)).await;
+        }
+        self.lock().stopped = true;
+    }
+}

@@ -1,0 +1,271 @@
+//! One lane of an application process: a paced sequence of reads and writes, each checked against the oracle.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::bucket::bucket;
+use super::oracle::Known;
+use super::orders::{Order, revision};
+use crate::cluster::{Expect, Failed, Reason, WriteOp, Written};
+use crate::route::{OpKind, ReadPlan, RouteClient, Side, WritePermit};
+use crate::runtime::{Micros, sleep};
+
+/// Draw streams of the application.
+const STREAM: u32 = 0x6170_7000;
+/// A lane further behind its pace than this drops what it missed.
+const BACKLOG: Micros = Micros::from_secs(2);
+
+pub(super) struct Lane {
+    shared: Arc<Shared>,
+    client: RouteClient,
+    index: u64,
+    lanes: u64,
+    draws: u64,
+    /// The number of the next insert of this lane.
+    next_insert: u64,
+    /// Orders whose insert once had an unknown outcome: a late landing must find them there.
+    never_delete: std::collections::BTreeSet<u64>,
+}
+
+impl Lane {
+    pub(super) fn new(shared: Arc<Shared>, client: RouteClient, index: u64, lanes: u64) -> Lane {
+        shared.oracle.lane_started();
+        let first = shared.config.documents.next_multiple_of(lanes) + index;
+        Lane { shared, client, index, lanes, draws: 0, next_insert: first, never_delete: Default::default() }
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.draws += 1;
+        self.shared.rt.draw(STREAM, self.index, self.draws)
+    }
+
+    pub(super) async fn run(mut self) {
+        let rt = self.shared.rt.clone();
+        let interval = Micros(1_000_000 * self.lanes / u64::from(self.shared.config.ops_per_s.max(1)));
+        let mut due = rt.now() + Micros(interval.0 * self.index / self.lanes);
+        loop {
+            due += Micros(interval.0 / 2 + self.draw() % interval.0.max(1));
+            if rt.now().since(due) > BACKLOG {
+                due = rt.now();
+            }
+            rt.sleep_until(due).await;
+            let read = self.draw() % 100 < u64::from(self.shared.config.read_percent);
+            let going = if read { self.read(due).await } else { self.write(due).await };
+            if !going {
+                break;
+            }
+        }
+        self.shared.oracle.lane_ended();
+    }
+
+    /// One read of any order. False once the client is stopping.
+    async fn read(&mut self, due: Micros) -> bool {
+        let n = self.draw() % self.shared.oracle.numbers().max(1);
+        let shadowed = self.draw() % 100;
+        let Some(floor) = self.shared.oracle.known(n) else { return true };
+        let Some(plan) = self.client.read_plan(bucket(&floor.order.id())) else {
+            return self.client.permit(bucket(&floor.order.id())).await.is_some();
+        };
+        let side = plan.side;
+        let Some(found) = self.fetch(&floor.order, side).await else {
+            self.client.report(|r| r.error(OpKind::Read, side));
+            return true;
+        };
+        let took = self.shared.rt.now().since(due);
+        self.client.report(|r| r.latency(OpKind::Read, side, took));
+        if is_older(found, &floor) {
+            self.stale(&plan, &floor, found).await;
+        }
+        if shadowed < u64::from(plan.shadow) {
+            self.shadow(&floor.order, side).await;
+        }
+        true
+    }
+
+    /// The revision of an order on one side; the outer `None` is a failed read.
+    async fn fetch(&self, order: &Order, side: Side) -> Option<Option<(i64, i64)>> {
+        let s = side as usize;
+        let after = self.shared.oracle.seen(s);
+        let read = self.shared.clusters[s].read(&self.shared.ns[s], &[order.key()], after).await.ok()?;
+        Some(read.docs.into_iter().next().flatten().and_then(|d| revision(&d)))
+    }
+
+    /// A read returned less than was acknowledged. From the side that owns the key that is a broken promise.
+    async fn stale(&self, plan: &ReadPlan, floor: &Known, found: Option<(i64, i64)>) {
+        let side = plan.side;
+        if found.is_none() && self.shared.oracle.may_be_gone(floor.order.n) {
+            return;
+        }
+        // The route may have moved between the plan and the answer: judge by the newest one, reading again.
+        if plan.owner == side {
+            let now = self.client.read_plan(bucket(&floor.order.id()));
+            if let Some(now) = now.filter(|p| p.owner == side && p.epoch == plan.epoch)
+                && let Some(again) = self.fetch(&floor.order, now.side).await
+                && is_older(again, floor)
+                && !(again.is_none() && self.shared.oracle.may_be_gone(floor.order.n))
+            {
+                self.client.report(|r| {
+                    r.totals.stale_owner += 1;
+                    r.totals.lost += 1;
+                });
+                self.shared.oracle.violation(format!(
+                    "read of order {} on {} under epoch {} found {found:?}, then {again:?}; acknowledged rev {} deleted {}",
+                    floor.order.n, side.name(), plan.epoch, floor.order.rev, floor.deleted
+                ));
+                return;
+            }
+        }
+        self.client.report(|r| r.totals.stale_copy += 1);
+    }
+
+    /// Reads the other side too and compares. Behind is not different: it is re-read until it has caught up.
+    async fn shadow(&self, order: &Order, side: Side) {
+        let started = self.shared.rt.now();
+        let other = side.other();
+        for _ in 0..6 {
+            let (Some(a), Some(b)) = (self.fetch(order, side).await, self.fetch(order, other).await) else {
+                self.client.report(|r| r.error(OpKind::Read, other));
+                return;
+            };
+            let took = self.shared.rt.now().since(started);
+            if a == b {
+                self.client.report(|r| {
+                    r.totals.shadow_compared += 1;
+                    r.latency(OpKind::Read, other, Micros(took.0 / 2));
+                });
+                return;
+            }
+            sleep(&self.shared.rt, Micros::from_ms(400)).await;
+        }
+        self.client.report(|r| {
+            r.totals.shadow_compared += 1;
+            r.totals.shadow_different += 1;
+        });
+    }
+
+    /// One write of an order of this lane. False once the client is stopping.
+    async fn write(&mut self, due: Micros) -> bool {
+        let token = ((self.index + 1) << 40 | self.draws) as i64;
+        let choice = self.draw() % 100;
+        let own = self.draw();
+        let (before, wanted) = if choice < 12 {
+            let n = self.next_insert;
+            self.next_insert += self.lanes;
+            (None, Known { order: Order { rev: 1, by: token, ..Order::initial(n) }, deleted: false })
+        } else {
+            let span = self.shared.oracle.numbers() / self.lanes;
+            let n = (own % span.max(1)) * self.lanes + self.index;
+            let Some(k) = self.shared.oracle.known(n).filter(|k| !k.deleted) else { return true };
+            if choice < 20 && !self.never_delete.contains(&n) {
+                (Some(k), Known { deleted: true, ..k })
+            } else {
+                let order =
+                    Order { cents: 100 + (own >> 8) as i64 % 900_000, rev: k.order.rev + 1, by: token, ..k.order };
+                (Some(k), Known { order, deleted: false })
+            }
+        };
+        let Some(permit) = self.client.permit(bucket(&wanted.order.id())).await else { return false };
+        if wanted.deleted {
+            self.shared.oracle.deleting(wanted.order.n, true);
+        }
+        let settled = self.settle(&permit, before, wanted).await;
+        if wanted.deleted {
+            self.shared.oracle.deleting(wanted.order.n, false);
+        }
+        let took = self.shared.rt.now().since(due);
+        let side = permit.side;
+        self.client.report(|r| match settled {
+            true => {
+                r.latency(OpKind::Write, side, took);
+                r.totals.acknowledged += 1;
+            }
+            false => r.error(OpKind::Write, side),
+        });
+        true
+    }
+
+    /// Issues a write until its outcome is known; the permit stays out meanwhile. True when it was acknowledged.
+    async fn settle(&mut self, permit: &WritePermit, before: Option<Known>, wanted: Known) -> bool {
+        let op = self.operation(permit, before, &wanted);
+        let mut unknown = false;
+        for attempt in 0u64.. {
+            let outcome = self.shared.clusters[permit.side as usize].write(&op).await;
+            match outcome {
+                Ok(Written { matched: 1, at }) => {
+                    self.shared.oracle.acknowledge(permit.side as usize, wanted, at);
+                    return true;
+                }
+                Ok(Written { at, .. }) => return self.judge(permit, &wanted, at, unknown).await,
+                Err(Failed::NotDone(Reason::DuplicateKey { .. })) => {
+                    return self.judge(permit, &wanted, crate::cluster::ClusterTime::ZERO, unknown).await;
+                }
+                Err(Failed::NotDone(r)) if !unknown => {
+                    if !r.is_transient() {
+                        self.shared.oracle.violation(format!("write of order {} refused: {r}", wanted.order.n));
+                    }
+                    return false;
+                }
+                Err(Failed::Unknown(_)) => {
+                    unknown = true;
+                    if before.is_none() {
+                        self.never_delete.insert(wanted.order.n);
+                    }
+                }
+                Err(_) => {}
+            }
+            sleep(&self.shared.rt, Micros::from_ms(50 * (attempt + 1).min(10))).await;
+        }
+        false
+    }
+
+    fn operation(&self, permit: &WritePermit, before: Option<Known>, wanted: &Known) -> WriteOp {
+        let ns = permit.ns.clone();
+        let only_if = before.map(|k| Expect { field: "rev", value: bson::Bson::Int64(k.order.rev) });
+        let doc = || self.shared.shapes.document(permit.side, &wanted.order, self.shared.config.padding);
+        match (before, wanted.deleted) {
+            (None, _) => WriteOp::Insert { ns, doc: doc() },
+            (Some(_), true) => WriteOp::Delete { ns, key: wanted.order.key(), only_if },
+            (Some(_), false) => WriteOp::Replace { ns, key: wanted.order.key(), only_if, doc: doc(), upsert: false },
+        }
+    }
+
+    /// Nothing matched: an earlier attempt of ours landed, or an acknowledged version has gone missing.
+    async fn judge(
+        &self,
+        permit: &WritePermit,
+        wanted: &Known,
+        at: crate::cluster::ClusterTime,
+        unknown: bool,
+    ) -> bool {
+        let found = loop {
+            if let Some(found) = self.fetch(&wanted.order, permit.side).await {
+                break found;
+            }
+            sleep(&self.shared.rt, Micros::from_ms(100)).await;
+        };
+        let ours = if wanted.deleted { found.is_none() } else { found == Some((wanted.order.rev, wanted.order.by)) };
+        if ours && unknown {
+            self.shared.oracle.acknowledge(permit.side as usize, *wanted, at);
+            return true;
+        }
+        self.client.report(|r| r.totals.lost += 1);
+        self.shared.oracle.violation(format!(
+            "write of order {} rev {} on {} under epoch {} met {found:?} (deleted {}, retried {unknown})",
+            wanted.order.n,
+            wanted.order.rev,
+            permit.side.name(),
+            permit.epoch,
+            wanted.deleted
+        ));
+        false
+    }
+}
+
+/// True when a read returned less than what was acknowledged before it began.
+fn is_older(found: Option<(i64, i64)>, floor: &Known) -> bool {
+    match found {
+        // A deleted order may still be missing; a live one may have been deleted since, by its own lane: the caller re-reads.
+        None => !floor.deleted,
+        Some((rev, _)) => floor.deleted || rev < floor.order.rev,
+    }
+}

@@ -1,0 +1,140 @@
+//! The simulated application, with an oracle of every write that was acknowledged to it.
+//!
+//! It uses the route as any application would, with bucket code of its own, writes both shapes itself (never through tidegate's
+//! transform) and checks every read against what it knows. Each key has one writer, so that its revisions are totally ordered.
+//! It knows nothing of the engine.
+
+mod bucket;
+mod lane;
+mod oracle;
+mod orders;
+
+use std::sync::Arc;
+
+use bson::RawDocumentBuf;
+
+pub use oracle::{Oracle, Verification};
+pub use orders::{Order, ShapeError, Shapes};
+
+use crate::cluster::{Db, Failed, Ns};
+use crate::plan::Plan;
+use crate::route::{RouteClient, Side};
+use crate::runtime::{Fut, Group, Micros, Rt, sleep};
+
+/// How the application behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Orders that exist before it starts.
+    pub documents: u64,
+    /// Operations a second over all processes.
+    pub ops_per_s: u32,
+    /// Share of reads, percent.
+    pub read_percent: u8,
+    /// Processes; each follows the route by itself.
+    pub processes: u32,
+    /// Concurrent lanes of work in each process.
+    pub lanes: u32,
+    /// Bytes of padding in each order.
+    pub padding: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { documents: 50_000, ops_per_s: 400, read_percent: 75, processes: 4, lanes: 3, padding: 180 }
+    }
+}
+
+/// A running application.
+pub struct Workload {
+    rt: Rt,
+    shared: Arc<Shared>,
+    clients: Vec<RouteClient>,
+}
+
+/// What all lanes share.
+struct Shared {
+    rt: Rt,
+    clusters: [Db; 2],
+    ns: [Ns; 2],
+    shapes: Shapes,
+    config: Config,
+    oracle: Oracle,
+}
+
+/// The orders that exist before the application starts, in legacy's shape.
+pub fn initial_orders(config: &Config, shapes: Shapes) -> impl Iterator<Item = RawDocumentBuf> + '_ {
+    (0..config.documents).map(move |n| shapes.document(Side::Legacy, &Order::initial(n), config.padding))
+}
+
+impl Workload {
+    /// Starts the processes in `group`. The clusters are legacy's and next's; the orders must exist already.
+    ///
+    /// # Errors
+    /// When the plan's steps are not ones this application can write.
+    pub fn start(
+        rt: &Rt,
+        group: Group,
+        clusters: [Db; 2],
+        plan: &Plan,
+        config: Config,
+    ) -> Result<Workload, ShapeError> {
+        let collection = plan.collections.first().ok_or(ShapeError::NoCollection)?;
+        let shapes = Shapes::of(collection)?;
+        let oracle = Oracle::new(config.documents);
+        let shared = Arc::new(Shared {
+            rt: rt.clone(),
+            ns: [collection.legacy.clone(), collection.next.clone()],
+            clusters,
+            shapes,
+            config,
+            oracle,
+        });
+        let mut clients = Vec::new();
+        let lanes = u64::from(shared.config.processes * shared.config.lanes);
+        for p in 0..shared.config.processes {
+            let client = RouteClient::new(rt.clone(), shared.clusters[0].clone(), &plan.id, &format!("app-{}", p + 1));
+            client.report(|r| r.has_oracle = true);
+            client.start(group);
+            for l in 0..shared.config.lanes {
+                let lane =
+                    lane::Lane::new(shared.clone(), client.clone(), u64::from(p * shared.config.lanes + l), lanes);
+                rt.spawn(group, "application lane", Box::pin(lane.run()));
+            }
+            clients.push(client);
+        }
+        Ok(Workload { rt: rt.clone(), shared, clients })
+    }
+
+    /// What has been acknowledged so far.
+    #[must_use]
+    pub fn oracle(&self) -> &Oracle {
+        &self.shared.oracle
+    }
+
+    /// Stops every lane, settles what is under way and withdraws the processes from the route.
+    pub async fn stop(&self) {
+        for c in &self.clients {
+            c.stop().await;
+        }
+        while self.shared.oracle.lanes_running() > 0 {
+            sleep(&self.rt, Micros::from_ms(20)).await;
+        }
+    }
+
+    /// Reads every order from `side` and compares it with what was acknowledged. Call it after [`Workload::stop`].
+    ///
+    /// # Errors
+    /// When the cluster cannot be read.
+    pub fn verify(&self, side: Side) -> Fut<'_, Result<Verification, Failed>> {
+        Box::pin(oracle::verify(
+            &self.shared.oracle,
+            &self.shared.clusters[side as usize],
+            &self.shared.ns[side as usize],
+            {
+                let shapes = self.shared.shapes;
+                let padding = self.shared.config.padding;
+                move |order| shapes.document(side, order, padding)
+            },
+        ))
+    }
+}

@@ -1,0 +1,222 @@
+//! What was acknowledged to the application, and what a read must therefore return.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bson::RawDocumentBuf;
+
+use super::orders::Order;
+use crate::cluster::{ClusterTime, Db, Failed, Key, Ns};
+
+/// The acknowledged state of one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// The last acknowledged version; for a deleted order the version that was deleted.
+    pub order: Order,
+    /// The delete was acknowledged.
+    pub deleted: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Orders that differ from [`Order::initial`], or were inserted.
+    changed: BTreeMap<u64, Known>,
+    /// Highest cluster time acknowledged, by side.
+    seen: [ClusterTime; 2],
+    /// Orders whose delete is under way: they may be gone already.
+    deleting: std::collections::BTreeSet<u64>,
+    violations: Vec<String>,
+    lanes: usize,
+    inserted_above: u64,
+}
+
+/// The oracle. Shared by all lanes of an application.
+pub struct Oracle {
+    documents: u64,
+    inner: Mutex<Inner>,
+}
+
+/// The outcome of comparing every order with what was acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Orders compared.
+    pub checked: u64,
+    /// Acknowledged writes whose effect is not there: missing, reappeared, older or other content.
+    pub lost: u64,
+    /// The first few of them, in words.
+    pub examples: Vec<String>,
+}
+
+impl Oracle {
+    pub(super) fn new(documents: u64) -> Oracle {
+        Oracle { documents, inner: Mutex::new(Inner { inserted_above: documents, ..Inner::default() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The acknowledged state of order `n`; `None` when it never existed.
+    pub(super) fn known(&self, n: u64) -> Option<Known> {
+        let inner = self.lock();
+        match inner.changed.get(&n) {
+            Some(k) => Some(*k),
+            None if n < self.documents => Some(Known { order: Order::initial(n), deleted: false }),
+            None => None,
+        }
+    }
+
+    pub(super) fn acknowledge(&self, side: usize, known: Known, at: ClusterTime) {
+        let mut inner = self.lock();
+        inner.inserted_above = inner.inserted_above.max(known.order.n + 1);
+        inner.changed.insert(known.order.n, known);
+        inner.seen[side] = inner.seen[side].max(at);
+    }
+
+    /// A time on `side`'s cluster after which a read must reflect everything acknowledged so far.
+    pub(super) fn seen(&self, side: usize) -> ClusterTime {
+        self.lock().seen[side]
+    }
+
+    /// One past the highest order number ever acknowledged.
+    pub(super) fn numbers(&self) -> u64 {
+        self.lock().inserted_above
+    }
+
+    pub(super) fn deleting(&self, n: u64, under_way: bool) {
+        let mut inner = self.lock();
+        if under_way {
+            inner.deleting.insert(n);
+        } else {
+            inner.deleting.remove(&n);
+        }
+    }
+
+    /// True when the order has been deleted, or may have been.
+    pub(super) fn may_be_gone(&self, n: u64) -> bool {
+        let deleting = self.lock().deleting.contains(&n);
+        deleting || self.known(n).is_some_and(|k| k.deleted)
+    }
+
+    pub(super) fn violation(&self, what: String) {
+        let mut inner = self.lock();
+        if inner.violations.len() < 100 {
+            inner.violations.push(what);
+        }
+    }
+
+    /// Reads from the owner that broke a promise, in words (the first hundred).
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    pub(super) fn lane_started(&self) {
+        self.lock().lanes += 1;
+    }
+
+    pub(super) fn lane_ended(&self) {
+        self.lock().lanes -= 1;
+    }
+
+    pub(super) fn lanes_running(&self) -> usize {
+        self.lock().lanes
+    }
+
+    /// Every order that must exist now.
+    fn live(&self) -> Vec<Order> {
+        (0..self.numbers()).filter_map(|n| self.known(n)).filter(|k| !k.deleted).map(|k| k.order).collect()
+    }
+
+    /// Every order that was deleted and must not be there.
+    fn dead(&self) -> Vec<Order> {
+        self.lock().changed.values().filter(|k| k.deleted).map(|k| k.order).collect()
+    }
+
+    /// The number of orders that must exist now.
+    #[must_use]
+    pub fn live_count(&self) -> u64 {
+        self.live().len() as u64
+    }
+
+    /// Compares a dump with what was acknowledged: keys, revisions, content, and nothing besides.
+    pub fn verify_dump(
+        &self,
+        dump: &BTreeMap<Key, RawDocumentBuf>,
+        document: impl Fn(&Order) -> RawDocumentBuf,
+    ) -> Verification {
+        let mut v = Verification::default();
+        let mut expected = 0;
+        for order in self.live() {
+            v.checked += 1;
+            expected += 1;
+            check(&mut v, &order, dump.get(&order.key()), &document);
+        }
+        for order in self.dead() {
+            v.checked += 1;
+            if dump.contains_key(&order.key()) {
+                v.fail(format!("order {} was deleted and is back", order.n));
+            }
+        }
+        if v.lost == 0 && dump.len() != expected {
+            v.fail(format!("{} documents where {expected} were expected", dump.len()));
+        }
+        v
+    }
+}
+
+impl Verification {
+    fn fail(&mut self, what: String) {
+        self.lost += 1;
+        if self.examples.len() < 10 {
+            self.examples.push(what);
+        }
+    }
+}
+
+fn check(
+    v: &mut Verification,
+    order: &Order,
+    stored: Option<&RawDocumentBuf>,
+    document: &impl Fn(&Order) -> RawDocumentBuf,
+) {
+    match stored {
+        None => v.fail(format!("order {} (rev {}) is missing", order.n, order.rev)),
+        Some(d) if !super::orders::same_up_to_order(&document(order), d) => {
+            let rev = super::orders::revision(d);
+            v.fail(format!("order {} should be at rev {} by {}, is {rev:?}", order.n, order.rev, order.by));
+        }
+        Some(_) => {}
+    }
+}
+
+/// Reads every order in batches and compares it.
+pub(super) async fn verify(
+    oracle: &Oracle,
+    db: &Db,
+    ns: &Ns,
+    document: impl Fn(&Order) -> RawDocumentBuf + Send + Sync,
+) -> Result<Verification, Failed> {
+    let mut v = Verification::default();
+    let after = oracle.seen(0).max(oracle.seen(1));
+    let live = oracle.live();
+    for batch in live.chunks(1_000) {
+        let keys: Vec<Key> = batch.iter().map(Order::key).collect();
+        let read = db.read(ns, &keys, after).await?;
+        for (order, stored) in batch.iter().zip(&read.docs) {
+            v.checked += 1;
+            check(&mut v, order, stored.as_ref(), &document);
+        }
+    }
+    for batch in oracle.dead().chunks(1_000) {
+        let keys: Vec<Key> = batch.iter().map(Order::key).collect();
+        let read = db.read(ns, &keys, after).await?;
+        for (order, stored) in batch.iter().zip(&read.docs) {
+            v.checked += 1;
+            if stored.is_some() {
+                v.fail(format!("order {} was deleted and is back", order.n));
+            }
+        }
+    }
+    Ok(v)
+}

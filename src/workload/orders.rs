@@ -1,0 +1,204 @@
+//! Orders, in both shapes, as the application itself writes them.
+
+use bson::oid::ObjectId;
+use bson::{Bson, Decimal128, RawBsonRef, RawDocument, RawDocumentBuf, doc};
+
+use crate::cluster::Key;
+use crate::plan::{Collection, Step, ValueType};
+use crate::route::Side;
+use crate::runtime::keyed_hash;
+
+/// One order: what the application means, in no shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Its number; everything that never changes derives from it.
+    pub n: u64,
+    /// The total in cents.
+    pub cents: i64,
+    /// Moved by every write.
+    pub rev: i64,
+    /// Names the write that made it, for telling one's own writes after an unknown outcome.
+    pub by: i64,
+}
+
+/// An order's `_id`: several BSON types on purpose.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum OrderId {
+    Object([u8; 12]),
+    Text(String),
+    Int(i64),
+    Long(i64),
+    Double(f64),
+}
+
+/// Why this application cannot run against a plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// The plan has none.
+    #[error("the plan has no collection")]
+    NoCollection,
+    /// A step it does not know.
+    #[error(
+        "the simulated application writes orders and knows the steps of the plan `orders-v2` only; it does not know {0}"
+    )]
+    Step(String),
+}
+
+/// Which of the steps of `orders-v2` tell next's shape from legacy's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shapes {
+    flat_name: bool,
+    decimal_total: bool,
+    schema_version: bool,
+}
+
+const CITIES: [&str; 8] = ["Lisbon", "Bergen", "Kobe", "Halifax", "Galway", "Valparaíso", "Durban", "Hobart"];
+
+impl Order {
+    /// An order as it exists before the application starts.
+    #[must_use]
+    pub fn initial(n: u64) -> Order {
+        Order { n, cents: 100 + (keyed_hash(7, 1, n, 0) % 900_000) as i64, rev: 1, by: 0 }
+    }
+
+    pub(super) fn id(&self) -> OrderId {
+        let n = self.n;
+        match n % 10 {
+            0..=4 => {
+                let mut bytes = [0u8; 12];
+                bytes[..4].copy_from_slice(&(0x6700_0000 + (n >> 8) as u32).to_be_bytes());
+                bytes[4..].copy_from_slice(&keyed_hash(7, 2, n, 0).to_be_bytes());
+                OrderId::Object(bytes)
+            }
+            5..=7 => OrderId::Text(format!("ord-{n:09}")),
+            8 => OrderId::Int(n as i64),
+            _ if n.is_multiple_of(3) => OrderId::Double(n as f64),
+            _ => OrderId::Long(n as i64),
+        }
+    }
+
+    fn id_bson(&self) -> Bson {
+        match self.id() {
+            OrderId::Object(b) => Bson::ObjectId(ObjectId::from_bytes(b)),
+            OrderId::Text(t) => Bson::String(t),
+            OrderId::Int(n) => Bson::Int32(n as i32),
+            OrderId::Long(n) => Bson::Int64(n),
+            OrderId::Double(x) => Bson::Double(x),
+        }
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        match self.id() {
+            OrderId::Object(b) => key_of(RawBsonRef::ObjectId(ObjectId::from_bytes(b))),
+            OrderId::Text(t) => key_of(RawBsonRef::String(&t)),
+            OrderId::Int(n) => key_of(RawBsonRef::Int32(n as i32)),
+            OrderId::Long(n) => Key::from(n),
+            OrderId::Double(x) => key_of(RawBsonRef::Double(x)),
+        }
+    }
+
+    fn total(&self) -> String {
+        format!("{}.{:02}", self.cents / 100, self.cents % 100)
+    }
+}
+
+fn key_of(v: RawBsonRef<'_>) -> Key {
+    // None of the types above is refused as a key.
+    Key::new(v).unwrap_or_else(|_| Key::from(0))
+}
+
+impl Shapes {
+    /// The two shapes of a plan's collection.
+    ///
+    /// # Errors
+    /// Names the step that this application does not know how to write.
+    pub fn of(collection: &Collection) -> Result<Shapes, ShapeError> {
+        let mut s = Shapes::default();
+        for step in &collection.steps {
+            match step {
+                Step::Rename { from, to } if from == "customer.name" && to == "customer_name" => s.flat_name = true,
+                Step::Convert { path, from: ValueType::String, to: ValueType::Decimal } if path == "total" => {
+                    s.decimal_total = true;
+                }
+                Step::Set { path, .. } if path == "schema_version" => s.schema_version = true,
+                other => return Err(ShapeError::Step(crate::scrub::short(&format!("{other:?}"), 80))),
+            }
+        }
+        Ok(s)
+    }
+
+    /// The order as the application writes it on `side`.
+    #[must_use]
+    pub fn document(&self, side: Side, o: &Order, padding: usize) -> RawDocumentBuf {
+        let next = side == Side::Next;
+        let name = format!("Cust {}", o.n % 997);
+        let city = CITIES[(o.n % 8) as usize];
+        let mut d = doc! { "_id": o.id_bson() };
+        if next && self.flat_name {
+            d.insert("customer", doc! { "city": city });
+        } else {
+            d.insert("customer", doc! { "name": &name, "city": city });
+        }
+        match o.total().parse::<Decimal128>() {
+            Ok(total) if next && self.decimal_total => d.insert("total", total),
+            _ => d.insert("total", o.total()),
+        };
+        d.insert("items", vec![doc! { "sku": format!("sku-{}", o.n % 511), "qty": (o.n % 9) as i32 + 1 }]);
+        d.insert("rev", o.rev);
+        d.insert("by", o.by);
+        d.insert("note", "x".repeat(padding));
+        if next && self.flat_name {
+            d.insert("customer_name", name);
+        }
+        if next && self.schema_version {
+            d.insert("schema_version", 2);
+        }
+        // Field names without NUL and a few hundred bytes: cannot fail.
+        RawDocumentBuf::try_from(&d).unwrap_or_default()
+    }
+
+    /// True when a stored document says the same as `o` in the shape of `side`, in whatever field order.
+    #[must_use]
+    pub fn matches(&self, side: Side, o: &Order, padding: usize, stored: &RawDocument) -> bool {
+        same_up_to_order(&self.document(side, o, padding), stored)
+    }
+}
+
+/// `rev` and `by` of a stored order in either shape.
+pub(super) fn revision(stored: &RawDocument) -> Option<(i64, i64)> {
+    Some((stored.get_i64("rev").ok()?, stored.get_i64("by").ok()?))
+}
+
+/// Equal field sets with equal values; nested documents likewise.
+pub(super) fn same_up_to_order(a: &RawDocument, b: &RawDocument) -> bool {
+    if a.as_bytes() == b.as_bytes() {
+        return true;
+    }
+    let count = |d: &RawDocument| d.iter().filter(Result::is_ok).count();
+    count(a) == count(b)
+        && a.iter().all(|item| {
+            let Ok((name, v)) = item else { return false };
+            match (v, b.get(name)) {
+                (RawBsonRef::Document(x), Ok(Some(RawBsonRef::Document(y)))) => same_up_to_order(x, y),
+                (x, Ok(Some(y))) => x == y,
+                _ => false,
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_order_is_not_content_but_every_value_is() {
+        let s = Shapes { flat_name: true, decimal_total: true, schema_version: true };
+        let o = Order::initial(4);
+        let d = s.document(Side::Next, &o, 10);
+        assert!(s.matches(Side::Next, &o, 10, &d));
+        assert!(!s.matches(Side::Next, &Order { cents: o.cents + 1, ..o }, 10, &d));
+        assert!(!s.matches(Side::Legacy, &o, 10, &d));
+    }
+}
