@@ -3,6 +3,9 @@
 //! docs/architecture.md is the map of the rooms below and of what each promises.
 
 pub mod cluster;
+pub mod gate;
+pub mod journal;
+pub mod metrics;
 pub mod plan;
 pub mod rollout;
 pub mod route;

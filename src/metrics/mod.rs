@@ -1,0 +1,176 @@
+//! What a rollout measures: latency histograms, gauges and ratios, in time slices that any window can be put together from.
+//!
+//! Histograms are merged, percentiles never averaged. Nothing in here judges a figure or reads a clock: every call is given the time.
+//! A figure that is not known is `None` or NaN, never 0.
+
+use std::collections::BTreeMap;
+
+use crate::route::Side;
+use crate::runtime::Micros;
+use crate::snapshot::LatencyView;
+
+pub mod axis;
+mod gauge;
+mod latency;
+pub mod names;
+mod ring;
+
+pub use gauge::Gauge;
+pub use latency::{LatencySeries, WindowStats};
+
+use gauge::Ratio;
+use names::Quantile;
+
+/// The longest window that can be asked for.
+pub const MAX_WINDOW: Micros = Micros::from_secs(300);
+
+/// The kind of an application's operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OpKind {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+}
+
+/// A metric over a window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Latencies, lags and ages in microseconds, ratios 0 to 1, rates a second, counts plain. NaN when the window says nothing.
+    pub value: f64,
+    /// Samples in the window: operations, comparisons or settings of a gauge.
+    pub samples: u64,
+    /// Age of the newest one, inside the window or before it.
+    pub age: Micros,
+}
+
+/// All series of a rollout.
+pub struct Metrics {
+    latency: [[LatencySeries; 2]; 2],
+    /// By name, then legacy, next, no side.
+    gauges: BTreeMap<&'static str, [Option<Gauge>; 3]>,
+    shadow: Ratio,
+    stage_began: Micros,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// No measurements yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Metrics {
+            latency: std::array::from_fn(|_| std::array::from_fn(|_| LatencySeries::new())),
+            gauges: BTreeMap::new(),
+            shadow: Ratio::new(),
+            stage_began: Micros::ZERO,
+        }
+    }
+
+    /// A stage begins: from now on [`Metrics::sample`] looks at nothing measured before. Views keep showing it.
+    pub fn begin_stage(&mut self, now: Micros) {
+        self.stage_began = now;
+        for series in self.latency.iter_mut().flatten() {
+            series.cut(now);
+        }
+        for gauge in self.gauges.values_mut().flatten().flatten() {
+            gauge.cut(now);
+        }
+        self.shadow.cut(now);
+    }
+
+    /// `n` operations that succeeded took `value` each and ended at `at`.
+    pub fn record_latency(&mut self, op: OpKind, side: Side, at: Micros, value: Micros, n: u64) {
+        self.latency[op as usize][side as usize].record_n(at, value, n);
+    }
+
+    /// `n` operations failed at `at`. They count in the error rate only: a failure's latency says nothing about the side's speed.
+    pub fn record_errors(&mut self, op: OpKind, side: Side, at: Micros, n: u64) {
+        self.latency[op as usize][side as usize].record_errors(at, n);
+    }
+
+    /// Shadow reads compared, and how many of them were found different.
+    pub fn record_shadow(&mut self, at: Micros, compared: u64, mismatched: u64) {
+        self.shadow.record(at, mismatched, compared);
+    }
+
+    /// Sets a gauge by its metric name, in the unit of [`Sample::value`]. Set it again whenever it is confirmed, even unchanged: an old
+    /// value is stale and no gate passes on it. NaN says that it could not be measured.
+    pub fn set(&mut self, name: &'static str, side: Option<Side>, at: Micros, value: f64) {
+        let began = self.stage_began;
+        let gauge = &mut self.gauges.entry(name).or_default()[slot(side)];
+        gauge.get_or_insert_with(|| Gauge::from_stage(began)).set(at, value);
+    }
+
+    /// The latencies of one kind of operation on one side.
+    #[must_use]
+    pub fn latency(&self, op: OpKind, side: Side) -> &LatencySeries {
+        &self.latency[op as usize][side as usize]
+    }
+
+    /// The same as a screen shows it.
+    #[must_use]
+    pub fn latency_view(&self, op: OpKind, side: Side, now: Micros) -> LatencyView {
+        self.latency(op, side).view(now)
+    }
+
+    /// A gauge, if it was ever set.
+    #[must_use]
+    pub fn gauge(&self, name: &str, side: Option<Side>) -> Option<&Gauge> {
+        self.gauges.get(name)?[slot(side)].as_ref()
+    }
+
+    /// A metric over the last `window` (at most [`MAX_WINDOW`]), never reaching back before the stage began. `None` when the name is
+    /// unknown, the side is missing, or nothing was measured in this stage.
+    ///
+    /// Gauges of lags, ages and durations answer with the largest value of the window, other gauges with the latest.
+    #[must_use]
+    pub fn sample(&self, metric: &str, side: Option<Side>, window: Micros, now: Micros) -> Option<Sample> {
+        let (window, since) = (window.min(MAX_WINDOW), self.stage_began);
+        let latency = |op| side.map(|s| self.latency(op, s));
+        if let Some((op, what)) = names::latency(metric) {
+            let series = latency(op)?;
+            let newest = series.newest().filter(|at| *at >= since)?;
+            let w = series.window_since(now, window, since);
+            let value = match what {
+                Quantile::P50 => w.p50,
+                Quantile::P90 => w.p90,
+                Quantile::P99 => w.p99,
+                Quantile::P999 => w.p999,
+                Quantile::Max => w.max,
+                Quantile::Mean => w.mean,
+            };
+            let value = value.map_or(f64::NAN, |v| v.0 as f64);
+            return Some(Sample { value, samples: w.count, age: now.since(newest) });
+        }
+        if let Some(op) = names::error_rate(metric) {
+            let series = latency(op)?;
+            let newest = series.newest_any().filter(|at| *at >= since)?;
+            let w = series.window_since(now, window, since);
+            let all = w.count.saturating_add(w.errors);
+            return Some(Sample { value: w.errors as f64 / all as f64, samples: all, age: now.since(newest) });
+        }
+        if let Some(op) = names::throughput(metric) {
+            let series = latency(op)?;
+            let newest = series.newest().filter(|at| *at >= since)?;
+            let w = series.window_since(now, window, since);
+            return Some(Sample { value: w.rate(), samples: w.count, age: now.since(newest) });
+        }
+        if metric == names::SHADOW_MISMATCH {
+            return self.shadow.sample(window, since, now);
+        }
+        let gauge = self.gauge(metric, side).or_else(|| self.gauge(metric, None))?;
+        gauge.sample(names::takes_worst(metric), window, since, now)
+    }
+}
+
+fn slot(side: Option<Side>) -> usize {
+    side.map_or(2, |s| s as usize)
+}
+
+#[cfg(test)]
+mod tests;
