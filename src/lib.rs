@@ -3,6 +3,7 @@
 //! docs/architecture.md is the map of the rooms below and of what each promises.
 
 pub mod cluster;
+pub mod engine;
 pub mod gate;
 pub mod journal;
 pub mod metrics;
@@ -12,4 +13,5 @@ pub mod route;
 pub mod runtime;
 pub mod scrub;
 pub mod snapshot;
+pub mod transform;
 pub mod workload;

@@ -273,8 +273,7 @@ impl Ctx {
         d.append(bson::cstr!("_id"), id.as_str());
         d.append(bson::cstr!("n"), self.rt.now().0 as i64);
         d.append(bson::cstr!("epoch"), self.epoch);
-        let op =
-            WriteOp::Replace { ns: markers_ns(), key: id.as_str().into(), only_if: None, doc: d, upsert: true };
+        let op = WriteOp::Replace { ns: markers_ns(), key: id.as_str().into(), only_if: None, doc: d, upsert: true };
         let written = self.retry("writing a marker", || self.db(side).write(&op)).await?;
         self.saw(side, written.at);
         Ok(written.at)

@@ -26,7 +26,9 @@ pub(super) async fn move_reads(ctx: &Arc<Ctx>, below: Bucket, held: Held<'_>) ->
     loop {
         let Some(route) = ready(ctx).await else { return Ok(None) };
         if route.reads_next_below >= below {
-            return Ok(Some(json!({ "text": format!("reads below bucket {below} come from next"), "epoch": route.epoch })));
+            return Ok(Some(
+                json!({ "text": format!("reads below bucket {below} come from next"), "epoch": route.epoch }),
+            ));
         }
         let lag = lock(&ctx.live).apply_lag(Side::Legacy, ctx.rt.now());
         match lag {
@@ -45,11 +47,14 @@ pub(super) async fn set_shadow(ctx: &Arc<Ctx>, percent: u8, held: Held<'_>) -> R
     loop {
         let Some(route) = ready(ctx).await else { return Ok(None) };
         if route.shadow != percent {
-            change(ctx, &route, Route { shadow: percent, ..route.clone() }, &format!("shadow {percent}% of reads")).await?;
+            change(ctx, &route, Route { shadow: percent, ..route.clone() }, &format!("shadow {percent}% of reads"))
+                .await?;
             continue;
         }
         match await_acks(ctx, route.epoch, ctx.rt.now() + AGAIN).await? {
-            Ok(()) => return Ok(Some(json!({ "text": format!("{percent}% of reads are shadowed"), "epoch": route.epoch }))),
+            Ok(()) => {
+                return Ok(Some(json!({ "text": format!("{percent}% of reads are shadowed"), "epoch": route.epoch })));
+            }
             Err(late) => held(late),
         }
     }
@@ -74,7 +79,12 @@ async fn wait(ctx: &Arc<Ctx>, held: Held<'_>, why: String) {
 }
 
 /// Moves writes of the buckets `from..to` to next. `None` when the engine is stopping.
-pub(super) async fn move_writes(ctx: &Arc<Ctx>, from: Bucket, to: Bucket, held: Held<'_>) -> Result<Option<Value>, Halt> {
+pub(super) async fn move_writes(
+    ctx: &Arc<Ctx>,
+    from: Bucket,
+    to: Bucket,
+    held: Held<'_>,
+) -> Result<Option<Value>, Halt> {
     let mut attempts = 0;
     loop {
         let Some(route) = ready(ctx).await else { return Ok(None) };
@@ -222,5 +232,9 @@ async fn confirm(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<(), Halt> {
             return Ok(());
         }
     }
-    Err(Halt::Broken(format!("after the cutover {} keys still differ between both sides, {} first", open.len(), open[0])))
+    Err(Halt::Broken(format!(
+        "after the cutover {} keys still differ between both sides, {} first",
+        open.len(),
+        open[0]
+    )))
 }

@@ -22,12 +22,12 @@ pub(super) struct Ack {
 pub(super) async fn acks(ctx: &Arc<Ctx>) -> Result<Vec<Ack>, Halt> {
     let prefix = format!("{}/", ctx.plan.id);
     let mut from = Key::from(prefix.as_str());
+    let ns = acks_ns();
     let mut out = Vec::new();
     loop {
         let after = ctx.seen(Side::Legacy);
         let limit = PageLimit { docs: 1_000, bytes: 16 << 20 };
-        let page =
-            ctx.retry("reading acks", || ctx.db(Side::Legacy).scan(&acks_ns(), Some(&from), limit, after)).await?;
+        let page = ctx.retry("reading acks", || ctx.db(Side::Legacy).scan(&ns, Some(&from), limit, after)).await?;
         for (key, doc) in &page.docs {
             let id = match key.value() {
                 bson::RawBsonRef::String(s) if s.starts_with(&prefix) => s,

@@ -80,7 +80,8 @@ pub(super) fn compare(ctx: &Ctx, owner: Side, legacy: Option<&RawDocument>, next
         (_, Some(l), Some(n)) => {
             // A document untouched since its bucket moved still satisfies T(legacy) = next.
             let forward = ctx.transform.apply(l).is_ok_and(|t| ctx.transform.same(&t, n));
-            let equal = forward || (owner == Side::Next && ctx.transform.invert(n).is_ok_and(|b| ctx.transform.same(&b, l)));
+            let equal =
+                forward || (owner == Side::Next && ctx.transform.invert(n).is_ok_and(|b| ctx.transform.same(&b, l)));
             if equal { Finding::Matched } else { Finding::Differing }
         }
     }
@@ -171,9 +172,8 @@ impl Cursor {
             return Ok(());
         }
         let after = ctx.seen(side);
-        let page: Page = ctx
-            .retry("scanning", || ctx.db(side).scan(ctx.ns(side), self.from.as_ref(), PAGE, after))
-            .await?;
+        let page: Page =
+            ctx.retry("scanning", || ctx.db(side).scan(ctx.ns(side), self.from.as_ref(), PAGE, after)).await?;
         ctx.saw(side, page.at);
         self.end = page.end;
         self.from = page.docs.last().map(|(k, _)| k.clone()).or(self.from.take());

@@ -196,7 +196,7 @@ fn to_checkpoint(pos: &StreamPos) -> RawDocumentBuf {
 
 fn position(d: &RawDocumentBuf) -> Option<StreamPos> {
     let at = d.get_timestamp("at").ok()?.into();
-    let token = d.get_document("token").ok().map(|t| t.to_raw_document_buf());
+    let token = d.get_document("token").ok().map(|t| t.to_owned());
     Some(StreamPos { token, at })
 }
 
@@ -332,7 +332,8 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
             continue;
         };
         let events: usize = units.iter().map(|u| u.keys.len()).sum();
-        let keys: Vec<Key> = units.iter().flat_map(|u| u.keys.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
+        let keys: Vec<Key> =
+            units.iter().flat_map(|u| u.keys.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
         let last = &units[units.len() - 1];
         let at = last.pos.at;
         if src == Side::Legacy {
@@ -387,7 +388,13 @@ async fn apply(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, keys: &[Key],
 }
 
 /// Re-syncs one transaction's worth, again and again until it is done: a document that cannot be carried holds the tail up.
-async fn apply_one(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, keys: &[Key], checkpoint: Option<RawDocumentBuf>) -> usize {
+async fn apply_one(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    src: Side,
+    keys: &[Key],
+    checkpoint: Option<RawDocumentBuf>,
+) -> usize {
     loop {
         match resync(ctx, writer, src, keys, checkpoint.clone()).await {
             Ok(n) => return n,

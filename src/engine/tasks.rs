@@ -75,7 +75,9 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
 async fn start_tail(ctx: &Arc<Ctx>, side: Side) -> Result<Value, Halt> {
     let from = ctx.marker(side).await?;
     tail::start(ctx, side, from).await?;
-    Ok(json!({ "text": format!("changes of {} are followed from {from}", ctx.ns(side)), "from": [from.secs, from.inc] }))
+    Ok(
+        json!({ "text": format!("changes of {} are followed from {from}", ctx.ns(side)), "from": [from.secs, from.inc] }),
+    )
 }
 
 async fn indexes(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
@@ -159,7 +161,9 @@ async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, H
     if tail.is_running() {
         tail.stop(ctx).await;
     }
-    Ok(Some(json!({ "text": format!("reverse tail stopped; legacy has everything up to {at}"), "through": at.to_string() })))
+    Ok(Some(
+        json!({ "text": format!("reverse tail stopped; legacy has everything up to {at}"), "through": at.to_string() }),
+    ))
 }
 
 /// Where legacy is kept.
@@ -185,8 +189,12 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     ctx.admin(Side::Legacy, "renaming legacy", AdminOp::Rename { from: legacy.clone(), to: kept.clone() }).await?;
     let op = AdminOp::CreateEmptyView { ns: legacy.clone(), on: kept.clone() };
     ctx.admin(Side::Legacy, "leaving an empty view", op).await?;
-    if kind(ctx, Side::Legacy, &kept).await? != CollKind::Collection || kind(ctx, Side::Legacy, &legacy).await? != CollKind::View {
+    if kind(ctx, Side::Legacy, &kept).await? != CollKind::Collection
+        || kind(ctx, Side::Legacy, &legacy).await? != CollKind::View
+    {
         return Err(Halt::Broken(format!("{legacy} could not be replaced by a view, or {kept} is not there")));
     }
-    Ok(json!({ "text": format!("{legacy} is kept as {kept}; an empty view refuses late writes"), "kept": kept.to_string() }))
+    Ok(
+        json!({ "text": format!("{legacy} is kept as {kept}; an empty view refuses late writes"), "kept": kept.to_string() }),
+    )
 }

@@ -104,7 +104,10 @@ impl SlotWriter {
             // The planted mistake: look once, and go on in a fresh slot while the old transaction may still land.
             let key = [crate::cluster::Key::from(self.name.as_str())];
             let ns = crate::cluster::Ns::new(crate::cluster::CONTROL_DB, "fences");
-            let read = self.ctx.retry("reading the slot", || self.ctx.db(self.side).read(&ns, &key, ClusterTime::ZERO)).await?;
+            let read = self
+                .ctx
+                .retry("reading the slot", || self.ctx.db(self.side).read(&ns, &key, ClusterTime::ZERO))
+                .await?;
             let done = read.docs.first().and_then(|d| d.as_ref()).and_then(|d| d.get_i64("done").ok());
             if done == Some(fence.seq + 1) {
                 self.state.seq = fence.seq + 1;
@@ -117,7 +120,9 @@ impl SlotWriter {
         }
         let op = AdminOp::BumpSlot { slot: self.name.clone(), epoch: self.ctx.epoch };
         let done = self.ctx.admin(self.side, "settling an unknown outcome", op).await?;
-        let AdminDone::Slot(state) = done else { return Err(Halt::Broken("the cluster answered a bump without a slot".into())) };
+        let AdminDone::Slot(state) = done else {
+            return Err(Halt::Broken("the cluster answered a bump without a slot".into()));
+        };
         let committed = state.done == fence.seq + 1;
         self.state.seq = state.seq;
         self.state.done = state.done;

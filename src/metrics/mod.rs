@@ -21,17 +21,10 @@ pub use latency::{LatencySeries, WindowStats};
 use gauge::Ratio;
 use names::Quantile;
 
+pub use crate::route::OpKind;
+
 /// The longest window that can be asked for.
 pub const MAX_WINDOW: Micros = Micros::from_secs(300);
-
-/// The kind of an application's operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum OpKind {
-    /// A read.
-    Read,
-    /// A write.
-    Write,
-}
 
 /// A metric over a window.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,0 +1,106 @@
+//! Carries out what the core decides: backfill, tails, cutover, reconciliation; publishes snapshots.
+//!
+//! Every effect has a durable intent in the journal. Data is reached through `cluster` only; time, tasks and randomness come from
+//! `runtime` only, so that the same code runs live and simulated. Actors talk to the runner over one channel; state changes there.
+
+mod backfill;
+mod ctx;
+mod cutover;
+mod keys;
+pub mod lease;
+mod live_view;
+mod observe;
+pub mod planted;
+mod publish;
+mod quarantine;
+mod reconcile;
+mod resync;
+mod routing;
+mod runner;
+mod start;
+mod tail;
+mod tasks;
+mod verify;
+mod writer;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use ctx::Halt;
+pub use runner::End;
+pub use start::{StartError, start};
+pub use verify::{VerifyError, VerifyOutcome, verify};
+
+use crate::cluster::Db;
+use crate::journal::{JournalStore, Record};
+use crate::plan::{Advance, Plan};
+use crate::runtime::{Group, Rt};
+use crate::snapshot::{Command, Reply, Snapshot};
+
+/// Called with every journal record once it is durable.
+pub type OnRecord = Arc<dyn Fn(&Record) + Send + Sync>;
+
+/// What the engine runs on.
+#[derive(Clone)]
+pub struct Deps {
+    /// Time, tasks, randomness.
+    pub rt: Rt,
+    /// The group of every task of this runner.
+    pub group: Group,
+    /// Legacy's and next's cluster; the same handle twice when it is one.
+    pub clusters: [Db; 2],
+    /// True when both are one cluster.
+    pub one_cluster: bool,
+    /// Where the journal is kept.
+    pub journal: Arc<dyn JournalStore>,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// Called with every record once it is durable.
+    pub on_record: OnRecord,
+}
+
+/// How this run goes about it.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Who runs it: for the lease, the journal and the screen.
+    pub holder: String,
+    /// Override of every stage's `advance`.
+    pub advance: Option<Advance>,
+    /// Take up an unfinished rollout; without it one is refused.
+    pub resume: bool,
+    /// Take the lease from a live holder, for this reason.
+    pub take_over: Option<String>,
+    /// A drill on the embedded cluster.
+    pub drill: bool,
+    /// Deliberate mistakes, for the simulator only.
+    pub planted: planted::Planted,
+}
+
+/// A running engine.
+#[derive(Clone)]
+pub struct Engine {
+    commands: mpsc::Sender<(Command, oneshot::Sender<Reply>)>,
+    publisher: Arc<publish::Publisher>,
+}
+
+impl Engine {
+    /// The picture of this moment. At most twenty a second are built; in between the last one is given again.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.publisher.snapshot()
+    }
+
+    /// Sends a command; the reply says what became of it. `None` when the queue is full or the engine has ended.
+    #[must_use]
+    pub fn send(&self, command: Command) -> Option<oneshot::Receiver<Reply>> {
+        let (tx, rx) = oneshot::channel();
+        self.commands.try_send((command, tx)).ok().map(|()| rx)
+    }
+
+    /// How the rollout ended, once it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        self.publisher.end()
+    }
+}

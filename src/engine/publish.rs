@@ -1,0 +1,370 @@
+//! Builds the snapshot: durable state and labelled live figures, nothing else.
+
+use std::sync::{Arc, Mutex};
+
+use super::Config;
+use super::ctx::{Ctx, lock};
+use super::live_view::{LiveView, Progress};
+use super::runner::End;
+use crate::metrics::OpKind;
+use crate::plan::Advance;
+use crate::rollout::{State, Status};
+use crate::route::{BUCKETS, Side};
+use crate::runtime::Micros;
+use crate::snapshot::{
+    Activity, ApplicationView, GateView, LagView, Phase, PlanView, ReconcileView, RouteView, Snapshot, StageStatus,
+    StageView, TrafficView, Verdict, WayBack,
+};
+
+/// At most twenty snapshots a second.
+const EVERY: Micros = Micros::from_ms(50);
+
+struct Inner {
+    state: State,
+    open: bool,
+    end: Option<End>,
+    last: Option<(Micros, Arc<Snapshot>)>,
+}
+
+/// What the outside may see of a running engine.
+pub(super) struct Publisher {
+    ctx: Arc<Ctx>,
+    holder: String,
+    drill: bool,
+    inner: Mutex<Inner>,
+}
+
+impl Publisher {
+    pub(super) fn new(ctx: &Arc<Ctx>, config: &Config, state: State) -> Publisher {
+        Publisher {
+            ctx: ctx.clone(),
+            holder: crate::scrub::short(&config.holder, 60),
+            drill: config.drill,
+            inner: Mutex::new(Inner { state, open: false, end: None, last: None }),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        lock(&self.inner).state.clone()
+    }
+
+    /// A state change is published at once.
+    pub(super) fn set_state(&self, state: State) {
+        let mut inner = lock(&self.inner);
+        inner.state = state;
+        inner.last = None;
+    }
+
+    pub(super) fn opened(&self) {
+        lock(&self.inner).open = true;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.inner).open
+    }
+
+    pub(super) fn set_end(&self, end: End) {
+        let mut inner = lock(&self.inner);
+        inner.end = Some(end);
+        inner.last = None;
+    }
+
+    pub(super) fn end(&self) -> Option<End> {
+        lock(&self.inner).end.clone()
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        let now = self.ctx.rt.now();
+        let (state, open, end) = {
+            let inner = lock(&self.inner);
+            if let Some((at, last)) = inner.last.as_ref().filter(|(at, _)| now.since(*at) < EVERY)
+                && *at <= now
+            {
+                return last.clone();
+            }
+            (inner.state.clone(), inner.open, inner.end.clone())
+        };
+        let built = Arc::new(self.build(&state, open, end.as_ref(), now));
+        lock(&self.inner).last = Some((now, built.clone()));
+        built
+    }
+
+    fn build(&self, state: &State, open: bool, end: Option<&End>, now: Micros) -> Snapshot {
+        let ctx = &self.ctx;
+        let live = lock(&ctx.live);
+        let wall_ms = ctx.rt.wall_ms();
+        let phase = phase(ctx, state, &live, open, end, wall_ms);
+        let view = |op, side| live.metrics.latency_view(op, side, now);
+        Snapshot {
+            at: now,
+            wall_ms,
+            plan: plan_view(ctx),
+            epoch: ctx.epoch,
+            holder: self.holder.clone(),
+            drill: self.drill,
+            phase,
+            why: why(ctx, state, &live, phase, end),
+            if_nothing: if_nothing(ctx, state, phase, wall_ms),
+            activity: live.progress.as_ref().map(|p| activity(p, live.throttled.clone(), now)),
+            stages: stages(ctx, state, wall_ms),
+            route: route_view(ctx, live.frozen_since),
+            gates: live.gates.clone(),
+            reads: Side::BOTH.map(|s| view(OpKind::Read, s)),
+            writes: Side::BOTH.map(|s| view(OpKind::Write, s)),
+            lag: lag_view(ctx, &live, now),
+            reconcile: vec![reconcile_view(ctx, &live)],
+            traffic: traffic(state, &live),
+            way_back: way_back(ctx, state, &live, now),
+            events: live.events.iter().cloned().collect(),
+            dropped: 0,
+            applications: applications(&live, now),
+        }
+    }
+}
+
+fn plan_view(ctx: &Ctx) -> PlanView {
+    let p = &ctx.plan;
+    PlanView {
+        id: p.id.clone(),
+        title: p.title.clone(),
+        environment: p.cluster.environment.clone(),
+        mode: "route".into(),
+        hash: p.hash.clone(),
+        collections: p.collections.iter().map(|c| (c.legacy.to_string(), c.next.to_string())).collect(),
+        max_staleness: p.max_staleness,
+    }
+}
+
+fn soak_left_ms(ctx: &Ctx, state: &State, wall_ms: i64) -> Option<i64> {
+    let Status::Soaking { since_ms } = state.status else { return None };
+    let soak = ctx.plan.stages.get(state.stage).map_or(0, |s| s.soak.as_ms()) as i64;
+    Some((soak - (wall_ms - since_ms)).max(0))
+}
+
+fn phase(ctx: &Ctx, state: &State, live: &LiveView, open: bool, end: Option<&End>, wall_ms: i64) -> Phase {
+    match end {
+        Some(End::Failed(_) | End::Fenced(_)) => return Phase::Failed,
+        Some(End::Completed) => return Phase::Completed,
+        Some(End::Stopped) | None => {}
+    }
+    if state.needs_operator.is_some() {
+        return Phase::NeedsOperator;
+    }
+    if state.paused.is_some() {
+        return Phase::Paused;
+    }
+    match state.status {
+        Status::Completed => Phase::Completed,
+        Status::New => Phase::Starting,
+        _ if !open => Phase::Starting,
+        Status::Working => Phase::Working,
+        Status::Soaking { .. } if soak_left_ms(ctx, state, wall_ms).is_some_and(|l| l > 0) => Phase::Soaking,
+        Status::Soaking { .. } if live.gates.iter().any(|g| g.verdict != Verdict::Pass) => Phase::Blocked,
+        Status::Soaking { .. } if state.advance_mode(&ctx.plan) == Advance::Auto => Phase::Soaking,
+        Status::Soaking { .. } => Phase::AwaitingOperator,
+    }
+}
+
+/// The reason a gate does not pass, with the numbers.
+pub(super) fn gate_reason(g: &GateView) -> String {
+    let number = |v: f64| if v.abs() >= 100.0 { format!("{v:.0}") } else { format!("{v:.2}") };
+    let actual = g.actual.map_or_else(|| "no data".to_owned(), |v| format!("{}{}", number(v), g.unit));
+    match g.verdict {
+        Verdict::Fail => {
+            format!("{} {actual}, must be {} {}{} (for {})", g.name, g.relation, number(g.limit), g.unit, g.held)
+        }
+        Verdict::Stale => format!("{}: the newest data is {} old", g.name, g.age.unwrap_or(Micros::MAX)),
+        Verdict::Inconclusive => format!("{}: {} of {} samples", g.name, g.samples, g.min_samples),
+        Verdict::Holding => format!("{} holds for {} of {}", g.name, g.held, g.hold_for),
+        Verdict::Pass => format!("{} passes", g.name),
+    }
+}
+
+fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End>) -> String {
+    let failing = || live.gates.iter().find(|g| g.verdict != Verdict::Pass).map(gate_reason);
+    match (phase, end) {
+        (_, Some(End::Failed(m) | End::Fenced(m))) => m.clone(),
+        (Phase::Starting, _) => "taking up the rollout".into(),
+        (Phase::NeedsOperator, _) => state.needs_operator.clone().unwrap_or_default(),
+        (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
+        (Phase::Working, _) => {
+            let task = state.current_task(&ctx.plan).map_or("between tasks", crate::rollout::Task::name);
+            match live.waiting.as_ref().or(live.throttled.as_ref()) {
+                Some(w) => format!("{task}: {w}"),
+                None => format!("{task} is under way"),
+            }
+        }
+        (Phase::Soaking, _) => failing().unwrap_or_else(|| "every gate passes".into()),
+        (Phase::Blocked, _) => failing().unwrap_or_default(),
+        (Phase::AwaitingOperator, _) => "soaked and every gate passes: advance when ready".into(),
+        (Phase::Completed, _) => "every stage passed".into(),
+        (Phase::Failed, _) => String::new(),
+    }
+}
+
+fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
+    let auto = state.advance_mode(&ctx.plan) == Advance::Auto || state.stage + 1 == ctx.plan.stages.len();
+    let left = soak_left_ms(ctx, state, wall_ms).map(|ms| Micros::from_ms(ms as u64));
+    match phase {
+        Phase::Starting | Phase::Working => "the stage's work goes on, then it soaks".into(),
+        Phase::Soaking if auto => match left.filter(|l| *l > Micros::ZERO) {
+            Some(l) => format!("advances by itself in {l} if the gates hold"),
+            None => "advances by itself once the gates hold".into(),
+        },
+        Phase::Soaking => format!("soaks for {}, then waits for an operator", left.unwrap_or_default()),
+        Phase::Blocked if auto => "stays; advances by itself once the gates hold".into(),
+        Phase::Blocked | Phase::AwaitingOperator => "stays as it is; both sides are kept in step".into(),
+        Phase::Paused => "stays paused; both sides are kept in step".into(),
+        Phase::NeedsOperator => "stays stopped until somebody acts".into(),
+        Phase::Completed | Phase::Failed => "nothing more happens".into(),
+    }
+}
+
+fn activity(p: &Progress, throttled: Option<String>, now: Micros) -> Activity {
+    let span = now.since(p.began).as_secs_f64();
+    let rate = (span > 0.5).then(|| p.done.saturating_sub(p.from) as f64 / span);
+    let left = p.total.map(|t| t.saturating_sub(p.done));
+    let eta = match (left, rate) {
+        (Some(left), Some(rate)) if rate > 0.0 => Some(Micros((left as f64 / rate * 1e6) as u64)),
+        _ => None,
+    };
+    Activity { name: p.name.into(), done: p.done, total: p.total, rate, eta, throttled }
+}
+
+fn stages(ctx: &Ctx, state: &State, wall_ms: i64) -> Vec<StageView> {
+    let view = |(i, s): (usize, &crate::plan::Stage)| {
+        let times = state.stage_times.get(i);
+        let status = match times {
+            Some((_, Some(_))) => StageStatus::Passed,
+            Some((_, None)) => StageStatus::Current,
+            None => StageStatus::Pending,
+        };
+        let elapsed = times.map_or(0, |(from, to)| to.unwrap_or(wall_ms) - from);
+        let soaked = match (status, state.status) {
+            (StageStatus::Passed, _) => s.soak,
+            (StageStatus::Current, Status::Soaking { since_ms }) => Micros::from_ms((wall_ms - since_ms).max(0) as u64),
+            _ => Micros::ZERO,
+        };
+        StageView {
+            id: s.id.clone(),
+            status,
+            reads: s.reads,
+            writes: s.writes,
+            shadow: s.shadow,
+            elapsed: Micros::from_ms(elapsed.max(0) as u64),
+            soak: s.soak,
+            soaked: Micros(soaked.0.min(s.soak.0)),
+            irreversible: s.irreversible,
+            operator: state.advance.unwrap_or(s.advance) == Advance::Operator,
+            runbook: s.runbook.clone(),
+        }
+    };
+    ctx.plan.stages.iter().enumerate().map(view).collect()
+}
+
+fn route_view(ctx: &Ctx, frozen_since: Option<Micros>) -> RouteView {
+    let Some(r) = ctx.ownership.route() else { return RouteView::default() };
+    RouteView {
+        epoch: r.epoch,
+        shadow: r.shadow,
+        reads_next_below: r.reads_next_below,
+        writes_next_below: r.writes_next_below,
+        frozen: r.frozen.map(|f| (f.from, f.to, frozen_since.unwrap_or_default())),
+    }
+}
+
+fn lag_view(ctx: &Ctx, live: &LiveView, now: Micros) -> LagView {
+    let running = |s: Side| ctx.tails[s as usize].is_running();
+    let lag = |s: Side| running(s).then(|| live.apply_lag(s, now)).flatten();
+    LagView {
+        members: live
+            .observed
+            .iter()
+            .flatten()
+            .flat_map(|(_, o)| o.members.iter().map(|m| (m.name.clone(), m.state.clone(), m.lag)))
+            .collect(),
+        apply: lag(Side::Legacy),
+        reverse: lag(Side::Next),
+        apply_history: live.lag_history.iter().copied().collect(),
+        limit: ctx.plan.throttle.max_lag,
+        source_rate: live.rates.0,
+        apply_rate: live.rates.1,
+        oplog_window: live.observed.iter().flatten().filter_map(|(_, o)| o.oplog_window).min(),
+    }
+}
+
+fn reconcile_view(ctx: &Ctx, live: &LiveView) -> ReconcileView {
+    let c = &live.reconcile;
+    let collection = ctx.ns(Side::Legacy).coll.to_string();
+    match (&c.current, &c.last) {
+        // While a pass scans, what does not match yet is in flight: it is judged at the end.
+        (Some((out, open, ratio)), last) => ReconcileView {
+            collection,
+            matched: Some(out.matched),
+            in_flight: Some(*open),
+            checked: *ratio,
+            verified_through_ms: last.as_ref().map(|o| o.through_ms),
+            running: true,
+            ..ReconcileView::default()
+        },
+        (None, Some(o)) => ReconcileView {
+            collection,
+            matched: Some(o.matched),
+            missing: Some(o.missing),
+            extra: Some(o.extra),
+            differing: Some(o.differing),
+            in_flight: Some(o.in_flight),
+            checked: Some(1.0),
+            verified_through_ms: Some(o.through_ms),
+            running: c.running,
+        },
+        (None, None) => ReconcileView { collection, running: c.running, ..ReconcileView::default() },
+    }
+}
+
+fn traffic(state: &State, live: &LiveView) -> TrafficView {
+    let (t, oracle) = live.totals();
+    let n = |v: i64| v.max(0) as u64;
+    TrafficView {
+        acknowledged: n(t.acknowledged),
+        lost: oracle.then_some(n(t.lost)),
+        stale_owner: n(t.stale_owner),
+        stale_copy: n(t.stale_copy),
+        stray: state.strays,
+        shadow: (n(t.shadow_different), n(t.shadow_compared)),
+    }
+}
+
+fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
+    let until_stage = ctx.plan.stages.iter().find(|s| s.irreversible).map(|s| s.id.clone());
+    let route = ctx.ownership.route();
+    let writes = route.as_ref().map_or(0, |r| r.writes_next_below);
+    if state.reverse_stopped {
+        return WayBack { open: false, writes_at_risk: None, until_stage, text: "shut: legacy is quarantined".into() };
+    }
+    if writes == 0 {
+        let text = "open: legacy owns every write".into();
+        return WayBack { open: true, writes_at_risk: Some(0), until_stage, text };
+    }
+    let share = f64::from(writes) * 100.0 / f64::from(BUCKETS);
+    let tail = &ctx.tails[Side::Next as usize];
+    let waiting = tail.is_running().then(|| {
+        let (read, applied) = tail.counts();
+        read.saturating_sub(applied)
+    });
+    let text = match (tail.is_running(), live.apply_lag(Side::Next, now)) {
+        (true, Some(lag)) => format!("open: {share:.0}% of writes are on next, legacy follows {lag} behind"),
+        (true, None) => format!("open: {share:.0}% of writes are on next, lag not known yet"),
+        (false, _) => format!("AT RISK: {share:.0}% of writes are on next and legacy does not follow"),
+    };
+    WayBack { open: tail.is_running(), writes_at_risk: waiting, until_stage, text }
+}
+
+fn applications(live: &LiveView, now: Micros) -> Vec<ApplicationView> {
+    let view = |(name, a): (&String, &super::live_view::AppSeen)| ApplicationView {
+        name: name.clone(),
+        epoch: a.epoch,
+        age: now.since(a.last_change),
+    };
+    live.applications.iter().map(view).collect()
+}

@@ -1,0 +1,340 @@
+//! The runner: the one place where state changes. Input in, events into the journal, effects out, one task at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use super::OnRecord;
+use super::ctx::{Ctx, Halt, Message, lock};
+use super::lease::{self, Lease};
+use super::publish::Publisher;
+use super::tasks;
+use crate::gate::{GateState, TriggerState, evidence};
+use crate::journal::{By, Journal, JournalError, Record};
+use crate::rollout::{Event, GateSummary, Input, State, Status, Task, decide};
+use crate::route::Side;
+use crate::runtime::{Either, Micros, race};
+use crate::snapshot::{Command, GateView, Reply, Verdict};
+
+/// How often gates and triggers are looked at.
+const TICK: Micros = Micros::from_ms(250);
+
+/// How a run of the engine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Every stage passed.
+    Completed,
+    /// Stopped at a safe point; the rollout can be resumed.
+    Stopped,
+    /// Another runner took over.
+    Fenced(String),
+    /// The journal failed: nothing more may be decided.
+    Failed(String),
+}
+
+type CommandInbox = mpsc::Receiver<(Command, oneshot::Sender<Reply>)>;
+
+pub(super) struct Runner {
+    ctx: Arc<Ctx>,
+    journal: Journal,
+    state: State,
+    on_record: OnRecord,
+    publisher: Arc<Publisher>,
+    lease: Lease,
+    renew_at: Micros,
+    gates: Vec<GateState>,
+    gates_of: Option<usize>,
+    triggers: Vec<TriggerState>,
+    task_running: bool,
+}
+
+/// The run is over.
+struct Over(End);
+
+impl From<JournalError> for Over {
+    fn from(e: JournalError) -> Over {
+        match e {
+            JournalError::Stale { .. } => Over(End::Fenced(e.to_string())),
+            _ => Over(End::Failed(e.to_string())),
+        }
+    }
+}
+
+impl Runner {
+    pub(super) fn new(
+        ctx: Arc<Ctx>,
+        journal: Journal,
+        state: State,
+        on_record: OnRecord,
+        publisher: Arc<Publisher>,
+        lease: Lease,
+    ) -> Runner {
+        let triggers = ctx.plan.triggers.iter().cloned().map(TriggerState::new).collect();
+        let renew_at = ctx.rt.now() + Micros(lease::LEASE.0 / 3);
+        Runner {
+            ctx,
+            journal,
+            state,
+            on_record,
+            publisher,
+            lease,
+            renew_at,
+            gates: Vec::new(),
+            gates_of: None,
+            triggers,
+            task_running: false,
+        }
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Puts a record into the screen's event log.
+    pub(super) fn show(&self, record: &Record) {
+        let mut line = record.event_line();
+        if let Ok(event) = Event::from_parts(&record.kind, &record.body) {
+            line.text = crate::scrub::line(&event.text());
+        }
+        lock(&self.ctx.live).push_event(line);
+    }
+
+    /// Appends an event, then folds it into the state.
+    pub(super) async fn journal_now(&mut self, event: Event) -> Result<(), JournalError> {
+        self.journal_by(By::Engine, event).await
+    }
+
+    async fn journal_by(&mut self, by: By, event: Event) -> Result<(), JournalError> {
+        let (kind, body) = event.to_parts();
+        let record = self.journal.append(self.ctx.epoch, by, &kind, body).await?;
+        self.state.apply(&event, &self.ctx.plan);
+        self.ctx.paused.store(self.state.paused.is_some(), Ordering::SeqCst);
+        self.publisher.set_state(self.state.clone());
+        self.show(&record);
+        (self.on_record)(&record);
+        Ok(())
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, mut commands: CommandInbox) {
+        let over = loop {
+            if let Err(over) = self.turn(&mut inbox, &mut commands).await {
+                break over;
+            }
+        };
+        if !matches!(over.0, End::Fenced(_)) {
+            lease::release(self.ctx.db(Side::Legacy), &self.ctx.plan.id, &self.lease).await;
+        }
+        self.publisher.set_end(over.0);
+        self.ctx.rt.kill(self.ctx.group);
+    }
+
+    async fn turn(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Message>,
+        commands: &mut CommandInbox,
+    ) -> Result<(), Over> {
+        let tick = self.ctx.rt.sleep_until(self.ctx.rt.now() + TICK);
+        match race(race(inbox.recv(), commands.recv()), tick).await {
+            Either::Left(Either::Left(Some(message))) => self.message(message).await?,
+            Either::Left(Either::Right(Some((command, reply)))) => self.command(command, reply).await?,
+            Either::Left(Either::Right(None)) => {
+                // Nobody can send a command any more; the rollout goes on.
+                self.ctx.sleep(TICK).await;
+            }
+            Either::Left(Either::Left(None)) | Either::Right(()) => {}
+        }
+        self.renew().await?;
+        self.advance().await
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), Over> {
+        match message {
+            Message::Fenced(newer) => Err(Over(End::Fenced(format!("epoch {newer} has taken over")))),
+            Message::Record(event, done) => {
+                let stray = matches!(event, Event::StrayFound { .. }).then(|| event.text());
+                self.journal_now(event).await?;
+                // Whoever waited may have been cut off; the record stands.
+                let _ = done.send(());
+                if let Some(text) = stray {
+                    self.input(By::Trigger, Input::Tripped { why: text }).await?;
+                }
+                Ok(())
+            }
+            Message::Input(input) => {
+                if matches!(input, Input::TaskDone { .. } | Input::TaskFailed { .. }) {
+                    self.task_running = false;
+                }
+                self.input(By::Engine, input).await
+            }
+        }
+    }
+
+    async fn input(&mut self, by: By, input: Input) -> Result<(), Over> {
+        // Only commands are refused, and they do not come this way.
+        for event in decide(&self.state, &self.ctx.plan, &input).unwrap_or_default() {
+            self.journal_by(by.clone(), event).await?;
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, command: Command, reply: oneshot::Sender<Reply>) -> Result<(), Over> {
+        if command == Command::Stop {
+            self.ctx.stopping.store(true, Ordering::SeqCst);
+            let _ = reply.send(Reply::Accepted);
+            return Ok(());
+        }
+        let gates = self.summary();
+        let input = Input::Command { command, at_ms: self.ctx.rt.wall_ms(), gates };
+        let answer = match decide(&self.state, &self.ctx.plan, &input) {
+            Err(refusal) => Reply::Refused(refusal.0),
+            Ok(events) => {
+                for event in events {
+                    self.journal_by(By::Operator(None), event).await?;
+                }
+                if command == Command::Continue {
+                    let now = self.ctx.rt.now();
+                    self.triggers.iter_mut().for_each(|t| t.reset(now));
+                }
+                Reply::Applied
+            }
+        };
+        // A sender that has gone away does not need the answer.
+        let _ = reply.send(answer);
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), Over> {
+        let now = self.ctx.rt.now();
+        if now < self.renew_at {
+            return Ok(());
+        }
+        match lease::renew(self.ctx.db(Side::Legacy), &self.ctx.plan.id, &mut self.lease).await {
+            Ok(None) => self.renew_at = self.ctx.rt.now() + Micros(lease::LEASE.0 / 3),
+            Ok(Some(newer)) => return Err(Over(End::Fenced(format!("epoch {newer} has taken over")))),
+            // The fences keep the data safe meanwhile.
+            Err(_) => self.renew_at = self.ctx.rt.now() + Micros::from_ms(500),
+        }
+        Ok(())
+    }
+
+    /// Looks at gates and triggers and lets the core go on as far as it can.
+    async fn advance(&mut self) -> Result<(), Over> {
+        if self.ctx.is_stopping() && !self.task_running {
+            return Err(Over(End::Stopped));
+        }
+        if !self.publisher.is_open() || self.ctx.is_stopping() {
+            return Ok(());
+        }
+        self.look();
+        self.trip().await?;
+        loop {
+            let at_ms = self.ctx.rt.wall_ms();
+            let tick = Input::Tick { at_ms, gates: self.summary(), totals: self.totals() };
+            let events = decide(&self.state, &self.ctx.plan, &tick).unwrap_or_default();
+            if events.is_empty() {
+                break;
+            }
+            for event in events {
+                self.journal_by(By::Engine, event).await?;
+            }
+            self.look();
+        }
+        if self.state.closed {
+            return Err(Over(End::Completed));
+        }
+        self.start_task();
+        Ok(())
+    }
+
+    /// Carries out the intended task, unless it runs already or waits for a person.
+    fn start_task(&mut self) {
+        if self.task_running || self.state.needs_operator.is_some() {
+            return;
+        }
+        let Some(task) = self.state.current_task(&self.ctx.plan) else { return };
+        self.task_running = true;
+        let ctx = self.ctx.clone();
+        self.ctx.spawn("task", async move { carry_out(ctx, task).await });
+    }
+
+    /// Evaluates the gates of the current stage.
+    fn look(&mut self) {
+        let now = self.ctx.rt.now();
+        let mut live = lock(&self.ctx.live);
+        if self.gates_of != Some(self.state.stage) {
+            let stage = self.ctx.plan.stages.get(self.state.stage);
+            self.gates = stage.map(|s| s.gates.iter().cloned().map(GateState::new).collect()).unwrap_or_default();
+            self.gates.iter_mut().for_each(|g| g.reset(now));
+            self.gates_of = Some(self.state.stage);
+            live.metrics.begin_stage(now);
+        }
+        let mut views: Vec<GateView> = self.gates.iter_mut().map(|g| g.evaluate(&live.metrics, now)).collect();
+        views.sort_by(|a, b| {
+            let room = |v: &GateView| v.room.unwrap_or(f64::NEG_INFINITY);
+            a.verdict.cmp(&b.verdict).then(room(a).total_cmp(&room(b)))
+        });
+        live.gates = views;
+    }
+
+    async fn trip(&mut self) -> Result<(), Over> {
+        if !matches!(self.state.status, Status::Working | Status::Soaking { .. }) {
+            return Ok(());
+        }
+        let now = self.ctx.rt.now();
+        let tripped: Vec<String> = {
+            let live = lock(&self.ctx.live);
+            self.triggers.iter_mut().filter_map(|t| t.evaluate(&live.metrics, now)).map(|t| t.text).collect()
+        };
+        for why in tripped {
+            self.input(By::Trigger, Input::Tripped { why }).await?;
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> GateSummary {
+        let live = lock(&self.ctx.live);
+        let failing = live.gates.iter().find(|g| g.verdict != Verdict::Pass);
+        GateSummary {
+            pass: failing.is_none(),
+            why: failing.map_or_else(String::new, super::publish::gate_reason),
+            evidence: Value::Array(live.gates.iter().map(evidence).collect()),
+        }
+    }
+
+    fn totals(&self) -> Value {
+        let live = lock(&self.ctx.live);
+        let (t, oracle) = live.totals();
+        let r = live.reconcile.last.clone().unwrap_or_default();
+        json!({
+            "writes": {
+                "acknowledged": t.acknowledged,
+                "lost": oracle.then_some(t.lost),
+                "stale": t.stale_owner,
+                "stray": self.state.strays,
+            },
+            "documents": {
+                "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,
+                "checked_ratio": if live.reconcile.last.is_some() { json!(1.0) } else { Value::Null },
+            },
+        })
+    }
+}
+
+async fn carry_out(ctx: Arc<Ctx>, task: Task) {
+    let said = ctx.clone();
+    let held = move |why: String| {
+        lock(&said.live).waiting = Some(why.clone());
+        said.input(Input::TaskHeld { why });
+    };
+    let outcome = tasks::run(&ctx, task, &held).await;
+    lock(&ctx.live).waiting = None;
+    match outcome {
+        Ok(Some(evidence)) => ctx.input(Input::TaskDone { evidence }),
+        // Stopping: the intent stands, whoever resumes begins the task again.
+        Ok(None) => ctx.input(Input::TaskFailed { why: "stopped at a safe point".into() }),
+        Err(Halt::Broken(why)) => ctx.input(Input::TaskFailed { why }),
+        Err(halt @ Halt::Fenced(_)) => ctx.report_halt(halt).await,
+    }
+}

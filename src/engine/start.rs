@@ -1,0 +1,205 @@
+//! Taking up a rollout: lease, fences, journal, route, tails; in this order (DESIGN rule 3).
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::ctx::{Ctx, Halt};
+use super::lease::{self, Lease, LeaseError};
+use super::observe;
+use super::publish::Publisher;
+use super::runner::Runner;
+use super::{Config, Deps, Engine};
+use crate::cluster::{AdminDone, AdminOp, CollKind};
+use crate::journal::{Journal, JournalError};
+use crate::rollout::{Event, EventError, Input, State, Status, decide};
+use crate::route::Side;
+use crate::runtime::Micros;
+
+/// Why a rollout was not taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The lease.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A journal record of another version.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// There is an unfinished rollout.
+    #[error("rollout `{0}` was begun before and is not finished: use `tidegate resume`")]
+    Unfinished(String),
+    /// There is nothing to resume.
+    #[error("rollout `{0}` has not been begun: use `tidegate run`")]
+    Nothing(String),
+    /// It is over.
+    #[error("rollout `{0}` is finished; its journal is closed")]
+    Finished(String),
+    /// The plan has changed.
+    #[error("the plan has changed since the rollout began (was {was}, is {is}); go back to that plan")]
+    OtherPlan {
+        /// Hash at the start.
+        was: String,
+        /// Hash now.
+        is: String,
+    },
+    /// The cluster.
+    #[error("{0}")]
+    Cluster(#[from] Halt),
+}
+
+/// Starts or resumes the plan's rollout. When this returns, the engine runs in its group.
+///
+/// # Errors
+/// When it may not or cannot run; nothing was changed then but the lease, which is given back.
+pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
+    let plan_id = deps.plan.id.clone();
+    let take_over = config.take_over.is_some();
+    let held = lease::acquire(&deps.rt, &deps.clusters[0], &plan_id, &config.holder, take_over).await?;
+    match take_up(&deps, &config, &held).await {
+        Ok(engine) => Ok(engine),
+        Err(e) => {
+            deps.rt.kill(deps.group);
+            lease::release(&deps.clusters[0], &plan_id, &held).await;
+            Err(e)
+        }
+    }
+}
+
+async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, StartError> {
+    let collection = &deps.plan.collections[0];
+    let (to_runner, inbox) = mpsc::unbounded_channel();
+    let ctx = Ctx::new(
+        deps.rt.clone(),
+        deps.group,
+        deps.clusters.clone(),
+        deps.one_cluster,
+        deps.plan.clone(),
+        [collection.legacy.clone(), collection.next.clone()],
+        held.epoch,
+        config.planted,
+        to_runner,
+    );
+    fence_out(&ctx).await?;
+    let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
+    let records = journal.open().await?;
+    let mut state = State::default();
+    for r in &records {
+        state.apply(&Event::from_parts(&r.kind, &r.body)?, &deps.plan);
+    }
+    let begun = !records.is_empty();
+    admissible(deps, config, &state, begun)?;
+    let publisher = Arc::new(Publisher::new(&ctx, config, state.clone()));
+    let (commands, command_inbox) = mpsc::channel(32);
+    let mut runner = Runner::new(ctx.clone(), journal, state, deps.on_record.clone(), publisher.clone(), held.clone());
+    for r in &records {
+        runner.show(r);
+    }
+    let input = if begun {
+        Input::Resume { holder: config.holder.clone(), reason: config.take_over.clone() }
+    } else {
+        Input::Start { advance: config.advance, holder: config.holder.clone() }
+    };
+    for event in decide(runner.state(), &deps.plan, &input).unwrap_or_default() {
+        runner.journal_now(event).await?;
+    }
+    ctx.spawn("runner", async move { runner.run(inbox, command_inbox).await });
+    ctx.spawn("open", {
+        let ctx = ctx.clone();
+        let publisher = publisher.clone();
+        async move { open(ctx, publisher).await }
+    });
+    spawn_watchers(&ctx);
+    Ok(Engine { commands, publisher })
+}
+
+/// Moves every slot of the rollout to this epoch on both clusters: what an older runner has under way can no longer commit.
+async fn fence_out(ctx: &Arc<Ctx>) -> Result<(), Halt> {
+    for side in Side::BOTH {
+        let op = AdminOp::BumpAll { rollout: ctx.plan.id.clone(), epoch: ctx.epoch };
+        ctx.admin(side, "fencing out older runners", op).await?;
+        let op = AdminOp::Sessions { rollout: ctx.plan.id.clone() };
+        if let AdminDone::Sessions(list) = ctx.admin(side, "listing sessions", op).await? {
+            for s in list {
+                ctx.own_session(s);
+            }
+        }
+        // Everything before this has been seen: later reads reflect whatever the older runner committed.
+        ctx.marker(side).await?;
+    }
+    Ok(())
+}
+
+fn admissible(deps: &Deps, config: &Config, state: &State, begun: bool) -> Result<(), StartError> {
+    let id = deps.plan.id.clone();
+    if state.closed {
+        return Err(StartError::Finished(id));
+    }
+    if begun && !config.resume && config.take_over.is_none() {
+        return Err(StartError::Unfinished(id));
+    }
+    if !begun && config.resume {
+        return Err(StartError::Nothing(id));
+    }
+    if begun && state.plan_hash != deps.plan.hash {
+        return Err(StartError::OtherPlan { was: short(&state.plan_hash), is: short(&deps.plan.hash) });
+    }
+    Ok(())
+}
+
+fn short(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}
+
+/// Brings back what ran when the rollout was left: route, tails. Then the runner may go on.
+async fn open(ctx: Arc<Ctx>, publisher: Arc<Publisher>) {
+    loop {
+        match reopen(&ctx, &publisher.state()).await {
+            Ok(()) => break,
+            Err(halt) => ctx.report_halt(halt).await,
+        }
+        ctx.sleep(Micros::from_secs(2)).await;
+    }
+    publisher.opened();
+}
+
+async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
+    if let Some(route) = observe::read_route(ctx).await? {
+        let known = state.route_epoch;
+        ctx.ownership.set(route.clone());
+        if route.epoch != known {
+            // Changed by an application's unfreeze, or by this rollout right before it was cut off.
+            super::routing::settled(ctx, &route, state.route_intended >= route.epoch).await;
+        }
+        super::routing::unfreeze(ctx).await?;
+    }
+    let time = |t: (u32, u32)| crate::cluster::ClusterTime { secs: t.0, inc: t.1 };
+    if let Some(from) = state.tail_from.filter(|_| state.status != Status::Completed) {
+        let op = AdminOp::Kind { ns: ctx.ns(Side::Legacy).clone() };
+        let kind = ctx.admin(Side::Legacy, "looking at legacy", op).await?;
+        if matches!(kind, AdminDone::Kind(CollKind::Collection)) {
+            super::tail::start(ctx, Side::Legacy, time(from)).await?;
+        }
+    }
+    if let Some(from) = state.reverse_from.filter(|_| !state.reverse_stopped) {
+        super::tail::start(ctx, Side::Next, time(from)).await?;
+    }
+    Ok(())
+}
+
+fn spawn_watchers(ctx: &Arc<Ctx>) {
+    let c = ctx.clone();
+    ctx.spawn("applications", observe::follow_applications(c));
+    let c = ctx.clone();
+    ctx.spawn("meter", observe::meter_tails(c));
+    for side in Side::BOTH {
+        let c = ctx.clone();
+        ctx.spawn("lag", observe::measure_lag(c, side));
+        if side == Side::Legacy || !ctx.one_cluster {
+            let c = ctx.clone();
+            ctx.spawn("watch", observe::watch_cluster(c, side));
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Comparing both sides outside a rollout: `tidegate verify`.
+
+use super::ctx::{Ctx, Halt};
+use super::reconcile::pass;
+use super::{Deps, observe};
+use crate::plan::Plan;
+use crate::route::Side;
+use tokio::sync::mpsc;
+
+/// Why a verification could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The cluster.
+    #[error("{0}")]
+    Cluster(#[from] Halt),
+    /// There is nothing to compare with.
+    #[error("rollout `{0}` has not been begun: there is no route, and next holds nothing to compare with")]
+    NoRoute(String),
+}
+
+/// What a comparison of both sides found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VerifyOutcome {
+    /// Keys equal on both sides.
+    pub matched: u64,
+    /// Keys the owner has and the copy has not.
+    pub missing: u64,
+    /// Keys the copy has and the owner has not.
+    pub extra: u64,
+    /// Keys whose documents differ.
+    pub differing: u64,
+    /// The first few, in words.
+    pub examples: Vec<String>,
+    /// True as of this wall-clock time, milliseconds since the Unix epoch.
+    pub through_ms: i64,
+}
+
+impl VerifyOutcome {
+    /// Nothing differs.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.missing + self.extra + self.differing == 0
+    }
+}
+
+fn plan_ns(plan: &Plan) -> [crate::cluster::Ns; 2] {
+    [plan.collections[0].legacy.clone(), plan.collections[0].next.clone()]
+}
+
+/// Compares both sides whole, as an onlooker: nothing is written, no tail runs. Differences that a running rollout is about to mend
+/// are looked at again a few times before they count.
+///
+/// # Errors
+/// When a cluster cannot be read, or the rollout has not been begun.
+pub async fn verify(deps: &Deps) -> Result<VerifyOutcome, VerifyError> {
+    let (to_runner, _inbox) = mpsc::unbounded_channel();
+    let ctx = Ctx::new(
+        deps.rt.clone(),
+        deps.group,
+        deps.clusters.clone(),
+        deps.one_cluster,
+        deps.plan.clone(),
+        plan_ns(&deps.plan),
+        0,
+        Default::default(),
+        to_runner,
+    );
+    for side in Side::BOTH {
+        let seen = ctx.retry("looking at the cluster", || ctx.db(side).observe()).await?;
+        ctx.saw(side, seen.majority);
+    }
+    let route = observe::read_route(&ctx).await?.ok_or_else(|| VerifyError::NoRoute(deps.plan.id.clone()))?;
+    ctx.ownership.set(route);
+    // Nothing can stop it: it answers with an outcome.
+    let out = pass(&ctx).await?.unwrap_or_default();
+    Ok(VerifyOutcome {
+        matched: out.matched,
+        missing: out.missing,
+        extra: out.extra,
+        differing: out.differing + out.in_flight,
+        examples: out.examples,
+        through_ms: out.through_ms,
+    })
+}
