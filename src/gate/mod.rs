@@ -1,7 +1,7 @@
 //! Verdicts: whether a gate holds and whether a trigger is breached.
 //!
-//! Missing, NaN, stale or too little data never passes a gate and never trips a trigger; both then begin to count anew. Nothing in here
-//! measures or acts.
+//! Missing, NaN, stale or too little data never passes a gate and never trips a trigger; both then begin to count anew.
+//! Nothing in here measures or acts.
 
 use serde_json::{Value, json};
 
@@ -100,7 +100,8 @@ impl GateState {
         self.held = Held { since: None, last: Some(now) };
     }
 
-    /// Looks at the figures and says how the gate stands. Call it at least every [`MAX_GAP`]; a longer silence starts `held` anew.
+    /// Looks at the figures and says how the gate stands. Call it at least every [`MAX_GAP`]; a longer silence starts
+    /// `held` anew.
     pub fn evaluate(&mut self, source: &dyn MetricSource, now: Micros) -> GateView {
         let g = &self.gate;
         let (unit, scale) = match g.bound {
@@ -146,7 +147,8 @@ impl GateState {
         }
     }
 
-    /// Next's figure as a multiple of legacy's over the same window; as few samples and as old as the poorer of the two.
+    /// Next's figure as a multiple of legacy's over the same window; as few samples and as old as the poorer of the
+    /// two.
     fn ratio(&self, source: &dyn MetricSource, now: Micros) -> Option<Sample> {
         let side = |side| source.sample(&self.gate.metric, Some(side), self.gate.window, now);
         let (next, legacy) = (side(Side::Next)?, side(Side::Legacy)?);

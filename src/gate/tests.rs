@@ -218,7 +218,8 @@ proptest! {
             };
             let fresh = step <= MAX_GAP.0;
             good_since = good.then(|| good_since.filter(|_| fresh).unwrap_or(now));
-            // A trigger does with fewer samples than a gate, so a thin sample may end a breach or be no news; either way it is good.
+            // A trigger does with fewer samples than a gate, so a thin sample may end a breach or be no news; either
+            // way it is good.
             bad_since = bad.then(|| bad_since.filter(|_| fresh).unwrap_or(now));
             let v = g.evaluate(&next(sample), Micros(now));
             let wanted = good_since.is_some_and(|since: u64| now - since >= hold_s * 1_000_000);

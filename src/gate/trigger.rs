@@ -48,8 +48,8 @@ impl TriggerState {
         self.tripped = false;
     }
 
-    /// Looks at the figures. Answers once for each breach that lasts for `hold_for`, and again only after it has ended or a reset.
-    /// Call it at least every [`super::MAX_GAP`].
+    /// Looks at the figures. Answers once for each breach that lasts for `hold_for`, and again only after it has ended
+    /// or a reset. Call it at least every [`super::MAX_GAP`].
     pub fn evaluate(&mut self, source: &dyn MetricSource, now: Micros) -> Option<Tripped> {
         let t = &self.trigger;
         let usable = |s: Sample| {

@@ -116,7 +116,8 @@ pub(super) fn scan(bytes: &[u8], head: Option<&Head>) -> Result<Scan, JournalErr
         }
     }
     if let [start @ .., _] = tail {
-        // A write that was cut short is the beginning of a line; a whole record and one byte more is a changed line end.
+        // A write that was cut short is the beginning of a line; a whole record and one byte more is a changed line
+        // end.
         if Record::parse(start).is_ok() {
             return damaged("its line end was changed");
         }

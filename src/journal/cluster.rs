@@ -14,7 +14,8 @@ const PATIENCE: Micros = Micros::from_secs(30);
 /// The first and the longest wait between two tries.
 const WAITS: (Micros, Micros) = (Micros::from_ms(100), Micros::from_secs(1));
 
-/// Records in `tidegate.journal`: `{ _id: { rollout, seq }, kind, at, hash, line }`, where `line` is the record byte for byte.
+/// Records in `tidegate.journal`: `{ _id: { rollout, seq }, kind, at, hash, line }`, where `line` is the record byte
+/// for byte.
 pub struct ClusterStore {
     db: Db,
     rt: Rt,
@@ -84,8 +85,8 @@ impl<'a> Retry<'a> {
 }
 
 impl JournalStore for ClusterStore {
-    /// A plain insert. An unknown outcome is settled by inserting the same document again: a duplicate with the same hash is done, one
-    /// with another hash means that another runner writes this journal.
+    /// A plain insert. An unknown outcome is settled by inserting the same document again: a duplicate with the same
+    /// hash is done, one with another hash means that another runner writes this journal.
     fn append<'a>(&'a self, record: &'a Record) -> Fut<'a, Result<(), JournalError>> {
         Box::pin(async move {
             let doc = doc! {

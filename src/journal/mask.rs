@@ -18,7 +18,8 @@ fn value(v: Value) -> Value {
     }
 }
 
-/// Masks what stands before the last `@` of a `mongodb://` or `mongodb+srv://` URI, and the values of its options: some are secrets.
+/// Masks what stands before the last `@` of a `mongodb://` or `mongodb+srv://` URI, and the values of its options: some
+/// are secrets.
 pub(super) fn text(s: String) -> String {
     let lower = s.to_ascii_lowercase();
     if !lower.contains("mongodb") {

@@ -1,8 +1,8 @@
 //! The hash-chained record of everything decided and done: records, the chain, the store port and its stores.
 //!
-//! A record is acknowledged only once it is durable (append, fsync, acknowledge); a failed append is fatal and never retried. No
-//! decision is taken in here, and no secret may reach a record: connection strings lose their credentials on the way in.
-//! docs/journal.md is the format, for people and for other languages.
+//! A record is acknowledged only once it is durable (append, fsync, acknowledge); a failed append is fatal and never
+//! retried. No decision is taken in here, and no secret may reach a record: connection strings lose their credentials
+//! on the way in. docs/journal.md is the format, for people and for other languages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -87,8 +87,8 @@ pub enum JournalError {
     Cluster(Failed),
 }
 
-/// Where records are kept. Every store accepts a record only in sequence: the one after its last; the last one again, unchanged, is
-/// already done; another one in its place is [`JournalError::Stale`].
+/// Where records are kept. Every store accepts a record only in sequence: the one after its last; the last one again,
+/// unchanged, is already done; another one in its place is [`JournalError::Stale`].
 pub trait JournalStore: Send + Sync {
     /// Makes one record durable. Acknowledged means it survives a crash.
     fn append<'a>(&'a self, record: &'a Record) -> Fut<'a, Result<(), JournalError>>;
@@ -142,7 +142,8 @@ impl Journal {
     /// Writes the next record and returns it once it is durable. After a failure every later append fails.
     ///
     /// # Errors
-    /// What the store says; [`JournalError::Broken`] after an earlier failure, [`JournalError::Closed`] after a `closed` record.
+    /// What the store says; [`JournalError::Broken`] after an earlier failure, [`JournalError::Closed`] after a
+    /// `closed` record.
     pub async fn append(
         &mut self,
         epoch: i64,

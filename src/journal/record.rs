@@ -233,7 +233,8 @@ pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Writes characters that could steer or mislead a terminal as `\uXXXX`. They occur only inside JSON strings, so nothing is lost.
+/// Writes characters that could steer or mislead a terminal as `\uXXXX`. They occur only inside JSON strings, so
+/// nothing is lost.
 fn ascii_where_unsafe(json: String) -> String {
     let plain = json.is_ascii() && !json.contains('\u{7f}');
     if plain || scrub::line(&json) == json {

@@ -27,7 +27,8 @@ impl JournalStore for TeeStore {
         })
     }
 
-    /// Loads the primary and brings the follower up to it. A follower that holds something else is [`JournalError::Diverged`].
+    /// Loads the primary and brings the follower up to it. A follower that holds something else is
+    /// [`JournalError::Diverged`].
     fn load(&self) -> Fut<'_, Result<Vec<Record>, JournalError>> {
         Box::pin(async move {
             let records = self.primary.load().await?;

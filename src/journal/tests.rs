@@ -226,6 +226,23 @@ fn a_second_writer_and_an_existing_file_are_refused() {
 }
 
 #[test]
+fn the_file_store_works_off_the_executor_of_a_real_rollout() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("live.journal");
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let rt: Rt = crate::runtime::live::Live::new(tokio.handle().clone());
+    tokio.block_on(async {
+        let store = FileStore::open_or_create(&path, rt.clone()).expect("creates");
+        write_some(&mut Journal::new(Arc::new(store), rt.clone(), "r".into()), 3).await;
+        let store = FileStore::open_or_create(&path, rt.clone()).expect("opens");
+        let mut again = Journal::new(Arc::new(store), rt, "r".into());
+        assert_eq!(again.open().await.expect("loads").len(), 3);
+        write_some(&mut again, 1).await;
+    });
+    assert_eq!(verify_file(&path, None).expect("verifies").records, 4);
+}
+
+#[test]
 fn after_a_failed_append_nothing_more_is_written() {
     for (fault, stored) in [(Fault::FailBefore, 1), (Fault::FailAfter, 2)] {
         let store = MemStore::new();

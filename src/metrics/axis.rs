@@ -1,4 +1,5 @@
-//! The fixed logarithmic latency axis that histograms and heat maps share: 0.25 ms to 16.384 s, one bin below and one above.
+//! The fixed logarithmic latency axis that histograms and heat maps share: 0.25 ms to 16.384 s, one bin below and one
+//! above.
 
 use crate::runtime::Micros;
 use crate::snapshot::{HEAT_ROWS, LATENCY_BINS};

@@ -79,7 +79,8 @@ impl Gauge {
         self.points.window(now, span, Micros::ZERO).map(|(_, p)| p.max).reduce(worse)
     }
 
-    /// The latest value of each of the last `n` seconds, oldest first; `None` for seconds without one. Begins with the first known second.
+    /// The latest value of each of the last `n` seconds, oldest first; `None` for seconds without one. Begins with the
+    /// first known second.
     #[must_use]
     pub fn history(&self, now: Micros, n: usize) -> Vec<Option<f64>> {
         let last = now.0 / SECOND.0;
@@ -103,7 +104,8 @@ impl Gauge {
         out
     }
 
-    /// The worst or the latest value of the window. Without one in the window, the latest of the stage: its age tells that it is old.
+    /// The worst or the latest value of the window. Without one in the window, the latest of the stage: its age tells
+    /// that it is old.
     pub(super) fn sample(&self, worst: bool, window: Micros, since: Micros, now: Micros) -> Option<Sample> {
         let (at, latest) = self.last.filter(|(at, _)| *at >= since)?;
         let (mut value, mut samples) = (None, 0);

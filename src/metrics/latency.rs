@@ -59,7 +59,8 @@ impl Slice {
         self.newest_any = self.newest_any.max(o.newest_any);
     }
 
-    /// The upper end of the histogram's class that holds the quantile, at most 1 % above the true value and never above the largest.
+    /// The upper end of the histogram's class that holds the quantile, at most 1 % above the true value and never above
+    /// the largest.
     fn quantile(&self, q: f64) -> Option<Micros> {
         let h = self.hist.as_ref().filter(|_| self.count > 0)?;
         Some(Micros(h.value_at_quantile(q).min(self.max)))
@@ -110,8 +111,8 @@ impl WindowStats {
     }
 }
 
-/// Latencies in slices of 5 s over the last five minutes, and heat-map columns over the last ten. A window is made of whole slices, so it
-/// may reach up to 5 s further back than asked. At most about 0.7 MB, however much is recorded.
+/// Latencies in slices of 5 s over the last five minutes, and heat-map columns over the last ten. A window is made of
+/// whole slices, so it may reach up to 5 s further back than asked. At most about 0.7 MB, however much is recorded.
 #[derive(Clone, Debug)]
 pub struct LatencySeries {
     slices: Ring<Slice>,

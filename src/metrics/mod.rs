@@ -1,7 +1,8 @@
-//! What a rollout measures: latency histograms, gauges and ratios, in time slices that any window can be put together from.
+//! What a rollout measures: latency histograms, gauges and ratios, in time slices that any window can be put together
+//! from.
 //!
-//! Histograms are merged, percentiles never averaged. Nothing in here judges a figure or reads a clock: every call is given the time.
-//! A figure that is not known is `None` or NaN, never 0.
+//! Histograms are merged, percentiles never averaged. Nothing in here judges a figure or reads a clock: every call is
+//! given the time. A figure that is not known is `None` or NaN, never 0.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,8 @@ pub const MAX_WINDOW: Micros = Micros::from_secs(300);
 /// A metric over a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// Latencies, lags and ages in microseconds, ratios 0 to 1, rates a second, counts plain. NaN when the window says nothing.
+    /// Latencies, lags and ages in microseconds, ratios 0 to 1, rates a second, counts plain. NaN when the window says
+    /// nothing.
     pub value: f64,
     /// Samples in the window: operations, comparisons or settings of a gauge.
     pub samples: u64,
@@ -81,7 +83,8 @@ impl Metrics {
         self.latency[op as usize][side as usize].record_n(at, value, n);
     }
 
-    /// `n` operations failed at `at`. They count in the error rate only: a failure's latency says nothing about the side's speed.
+    /// `n` operations failed at `at`. They count in the error rate only: a failure's latency says nothing about the
+    /// side's speed.
     pub fn record_errors(&mut self, op: OpKind, side: Side, at: Micros, n: u64) {
         self.latency[op as usize][side as usize].record_errors(at, n);
     }
@@ -91,8 +94,8 @@ impl Metrics {
         self.shadow.record(at, mismatched, compared);
     }
 
-    /// Sets a gauge by its metric name, in the unit of [`Sample::value`]. Set it again whenever it is confirmed, even unchanged: an old
-    /// value is stale and no gate passes on it. NaN says that it could not be measured.
+    /// Sets a gauge by its metric name, in the unit of [`Sample::value`]. Set it again whenever it is confirmed, even
+    /// unchanged: an old value is stale and no gate passes on it. NaN says that it could not be measured.
     pub fn set(&mut self, name: &'static str, side: Option<Side>, at: Micros, value: f64) {
         let began = self.stage_began;
         let gauge = &mut self.gauges.entry(name).or_default()[slot(side)];
@@ -117,8 +120,8 @@ impl Metrics {
         self.gauges.get(name)?[slot(side)].as_ref()
     }
 
-    /// A metric over the last `window` (at most [`MAX_WINDOW`]), never reaching back before the stage began. `None` when the name is
-    /// unknown, the side is missing, or nothing was measured in this stage.
+    /// A metric over the last `window` (at most [`MAX_WINDOW`]), never reaching back before the stage began. `None`
+    /// when the name is unknown, the side is missing, or nothing was measured in this stage.
     ///
     /// Gauges of lags, ages and durations answer with the largest value of the window, other gauges with the latest.
     #[must_use]

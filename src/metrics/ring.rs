@@ -28,7 +28,8 @@ impl<T> Ring<T> {
         self.cut = now;
     }
 
-    /// The slice for `at`, made if need be; the second value says whether it was made. `None` when `at` is too long ago.
+    /// The slice for `at`, made if need be; the second value says whether it was made. `None` when `at` is too long
+    /// ago.
     pub(super) fn slice(&mut self, at: Micros, make: impl FnOnce() -> T) -> Option<(&mut T, bool)> {
         let mut start = self.floor(at);
         if self.cut > start && at >= self.cut {
