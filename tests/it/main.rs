@@ -1,1 +1,4 @@
 //! Integration tests that need no server.
+
+#[path = "../conformance/mod.rs"]
+mod conformance;
