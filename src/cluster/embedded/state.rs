@@ -454,4 +454,15 @@ impl State {
         };
         self.faults.nodes.iter().enumerate().map(member).collect()
     }
+
+    #[cfg(test)]
+    pub(super) fn no_snapshots(&self) -> bool {
+        self.snapshots.is_empty()
+    }
+
+    /// Versions kept of all documents of a collection.
+    #[cfg(test)]
+    pub(super) fn versions(&self, ns: &Ns) -> usize {
+        self.colls.get(ns).map_or(0, |c| c.docs.values().map(super::store::Chain::len).sum())
+    }
 }

@@ -47,6 +47,11 @@ impl Chain {
         self.older.iter().rev().find(|v| v.ts <= ts).and_then(|v| v.doc.as_ref())
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        1 + self.older.len()
+    }
+
     /// Forgets what no snapshot at `floor` or later can see. False when nothing is left to see at all.
     pub(super) fn prune(&mut self, floor: Ts) -> bool {
         if self.newest.ts <= floor {
