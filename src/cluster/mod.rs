@@ -546,7 +546,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn read<'a>(&'a self, ns: &'a Ns, keys: &'a [Key], after: ClusterTime) -> Fut<'a, Result<Read, Failed>>;
     /// One plain majority write.
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>>;
-    /// A fenced transaction: the slot first, then `ops`, all or nothing.
+    /// A fenced transaction: the slot first, then `ops`, all or nothing; validators are bypassed. When the slot does not match,
+    /// a newer epoch in it is `Fenced` and anything else `NotDone(Conflict)`. Success means a majority has it.
     fn transact<'a>(&'a self, fence: &'a Fence, ops: &'a [TxnOp]) -> Fut<'a, Result<TxnDone, Failed>>;
     /// Opens a change stream of majority-committed events.
     fn changes<'a>(&'a self, ns: &'a Ns, from: &'a StreamPos) -> Fut<'a, Result<Box<dyn Changes>, Failed>>;

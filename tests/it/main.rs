@@ -1,1 +1,5 @@
 //! Integration tests that need no server.
+
+#[path = "../conformance/mod.rs"]
+mod conformance;
+mod embedded;
