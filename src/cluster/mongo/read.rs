@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 
@@ -61,6 +61,18 @@ impl Mongo {
         }
         // An open cursor means that the server's batch was full before the limit was reached.
         page.end = !cut && got < ask && cursor_id(reply) == 0;
+        let last = Key::new(RawBsonRef::MaxKey).map_err(malformed)?;
+        if page.end && from.is_some_and(|f| *f < last) {
+            // A server's `min` without `max` leaves out the very last key there can be, MaxKey itself.
+            if page.docs.last().is_none_or(|(k, _)| *k != last) {
+                let found = self.read_keys(ns, std::slice::from_ref(&last), after).await?;
+                match found.docs.into_iter().next().flatten() {
+                    Some(doc) if page.docs.len() < wanted => page.docs.push((last, doc)),
+                    Some(_) => page.end = false,
+                    None => {}
+                }
+            }
+        }
         if let Some(average) = bytes.checked_div(page.docs.len()) {
             let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
             sizes.insert(ns.clone(), average.max(1));
@@ -216,8 +228,13 @@ fn cursor_id(reply: &RawDocument) -> i64 {
 
 /// The time a snapshot read reflects. The server waits for `after`; should it ever answer from before, that is no answer.
 fn snapshot_time(reply: &RawDocument, after: ClusterTime) -> Result<ClusterTime, Failed> {
-    let time = reply.get_document("cursor").and_then(|c| c.get_timestamp("atClusterTime"));
-    let at = ClusterTime::from(time.map_err(|_| malformed("a snapshot read without its time"))?);
+    let cursor = reply.get_document("cursor").map_err(malformed)?;
+    let at = match cursor.get("atClusterTime") {
+        Ok(Some(RawBsonRef::Timestamp(at))) => ClusterTime::from(at),
+        // A collection that does not exist has no snapshot: it was absent at some time not before `after`.
+        Ok(None) if cursor.get_array("firstBatch").is_ok_and(bson::RawArray::is_empty) => after,
+        _ => return Err(malformed("a snapshot read without its time")),
+    };
     if at < after {
         return Err(Failed::NotDone(Reason::Timeout(format!("read at {at}, which is before {after}"))));
     }
