@@ -2,3 +2,4 @@
 
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod embedded;

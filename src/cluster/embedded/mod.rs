@@ -1,1 +1,188 @@
-//! stub
+//! A deterministic model of a replica set, in memory: what drills run against and what simulation tests the engine with.
+//!
+//! One timeline of commits on a primary, a majority point that lags behind it, version chains for older snapshots, and faults that
+//! can be set while it runs. It does no I/O and takes time and randomness from the runtime only. What it does not have: TTL, more
+//! than one statement's worth of query language, transactions that block (a conflict is found at commit: the first committer wins).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bson::RawDocumentBuf;
+
+use crate::cluster::{
+    AdminDone, AdminOp, Changes, Cluster, ClusterTime, Failed, Fence, Key, KeyError, Ns, Observation, Page, PageLimit,
+    Read, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+};
+use crate::runtime::{Fut, Micros, Rt};
+
+mod admin;
+mod config;
+mod faults;
+mod ops;
+mod slots;
+mod stage;
+mod state;
+mod store;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod validator;
+
+pub use config::{Config, Latency};
+pub use faults::{Fates, Faults, OpKind, Rates};
+
+use state::State;
+
+/// The stream of draws that embedded clusters use.
+const DRAWS: u32 = 0xE3BE_DDED;
+const OP_KINDS: usize = 7;
+
+/// Operations so far, by kind, and how they ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Begun, indexed by [`OpKind`].
+    pub begun: [u64; OP_KINDS],
+    /// Answered with `NotDone` or `Fenced`.
+    pub not_done: u64,
+    /// Answered with `Unknown`.
+    pub unknown: u64,
+    /// Writes that landed after their error had been answered.
+    pub landed_late: u64,
+}
+
+impl Counters {
+    /// Operations of one kind begun so far.
+    #[must_use]
+    pub fn of(&self, kind: OpKind) -> u64 {
+        self.begun[kind as usize]
+    }
+}
+
+/// What all handles share.
+pub(super) struct Core {
+    rt: Rt,
+    config: Config,
+    state: Mutex<State>,
+}
+
+impl Core {
+    /// Runs `f` on the state as of now.
+    fn with<T>(&self, f: impl FnOnce(&mut State, Micros) -> T) -> T {
+        let now = self.rt.now();
+        // A poisoned lock means a task panicked; that panic is the failure to look at.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.advance(&self.config, now);
+        f(&mut state, now)
+    }
+}
+
+/// An embedded cluster.
+pub struct Embedded(Arc<Core>);
+
+impl Embedded {
+    /// An empty cluster.
+    #[must_use]
+    pub fn new(rt: Rt, config: Config) -> Arc<Self> {
+        let now = rt.now();
+        let base_us = (rt.wall_ms().max(0) as u64 * 1_000).saturating_sub(now.0);
+        let state = Mutex::new(State::new(&config, base_us, now));
+        Arc::new(Embedded(Arc::new(Core { rt, config, state })))
+    }
+
+    /// The handle to its faults.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        Faults(self.0.clone())
+    }
+
+    /// Puts documents there at once, as if they had always been there: no events, no latency, no validation.
+    ///
+    /// # Errors
+    /// At the first document without a usable `_id`; those before it are loaded.
+    pub fn load(&self, ns: &Ns, docs: Vec<RawDocumentBuf>) -> Result<(), KeyError> {
+        self.0.with(|s, _| {
+            let coll = s.colls.entry(ns.clone()).or_default();
+            for doc in docs {
+                let key = Key::of(&doc)?;
+                coll.docs.remove(&key).inspect(|c| coll.live -= usize::from(c.newest().is_some()));
+                coll.set(&key, 0, Some(Arc::new(doc)));
+            }
+            Ok(())
+        })
+    }
+
+    /// Everything in a collection, in `_id` order, as committed on the primary.
+    #[must_use]
+    pub fn dump(&self, ns: &Ns) -> Vec<(Key, RawDocumentBuf)> {
+        self.0.with(|s, _| {
+            let docs = s.colls.get(ns).into_iter().flat_map(|c| &c.docs);
+            docs.filter_map(|(k, c)| Some((k.clone(), (**c.newest()?).clone()))).collect()
+        })
+    }
+
+    /// How many documents a collection has, as committed on the primary.
+    #[must_use]
+    pub fn count(&self, ns: &Ns) -> usize {
+        self.0.with(|s, _| s.colls.get(ns).map_or(0, |c| c.live))
+    }
+
+    /// What has been asked of the cluster so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.0.with(|s, _| s.counters.clone())
+    }
+
+    /// A planted mistake: the fence only reads its slot instead of writing it, so that a stale transaction may commit.
+    #[cfg(feature = "planted-bugs")]
+    pub fn set_read_only_fence(&self, on: bool) {
+        self.0.with(|s, _| s.faults.read_only_fence = on);
+    }
+}
+
+impl Cluster for Embedded {
+    fn scan<'a>(
+        &'a self,
+        ns: &'a Ns,
+        from: Option<&'a Key>,
+        limit: PageLimit,
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Page, Failed>> {
+        Box::pin(async move { self.0.told(self.0.scan(ns, from, limit, after).await) })
+    }
+
+    fn read<'a>(&'a self, ns: &'a Ns, keys: &'a [Key], after: ClusterTime) -> Fut<'a, Result<Read, Failed>> {
+        Box::pin(async move { self.0.told(self.0.read(ns, keys, after).await) })
+    }
+
+    fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {
+        Box::pin(async move { self.0.told(self.0.write(op).await) })
+    }
+
+    fn transact<'a>(&'a self, fence: &'a Fence, ops: &'a [TxnOp]) -> Fut<'a, Result<TxnDone, Failed>> {
+        Box::pin(async move { self.0.told(self.0.transact(fence, ops).await) })
+    }
+
+    fn changes<'a>(&'a self, ns: &'a Ns, from: &'a StreamPos) -> Fut<'a, Result<Box<dyn Changes>, Failed>> {
+        Box::pin(async move { self.0.told(stream::open(&self.0, ns, from).await) })
+    }
+
+    fn admin<'a>(&'a self, op: &'a AdminOp) -> Fut<'a, Result<AdminDone, Failed>> {
+        Box::pin(async move { self.0.told(self.0.admin(op).await) })
+    }
+
+    fn observe(&self) -> Fut<'_, Result<Observation, Failed>> {
+        Box::pin(async move { self.0.told(self.0.observe().await) })
+    }
+}
+
+impl Core {
+    /// Counts how an operation ended.
+    fn told<T>(&self, r: Result<T, Failed>) -> Result<T, Failed> {
+        if let Err(e) = &r {
+            self.with(|s, _| match e {
+                Failed::Unknown(_) => s.counters.unknown += 1,
+                Failed::NotDone(_) | Failed::Fenced { .. } => s.counters.not_done += 1,
+            });
+        }
+        r
+    }
+}

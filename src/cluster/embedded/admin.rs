@@ -1,0 +1,239 @@
+//! Work that is not document traffic: slots, collections, indexes, validators, renames and views.
+
+use std::sync::Arc;
+
+use bson::{RawBsonRef, doc};
+
+use super::Core;
+use super::faults::OpKind;
+use super::ops::Fate;
+use super::slots::{self, fences, parse_slot, session_doc, slot_doc};
+use super::stage::Stage;
+use super::state::State;
+use super::store::{Coll, Index, Ts};
+use super::validator::Validator;
+use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, IndexSpec, Key, Ns, Reason, SessionId, SlotState};
+use crate::runtime::{Micros, sleep};
+
+type Applied = Result<(AdminDone, Option<Ts>), Failed>;
+
+fn refused(message: String) -> Failed {
+    Failed::NotDone(Reason::Refused(message))
+}
+
+impl Core {
+    pub(super) async fn admin(self: &Arc<Self>, op: &AdminOp) -> Result<AdminDone, Failed> {
+        let fences = fences();
+        let (ns, per) = match op {
+            AdminOp::OpenSlot { .. }
+            | AdminOp::BumpSlot { .. }
+            | AdminOp::BumpAll { .. }
+            | AdminOp::Sessions { .. } => (&fences, 0),
+            // Building an index reads every document.
+            AdminOp::CreateIndex { ns, .. } => {
+                (ns, 2_000 * self.with(|s, _| s.colls.get(ns).map_or(0, |c| c.live)) as u64)
+            }
+            AdminOp::Create { ns }
+            | AdminOp::Indexes { ns }
+            | AdminOp::SetValidator { ns, .. }
+            | AdminOp::Rename { from: ns, .. }
+            | AdminOp::CreateEmptyView { ns, .. }
+            | AdminOp::Kind { ns }
+            | AdminOp::Drop { ns } => (ns, 0),
+        };
+        let plan = self.begin(OpKind::Admin, ns, per).await?;
+        let deadline = self.rt.now() + self.config.majority_timeout;
+        sleep(&self.rt, plan.before).await;
+        let lands = self.arrives(plan.bits)?;
+        let reads = matches!(op, AdminOp::Sessions { .. } | AdminOp::Indexes { .. } | AdminOp::Kind { .. });
+        match plan.fate {
+            Fate::Late if lands && !reads => {
+                let (core, op, at) = (self.clone(), op.clone(), self.rt.now() + Self::lateness(&plan));
+                let bits = plan.bits;
+                let late = Box::pin(async move {
+                    core.rt.sleep_until(at).await;
+                    core.with(|s, now| {
+                        if s.down().is_none() && core.apply_admin(s, now, &op, bits).is_ok_and(|a| a.1.is_some()) {
+                            s.counters.landed_late += 1;
+                        }
+                    });
+                });
+                self.rt.spawn(self.config.group, "late admin", late);
+                return Err(self.lost(&plan).await);
+            }
+            Fate::Never | Fate::Late => return Err(self.lost(&plan).await),
+            _ if !lands => return Err(self.lost(&plan).await),
+            _ => {}
+        }
+        let (applied, newest, term) =
+            self.with(|s, now| (self.apply_admin(s, now, op, plan.bits), s.newest(), s.term()));
+        match applied {
+            Ok((done, ts)) => {
+                self.acknowledge(ts.unwrap_or(newest), term, deadline, &plan).await?;
+                Ok(done)
+            }
+            Err(failed) => {
+                self.answer(&plan).await?;
+                Err(failed)
+            }
+        }
+    }
+
+    fn apply_admin(&self, s: &mut State, now: Micros, op: &AdminOp, bits: u64) -> Applied {
+        let done = |ts| Ok((AdminDone::Done, ts));
+        match op {
+            AdminOp::OpenSlot { slot, epoch } => self.move_slot(s, now, slot, *epoch, true, bits),
+            AdminOp::BumpSlot { slot, epoch } => self.move_slot(s, now, slot, *epoch, false, bits),
+            AdminOp::BumpAll { rollout, epoch } => self.bump_all(s, now, rollout, *epoch, bits),
+            AdminOp::Sessions { rollout } => Ok((AdminDone::Sessions(sessions_of(s, rollout)), None)),
+            AdminOp::Kind { ns } => Ok((AdminDone::Kind(kind(s, ns)), None)),
+            AdminOp::Indexes { ns } => Ok((AdminDone::Indexes(indexes(s, ns)), None)),
+            AdminOp::Create { ns } => match kind(s, ns) {
+                CollKind::Absent => {
+                    s.colls.insert(ns.clone(), Coll::default());
+                    done(Some(s.commit_ddl(&self.config, now, &[ns], &[], bits)))
+                }
+                CollKind::Collection => done(None),
+                _ => Err(refused(format!("{ns} is a view (48)"))),
+            },
+            AdminOp::CreateIndex { ns, index } => self.create_index(s, now, ns, index, bits),
+            AdminOp::SetValidator { ns, validator } => {
+                let parsed = validator.as_ref().map(|v| Validator::parse(v).map(|p| (v.clone(), p)));
+                let parsed = parsed.transpose().map_err(refused)?;
+                let coll = s.colls.get_mut(ns).ok_or_else(|| refused(format!("{ns} does not exist (26)")))?;
+                coll.validator = parsed;
+                done(Some(s.commit_ddl(&self.config, now, &[ns], &[], bits)))
+            }
+            AdminOp::Rename { from, to } => match (kind(s, from), kind(s, to)) {
+                _ if from.db != to.db => Err(refused(format!("cannot rename {from} into another database: {to}"))),
+                (CollKind::Absent, CollKind::Collection) => done(None),
+                (CollKind::Collection, CollKind::Absent) => {
+                    s.rename(from, to);
+                    done(Some(s.commit_ddl(&self.config, now, &[from, to], &[from, to], bits)))
+                }
+                (CollKind::Absent, _) => Err(refused(format!("{from} does not exist (26)"))),
+                _ => Err(refused(format!("cannot rename {from}: {to} exists (48)"))),
+            },
+            AdminOp::CreateEmptyView { ns, .. } => match kind(s, ns) {
+                CollKind::View => done(None),
+                CollKind::Absent => {
+                    s.views.insert(ns.clone());
+                    done(Some(s.commit_ddl(&self.config, now, &[ns], &[], bits)))
+                }
+                _ => Err(refused(format!("{ns} exists and is not a view (48)"))),
+            },
+            AdminOp::Drop { ns } => {
+                let (coll, view) = (s.colls.remove(ns).is_some(), s.views.remove(ns));
+                let gone: &[&Ns] = if coll { &[ns] } else { &[] };
+                done((coll || view).then(|| s.commit_ddl(&self.config, now, &[ns], gone, bits)))
+            }
+        }
+    }
+
+    fn create_index(&self, s: &mut State, now: Micros, ns: &Ns, index: &IndexSpec, bits: u64) -> Applied {
+        if s.views.contains(ns) {
+            return Err(refused(format!("{ns} is a view (166)")));
+        }
+        let coll = s.colls.entry(ns.clone()).or_default();
+        let named = coll.indexes.iter().find(|i| i.spec.name == index.name);
+        if let Some(there) = named {
+            return if there.spec == *index {
+                Ok((AdminDone::Done, None))
+            } else {
+                Err(refused(format!("{ns} has another index called {} (86)", crate::scrub::short(&index.name, 80))))
+            };
+        }
+        let entries = match index.unique.then(|| coll.build(&index.keys)).transpose() {
+            Ok(entries) => entries,
+            Err(key) => {
+                let message = format!("E11000 duplicate key error collection: {ns} index: {}", index.name);
+                return Err(Failed::NotDone(Reason::DuplicateKey { key: Some(key), message }));
+            }
+        };
+        coll.indexes.push(Index { spec: index.clone(), entries });
+        Ok((AdminDone::Done, Some(s.commit_ddl(&self.config, now, &[ns], &[], bits))))
+    }
+
+    fn move_slot(&self, s: &mut State, now: Micros, name: &str, epoch: i64, open: bool, bits: u64) -> Applied {
+        s.sessions += 1;
+        let session = self.new_session(s.sessions, name);
+        let mut stage = Stage::plain(s, now);
+        let old = stage.get(&fences(), &Key::from(name)).and_then(|d| parse_slot(&d));
+        let new = match old {
+            Some(old) if old.epoch > epoch => return Err(Failed::Fenced { newer: old.epoch }),
+            Some(old) if open => SlotState { session, epoch, seq: old.seq + 1, ..old },
+            Some(old) => SlotState { epoch, seq: old.seq + 1, ..old },
+            None if open => SlotState { session, epoch, seq: 1, done: 0, checkpoint: None },
+            None => return Err(refused(format!("there is no slot {}", crate::scrub::short(name, 80)))),
+        };
+        self.store_slot(&mut stage, name, &new)?;
+        if open {
+            stage.insert(&slots::sessions(), &session_doc(new.session, name)).map_err(Failed::NotDone)?;
+        }
+        let ts = stage.finish().commit(s, &self.config, now, None, bits);
+        Ok((AdminDone::Slot(new), Some(ts)))
+    }
+
+    fn store_slot(&self, stage: &mut Stage<'_>, name: &str, slot: &SlotState) -> Result<(), Failed> {
+        let doc = slot_doc(name, slot);
+        stage.replace(&fences(), &Key::from(name), None, &doc, true, true).map(drop).map_err(Failed::NotDone)
+    }
+
+    fn bump_all(&self, s: &mut State, now: Micros, rollout: &str, epoch: i64, bits: u64) -> Applied {
+        let prefix = format!("{rollout}/");
+        let name = |k: &Key| match k.value() {
+            RawBsonRef::String(name) if name.starts_with(&prefix) => Some(name.to_owned()),
+            _ => None,
+        };
+        let docs = s.colls.get(&fences()).into_iter().flat_map(|c| &c.docs);
+        let slots: Vec<(String, SlotState)> =
+            docs.filter_map(|(k, c)| Some((name(k)?, parse_slot(c.newest()?)?))).collect();
+        if let Some(newer) = slots.iter().map(|(_, slot)| slot.epoch).filter(|e| *e > epoch).max() {
+            return Err(Failed::Fenced { newer });
+        }
+        let mut stage = Stage::plain(s, now);
+        for (name, slot) in slots {
+            self.store_slot(&mut stage, &name, &SlotState { epoch, seq: slot.seq + 1, ..slot })?;
+        }
+        let staged = stage.finish();
+        let ts = (!staged.is_empty()).then(|| staged.commit(s, &self.config, now, None, bits));
+        Ok((AdminDone::Done, ts))
+    }
+
+    /// A session id that no other slot, cluster or opening has.
+    fn new_session(&self, n: u64, slot: &str) -> SessionId {
+        let entity =
+            slot.bytes().fold(u64::from(self.config.id), |h, b| h.wrapping_mul(0x0100_0000_01B3) ^ u64::from(b));
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.rt.draw(super::DRAWS + 1, entity, n).to_be_bytes());
+        id[8..].copy_from_slice(&self.rt.draw(super::DRAWS + 2, entity, n).to_be_bytes());
+        // Version 4, variant 1, as a real one.
+        id[6] = id[6] & 0x0F | 0x40;
+        id[8] = id[8] & 0x3F | 0x80;
+        SessionId(id)
+    }
+}
+
+fn kind(s: &State, ns: &Ns) -> CollKind {
+    if s.views.contains(ns) {
+        CollKind::View
+    } else if s.colls.contains_key(ns) {
+        CollKind::Collection
+    } else {
+        CollKind::Absent
+    }
+}
+
+fn indexes(s: &State, ns: &Ns) -> Vec<IndexSpec> {
+    let Some(coll) = s.colls.get(ns) else { return Vec::new() };
+    let id = IndexSpec { name: "_id_".into(), keys: doc! { "_id": 1 }, unique: true };
+    std::iter::once(id).chain(coll.indexes.iter().map(|i| i.spec.clone())).collect()
+}
+
+fn sessions_of(s: &State, rollout: &str) -> Vec<SessionId> {
+    let docs = s.colls.get(&slots::sessions()).into_iter().flat_map(|c| c.docs.values());
+    docs.filter_map(|c| c.newest())
+        .filter(|d| d.get_str("rollout").is_ok_and(|r| r == rollout))
+        .filter_map(|d| slots::session_of(d.get("_id").ok().flatten()))
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! Fencing slots and sessions as documents of the control database, and the transactions that go through them.
+
+use std::sync::Arc;
+
+use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc, spec::BinarySubtype};
+
+use super::Core;
+use super::stage::Stage;
+use super::state::State;
+use super::store::Ts;
+use crate::cluster::{CONTROL_DB, Failed, Fence, Key, Ns, Reason, SessionId, SlotState, TxnOp};
+use crate::runtime::Micros;
+
+/// Where slots live.
+pub(super) fn fences() -> Ns {
+    Ns::new(CONTROL_DB, "fences")
+}
+
+/// Where sessions are registered.
+pub(super) fn sessions() -> Ns {
+    Ns::new(CONTROL_DB, "sessions")
+}
+
+fn uuid(session: SessionId) -> RawBson {
+    RawBson::Binary(bson::Binary { subtype: BinarySubtype::Uuid, bytes: session.0.to_vec() })
+}
+
+/// The session in a value, when it is one.
+pub(super) fn session_of(value: Option<RawBsonRef<'_>>) -> Option<SessionId> {
+    match value {
+        Some(RawBsonRef::Binary(b)) => b.bytes.try_into().ok().map(SessionId),
+        _ => None,
+    }
+}
+
+/// A slot as a document.
+pub(super) fn slot_doc(name: &str, s: &SlotState) -> RawDocumentBuf {
+    let checkpoint = s.checkpoint.clone().map_or(RawBson::Null, RawBson::Document);
+    rawdoc! { "_id": name, "epoch": s.epoch, "seq": s.seq, "done": s.done, "checkpoint": checkpoint, "session": uuid(s.session) }
+}
+
+/// A session as a document.
+pub(super) fn session_doc(session: SessionId, slot: &str) -> RawDocumentBuf {
+    let rollout = slot.split_once('/').map_or(slot, |(r, _)| r);
+    rawdoc! { "_id": uuid(session), "rollout": rollout, "slot": slot }
+}
+
+/// Reads a slot; `None` when the document is not one.
+pub(super) fn parse_slot(doc: &RawDocument) -> Option<SlotState> {
+    let int = |name| match doc.get(name).ok().flatten()? {
+        RawBsonRef::Int64(n) => Some(n),
+        RawBsonRef::Int32(n) => Some(n.into()),
+        _ => None,
+    };
+    let checkpoint = match doc.get("checkpoint").ok().flatten() {
+        Some(RawBsonRef::Document(d)) => Some(d.to_owned()),
+        _ => None,
+    };
+    let session = session_of(doc.get("session").ok().flatten())?;
+    Some(SlotState { session, epoch: int("epoch")?, seq: int("seq")?, done: int("done")?, checkpoint })
+}
+
+/// A transaction that has its snapshot and has not ended.
+pub(super) struct Txn {
+    core: Arc<Core>,
+    snapshot: Ts,
+}
+
+impl Txn {
+    pub(super) fn open(core: &Arc<Core>) -> Self {
+        Txn { core: core.clone(), snapshot: core.with(|s, _| s.open_snapshot()) }
+    }
+
+    /// Commits now, or does nothing.
+    pub(super) fn commit(
+        &self,
+        s: &mut State,
+        now: Micros,
+        fence: &Fence,
+        ops: &[TxnOp],
+        bits: u64,
+    ) -> Result<Ts, Failed> {
+        let mut stage = Stage::transaction(s, self.snapshot, now);
+        let fences = fences();
+        let key = Key::from(fence.slot.as_str());
+        let Some(mut slot) = stage.get(&fences, &key).and_then(|d| parse_slot(&d)) else {
+            return Err(conflict(fence, "there is no such slot"));
+        };
+        if slot.epoch > fence.epoch {
+            return Err(Failed::Fenced { newer: slot.epoch });
+        }
+        if slot.epoch < fence.epoch || slot.seq != fence.seq {
+            return Err(conflict(fence, &format!("it stands at epoch {}, seq {}", slot.epoch, slot.seq)));
+        }
+        slot.seq += 1;
+        slot.done = slot.seq;
+        if fence.checkpoint.is_some() {
+            slot.checkpoint.clone_from(&fence.checkpoint);
+        }
+        let mut update = || stage.replace(&fences, &key, None, &slot_doc(&fence.slot, &slot), false, true);
+        #[cfg(feature = "planted-bugs")]
+        if s.faults.read_only_fence {
+            // The mistake: a conflict on the slot goes unseen.
+            let _ = update();
+        } else {
+            update().map_err(Failed::NotDone)?;
+        }
+        #[cfg(not(feature = "planted-bugs"))]
+        update().map_err(Failed::NotDone)?;
+        for op in ops {
+            match op {
+                TxnOp::Insert { ns, docs } => docs.iter().try_for_each(|d| stage.insert(ns, d)),
+                TxnOp::Put { ns, doc } => Key::of(doc)
+                    .map_err(|e| Reason::Refused(e.to_string()))
+                    .and_then(|key| stage.replace(ns, &key, None, doc, true, true).map(drop)),
+                TxnOp::Delete { ns, keys } => keys.iter().try_for_each(|k| stage.delete(ns, k, None).map(drop)),
+            }
+            .map_err(Failed::NotDone)?;
+        }
+        Ok(stage.finish().commit(s, &self.core.config, now, Some(slot.session), bits))
+    }
+}
+
+impl Drop for Txn {
+    fn drop(&mut self) {
+        // Also when the task that ran it was killed. The lock is free here: `commit` borrows it from its caller and never drops `self`.
+        self.core.with(|s, _| s.close_snapshot(self.snapshot));
+    }
+}
+
+fn conflict(fence: &Fence, why: &str) -> Failed {
+    Failed::NotDone(Reason::Conflict(format!(
+        "slot {} is not at epoch {}, seq {}: {why}",
+        crate::scrub::short(&fence.slot, 80),
+        fence.epoch,
+        fence.seq
+    )))
+}

@@ -1,0 +1,468 @@
+//! The one timeline: commits on the primary, the majority point behind it, elections and what they roll back, and change events.
+//!
+//! Everything here happens at an instant that the caller names. Nothing waits, draws or knows about operations.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::config::{Config, spread};
+use super::faults::FaultState;
+use super::store::{Coll, Doc, Ts};
+use crate::cluster::{ChangeKind, ClusterTime, Key, Member, Ns, SessionId};
+use crate::runtime::Micros;
+
+pub(super) fn to_ts(t: ClusterTime) -> Ts {
+    u64::from(t.secs) << 32 | u64::from(t.inc)
+}
+
+pub(super) fn to_time(ts: Ts) -> ClusterTime {
+    ClusterTime { secs: (ts >> 32) as u32, inc: ts as u32 }
+}
+
+/// An event as logged.
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) ts: Ts,
+    pub(super) key: Option<Key>,
+    pub(super) kind: ChangeKind,
+    pub(super) session: Option<SessionId>,
+}
+
+/// What is known about a namespace, whether or not a collection stands there.
+pub(super) struct Log {
+    pub(super) events: VecDeque<Event>,
+    /// Notified at every commit to the namespace and whenever its streams should look again.
+    pub(super) notify: Arc<Notify>,
+    /// Keys this namespace's draws.
+    pub(super) entity: u64,
+    /// Draws made, by kind of operation.
+    pub(super) draws: [u64; super::OP_KINDS],
+}
+
+/// A commit that no majority has yet.
+struct Pending {
+    ts: Ts,
+    at: Micros,
+    majority_at: Micros,
+    writes: Vec<(Ns, Key)>,
+    /// Cannot be rolled back (collections and indexes have no versions).
+    firm: bool,
+}
+
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// A majority has it.
+    Majority,
+    /// Not before then; [`Micros::MAX`] while nothing replicates.
+    NotBefore(Micros),
+    /// An election came in between: it may be gone.
+    Interrupted,
+}
+
+/// Why the cluster does not answer just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Down {
+    Electing,
+    Unreachable,
+}
+
+pub(super) struct State {
+    /// Wall clock at the runtime's zero, microseconds since the Unix epoch.
+    base_us: u64,
+    pub(super) colls: BTreeMap<Ns, Coll>,
+    pub(super) views: BTreeSet<Ns>,
+    /// When a name last stood for something else: an older snapshot cannot write there.
+    pub(super) ddl: BTreeMap<Ns, Ts>,
+    logs: BTreeMap<Ns, Log>,
+    last: Ts,
+    majority: Ts,
+    pending: VecDeque<Pending>,
+    snapshots: BTreeMap<Ts, usize>,
+    garbage: VecDeque<(Ts, Ns, Key)>,
+    /// Streams cannot resume from before this.
+    history: Ts,
+    /// The majority point at which each term ended; the current term is its length.
+    terms: Vec<Ts>,
+    electing_until: Option<Micros>,
+    stale: Option<(Micros, Ts)>,
+    primary: usize,
+    /// Sessions made so far.
+    pub(super) sessions: u64,
+    /// Moved to break every open stream.
+    pub(super) streams: u64,
+    pub(super) faults: FaultState,
+    pub(super) counters: super::Counters,
+}
+
+impl State {
+    pub(super) fn new(config: &Config, base_us: u64, now: Micros) -> Self {
+        let mut state = State {
+            base_us,
+            colls: BTreeMap::new(),
+            views: BTreeSet::new(),
+            ddl: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            last: 0,
+            majority: 0,
+            pending: VecDeque::new(),
+            snapshots: BTreeMap::new(),
+            garbage: VecDeque::new(),
+            history: 0,
+            terms: Vec::new(),
+            electing_until: None,
+            stale: None,
+            primary: 0,
+            sessions: 0,
+            streams: 0,
+            faults: FaultState::new(config.nodes),
+            counters: super::Counters::default(),
+        };
+        let start = state.clock(now);
+        (state.last, state.majority, state.history) = (start, start, start.saturating_sub(1));
+        state
+    }
+
+    /// Cluster time as the clock alone would have it.
+    pub(super) fn clock(&self, now: Micros) -> Ts {
+        let us = self.base_us + now.0;
+        (us / 1_000_000) << 32 | (us % 1_000_000)
+    }
+
+    pub(super) fn server_ms(&self, now: Micros) -> i64 {
+        ((self.base_us + now.0) / 1_000) as i64
+    }
+
+    pub(super) fn term(&self) -> usize {
+        self.terms.len()
+    }
+
+    pub(super) fn majority(&self) -> Ts {
+        self.majority
+    }
+
+    /// The newest committed time on the primary: the snapshot of a transaction that starts now.
+    pub(super) fn newest(&self) -> Ts {
+        self.last
+    }
+
+    pub(super) fn history(&self) -> Ts {
+        self.history
+    }
+
+    pub(super) fn forget_history(&mut self) {
+        self.history = self.last;
+        for log in self.logs.values_mut() {
+            log.events.clear();
+        }
+        self.wake();
+    }
+
+    pub(super) fn down(&self) -> Option<Down> {
+        match (self.faults.unreachable, self.electing_until) {
+            (true, _) => Some(Down::Unreachable),
+            (false, Some(_)) => Some(Down::Electing),
+            (false, None) => None,
+        }
+    }
+
+    /// The time as of which an old primary still answers, when one does.
+    pub(super) fn stale(&self) -> Option<Ts> {
+        self.stale.map(|(_, ts)| ts)
+    }
+
+    pub(super) fn log(&mut self, ns: &Ns) -> &mut Log {
+        if !self.logs.contains_key(ns) {
+            // FNV-1a over the name: the same namespace draws the same on every run.
+            let entity = ns
+                .db
+                .bytes()
+                .chain([b'.'])
+                .chain(ns.coll.bytes())
+                .fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+            let log = Log { events: VecDeque::new(), notify: Arc::default(), entity, draws: Default::default() };
+            self.logs.insert(ns.clone(), log);
+        }
+        self.logs.entry(ns.clone()).or_insert_with(|| unreachable!("inserted above"))
+    }
+
+    /// Wakes every stream and every waiting operation, after something other than a commit.
+    pub(super) fn wake(&self) {
+        for log in self.logs.values() {
+            log.notify.notify_waiters();
+        }
+        self.faults.changed.notify_waiters();
+    }
+
+    /// The lag of the secondary that makes a majority; `None` while too few replicate.
+    fn majority_lag(&self, config: &Config) -> Option<Micros> {
+        let needed = config.nodes / 2;
+        if needed == 0 {
+            return Some(Micros::ZERO);
+        }
+        let mut lags: Vec<Micros> = self
+            .faults
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(i, n)| *i != self.primary && !n.cut)
+            .map(|(_, n)| n.lag)
+            .collect();
+        lags.sort_unstable();
+        lags.get(needed - 1).map(|lag| *lag + config.replication)
+    }
+
+    /// Lets what has become due by `now` happen.
+    pub(super) fn advance(&mut self, config: &Config, now: Micros) {
+        if self.electing_until.is_some_and(|t| t <= now) {
+            self.electing_until = None;
+        }
+        if self.stale.is_some_and(|(t, _)| t <= now) {
+            self.stale = None;
+        }
+        while let Some(p) = self.pending.front()
+            && p.majority_at <= now
+        {
+            self.majority = p.ts;
+            self.pending.pop_front();
+        }
+        if self.electing_until.is_none()
+            && let Some(lag) = self.majority_lag(config)
+        {
+            let seen = now.since(lag);
+            let noop = self.clock(Micros(seen.0 - seen.0 % config.noop_every.0.max(1)));
+            let noop = self.pending.front().map_or(noop, |p| noop.min(p.ts - 1));
+            self.majority = self.majority.max(noop);
+        }
+        let floor = self.floor();
+        while let Some((ts, _, _)) = self.garbage.front()
+            && *ts <= floor
+        {
+            if let Some((_, ns, key)) = self.garbage.pop_front()
+                && let Some(coll) = self.colls.get_mut(&ns)
+            {
+                coll.prune(&key, floor);
+            }
+        }
+    }
+
+    /// The oldest time that anyone may still read at.
+    fn floor(&self) -> Ts {
+        let oldest = self.snapshots.keys().next().copied().unwrap_or(Ts::MAX);
+        self.majority.min(oldest).min(self.stale().unwrap_or(Ts::MAX))
+    }
+
+    pub(super) fn open_snapshot(&mut self) -> Ts {
+        *self.snapshots.entry(self.last).or_default() += 1;
+        self.last
+    }
+
+    pub(super) fn close_snapshot(&mut self, ts: Ts) {
+        if let Some(n) = self.snapshots.get_mut(&ts) {
+            *n -= 1;
+            if *n == 0 {
+                self.snapshots.remove(&ts);
+            }
+        }
+    }
+
+    /// The next commit's time.
+    pub(super) fn next_ts(&self, now: Micros) -> Ts {
+        (self.clock(now) + 1).max(self.last + 1)
+    }
+
+    /// Applies a commit on the primary.
+    pub(super) fn commit(
+        &mut self,
+        config: &Config,
+        now: Micros,
+        writes: Vec<(Ns, Key, Option<Doc>)>,
+        events: Vec<(Ns, Vec<Event>)>,
+        firm: bool,
+        bits: u64,
+    ) -> Ts {
+        let ts = self.next_ts(now);
+        self.last = ts;
+        let mut touched = Vec::with_capacity(writes.len());
+        for (ns, key, doc) in writes {
+            let gone = doc.is_none();
+            if !self.colls.contains_key(&ns) {
+                self.colls.insert(ns.clone(), Coll::default());
+            }
+            if let Some(coll) = self.colls.get_mut(&ns)
+                && (coll.set(&key, ts, doc) || gone)
+            {
+                self.garbage.push_back((ts, ns.clone(), key.clone()));
+            }
+            touched.push((ns, key));
+        }
+        let horizon = self.clock(now.since(config.oplog_window));
+        if now > config.oplog_window {
+            self.history = self.history.max(horizon);
+        }
+        let history = self.history;
+        for (ns, events) in events {
+            let log = self.log(&ns);
+            while log.events.front().is_some_and(|e| e.ts < history) {
+                log.events.pop_front();
+            }
+            log.events.extend(events.into_iter().map(|e| Event { ts, ..e }));
+            log.notify.notify_waiters();
+        }
+        let due = match self.majority_lag(config) {
+            None => Micros::MAX,
+            Some(_) if config.nodes < 2 => now,
+            Some(lag) => now + lag.since(config.replication) + spread(config.replication, bits),
+        };
+        let majority_at = self.pending.back().map_or(due, |p| p.majority_at.max(due));
+        self.pending.push_back(Pending { ts, at: now, majority_at, writes: touched, firm });
+        ts
+    }
+
+    /// Commits a change to what stands under these names; `gone` of them end their streams.
+    pub(super) fn commit_ddl(&mut self, config: &Config, now: Micros, names: &[&Ns], gone: &[&Ns], bits: u64) -> Ts {
+        let end = Event { ts: 0, key: None, kind: ChangeKind::Gone, session: None };
+        let events = gone.iter().map(|ns| ((*ns).clone(), vec![end.clone()])).collect();
+        let ts = self.commit(config, now, Vec::new(), events, true, bits);
+        for ns in names {
+            self.ddl.insert((*ns).clone(), ts);
+        }
+        ts
+    }
+
+    /// Moves a collection with all its versions.
+    pub(super) fn rename(&mut self, from: &Ns, to: &Ns) {
+        if let Some(coll) = self.colls.remove(from) {
+            self.colls.insert(to.clone(), coll);
+        }
+        for (_, ns, _) in self.garbage.iter_mut().filter(|(_, ns, _)| ns == from) {
+            *ns = to.clone();
+        }
+    }
+
+    /// How far back the oplog reaches.
+    pub(super) fn window(&self, now: Micros) -> Micros {
+        let us = |ts: Ts| (ts >> 32) * 1_000_000 + (ts & 0xFFFF_FFFF);
+        Micros(us(self.clock(now)).saturating_sub(us(self.history)))
+    }
+
+    /// Re-plans when pending commits reach their majority, after lags or links changed.
+    pub(super) fn replan(&mut self, config: &Config, now: Micros) {
+        let lag = self.majority_lag(config);
+        let mut before = Micros::ZERO;
+        for p in &mut self.pending {
+            let due = lag.map_or(Micros::MAX, |lag| (p.at + lag).max(now + config.replication));
+            p.majority_at = due.max(before);
+            before = p.majority_at;
+        }
+        self.wake();
+    }
+
+    /// What became of the commit at `ts`, made in `term`.
+    pub(super) fn standing(&self, ts: Ts, term: usize) -> Standing {
+        if self.terms.get(term).is_some_and(|ended| *ended < ts) {
+            return Standing::Interrupted;
+        }
+        if self.majority >= ts {
+            return Standing::Majority;
+        }
+        self.wait_for(ts)
+    }
+
+    /// When the majority point may reach `ts`.
+    pub(super) fn wait_for(&self, ts: Ts) -> Standing {
+        if self.majority >= ts {
+            return Standing::Majority;
+        }
+        let first = self.pending.partition_point(|p| p.ts < ts);
+        match self.pending.get(first).or(self.pending.back()) {
+            Some(p) => Standing::NotBefore(p.majority_at),
+            // Nothing to wait for but the clock.
+            None => {
+                Standing::NotBefore(Micros(((ts >> 32) * 1_000_000 + (ts & 0xFFFF_FFFF)).saturating_sub(self.base_us)))
+            }
+        }
+    }
+
+    pub(super) fn logged(&self, ns: &Ns) -> Option<&VecDeque<Event>> {
+        self.logs.get(ns).map(|l| &l.events)
+    }
+
+    /// The moment at which the next pending commit of the log's namespace, after `cursor`, may become visible.
+    pub(super) fn next_visible(&self, ns: &Ns) -> Option<Micros> {
+        let first = self.logs.get(ns)?.events.iter().rev().take_while(|e| e.ts > self.majority).last()?.ts;
+        match self.wait_for(first) {
+            Standing::NotBefore(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The primary steps down. A random suffix of what no majority has is rolled back; answers how many commits that was.
+    pub(super) fn step_down(&mut self, config: &Config, now: Micros, bits: u64) -> usize {
+        self.advance(config, now);
+        let firm = self.pending.iter().rposition(|p| p.firm).map_or(0, |i| i + 1);
+        let open = self.pending.len() - firm;
+        let survive = firm + (bits % (open as u64 + 1)) as usize;
+        let mut lost = self.pending.split_off(survive);
+        let rolled_back = lost.len();
+        while let Some(p) = lost.pop_back() {
+            for (ns, key) in p.writes.iter().rev() {
+                if let Some(coll) = self.colls.get_mut(ns) {
+                    coll.undo(key, p.ts);
+                }
+                if let Some(log) = self.logs.get_mut(ns) {
+                    while log.events.back().is_some_and(|e| e.ts >= p.ts) {
+                        log.events.pop_back();
+                    }
+                }
+            }
+        }
+        let (shortest, longest) = config.election;
+        let span = longest.since(shortest).0 + 1;
+        let until = now + shortest + Micros((bits >> 20) % span);
+        self.terms.push(self.majority);
+        self.electing_until = Some(until);
+        self.stale = Some((until + config.stale_for, self.majority));
+        for p in &mut self.pending {
+            p.majority_at = until + config.replication;
+        }
+        let others: Vec<usize> =
+            (0..config.nodes).filter(|i| *i != self.primary && !self.faults.nodes[*i].cut).collect();
+        if !others.is_empty() {
+            self.primary = others[(bits >> 50) as usize % others.len()];
+        }
+        self.streams += 1;
+        self.wake();
+        rolled_back
+    }
+
+    pub(super) fn is_primary(&self, node: usize) -> bool {
+        self.primary == node
+    }
+
+    pub(super) fn members(&self, config: &Config) -> Vec<Member> {
+        let electing = self.electing_until.is_some();
+        let member = |(i, n): (usize, &super::faults::Node)| {
+            let (state, lag) = match (n.cut, i == self.primary && !electing) {
+                (true, _) => ("DOWN", None),
+                (false, true) => ("PRIMARY", Some(Micros::ZERO)),
+                (false, false) => ("SECONDARY", Some(n.lag + config.replication)),
+            };
+            Member { name: format!("{}-{i}", config.name), state: state.into(), lag }
+        };
+        self.faults.nodes.iter().enumerate().map(member).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn no_snapshots(&self) -> bool {
+        self.snapshots.is_empty()
+    }
+
+    /// Versions kept of all documents of a collection.
+    #[cfg(test)]
+    pub(super) fn versions(&self, ns: &Ns) -> usize {
+        self.colls.get(ns).map_or(0, |c| c.docs.values().map(super::store::Chain::len).sum())
+    }
+}
