@@ -1,2 +1,99 @@
-//! Tests against a real mongod.
-fn main() {}
+//! Tests against a real `mongod`: the conformance cases, the bucket function, and what happens when answers are lost.
+//!
+//! `TIDEGATE_TEST_MONGOD=skip` reports them as ignored. `cargo test --test mongo -- serve 3` starts a replica set of three nodes,
+//! prints its connection string and keeps it until interrupted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// Real time is what these tests are about.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::future::Future;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tidegate::cluster::mongo::Mongo;
+use tidegate::runtime::Rt;
+use tidegate::runtime::live::Live;
+use tokio::runtime::Runtime;
+
+#[path = "../conformance/mod.rs"]
+mod conformance;
+
+mod buckets;
+mod conform;
+mod connecting;
+mod losses;
+mod mongod;
+mod replset;
+
+use replset::ReplSet;
+
+/// What a test answers.
+type R = Result<(), String>;
+
+static TOKIO: LazyLock<Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio starts"));
+static SHARED: Mutex<Option<Result<Arc<ReplSet>, String>>> = Mutex::new(None);
+
+/// The replica set of one node that most tests share; the first who asks starts it.
+fn shared() -> Result<Arc<ReplSet>, String> {
+    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    shared
+        .get_or_insert_with(|| {
+            let mongod = mongod::find()?;
+            TOKIO.block_on(ReplSet::start(&mongod, 1)).map(Arc::new)
+        })
+        .clone()
+}
+
+fn live() -> Rt {
+    Live::new(TOKIO.handle().clone())
+}
+
+/// The port on the shared replica set, in a connection pool of its own under this application name.
+async fn connect(set: &ReplSet, app: &str) -> Result<Arc<Mongo>, String> {
+    Mongo::connect(&format!("{}&appName={app}", set.uri()), live()).await.map_err(|e| e.to_string())
+}
+
+/// A test on the shared replica set.
+fn on_shared<F>(name: &str, test: impl FnOnce(Arc<ReplSet>) -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = R> + Send + 'static,
+{
+    Trial::test(name, move || {
+        let set = shared()?;
+        TOKIO.block_on(test(set)).map_err(Failed::from)
+    })
+}
+
+fn serve(n: usize) -> R {
+    let mongod = mongod::find()?;
+    TOKIO.block_on(async {
+        let set = ReplSet::start(&mongod, n).await?;
+        println!("{}", set.uri());
+        eprintln!("{} nodes; Ctrl-C ends them", set.len());
+        tokio::signal::ctrl_c().await.map_err(|e| e.to_string())
+    })
+}
+
+fn main() {
+    let raw: Vec<String> = std::env::args().collect();
+    if raw.get(1).is_some_and(|a| a == "serve") {
+        let n = raw.get(2).and_then(|n| n.parse().ok()).unwrap_or(3);
+        if let Err(e) = serve(n) {
+            eprintln!("{e}");
+            std::process::exit(1);
+        }
+        return;
+    }
+    let args = Arguments::from_args();
+    let mut trials = conform::trials();
+    trials.extend(buckets::trials());
+    trials.extend(connecting::trials());
+    trials.extend(losses::trials());
+    let skip = mongod::skipped();
+    let trials = trials.into_iter().map(|t| if skip { t.with_ignored_flag(true) } else { t }).collect();
+    let conclusion = libtest_mimic::run(&args, trials);
+    drop(SHARED.lock().map(|mut s| s.take()));
+    conclusion.exit();
+}

@@ -1,0 +1,149 @@
+//! Collections, indexes, validators, renames and views. Each operation looks at what is there when the server refuses it, so that
+//! doing it twice is doing it once.
+
+use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+
+use super::errors::Phase;
+use super::read::malformed;
+use super::{Mongo, majority};
+use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, IndexSpec, Ns, Reason};
+
+impl Mongo {
+    pub(super) async fn administer(&self, op: &AdminOp) -> Result<AdminDone, Failed> {
+        match op {
+            AdminOp::OpenSlot { slot, epoch } => self.open_slot(slot, *epoch).await,
+            AdminOp::BumpSlot { slot, epoch } => self.bump_slot(slot, *epoch).await,
+            AdminOp::BumpAll { rollout, epoch } => self.bump_all(rollout, *epoch).await,
+            AdminOp::Sessions { rollout } => self.sessions_of(rollout).await,
+            AdminOp::Create { ns } => {
+                let made = self.ddl(&ns.db, rawdoc! { "create": &*ns.coll }).await;
+                self.done_if(made, |kind| kind == CollKind::Collection, ns).await
+            }
+            AdminOp::CreateIndex { ns, index } => self.create_index(ns, index).await,
+            AdminOp::Indexes { ns } => self.indexes(ns).await.map(AdminDone::Indexes),
+            AdminOp::SetValidator { ns, validator } => {
+                let validator = raw(validator.as_ref().unwrap_or(&Document::new()))?;
+                let command = rawdoc! {
+                    "collMod": &*ns.coll, "validator": validator, "validationLevel": "strict", "validationAction": "error",
+                };
+                self.ddl(&ns.db, command).await.map(|()| AdminDone::Done)
+            }
+            AdminOp::Rename { from, to } => self.rename(from, to).await,
+            AdminOp::CreateEmptyView { ns, on } => {
+                if ns.db != on.db {
+                    return Err(refused(format!("a view {ns} cannot stand on {on}, in another database")));
+                }
+                let mut pipeline = RawArrayBuf::new();
+                pipeline.push(rawdoc! { "$match": { "$expr": false } });
+                let command = rawdoc! { "create": &*ns.coll, "viewOn": &*on.coll, "pipeline": pipeline };
+                let made = self.ddl(&ns.db, command).await;
+                self.done_if(made, |kind| kind == CollKind::View, ns).await
+            }
+            AdminOp::Kind { ns } => self.kind(ns).await.map(AdminDone::Kind),
+            AdminOp::Drop { ns } => {
+                let dropped = self.ddl(&ns.db, rawdoc! { "drop": &*ns.coll }).await;
+                self.done_if(dropped, |kind| kind == CollKind::Absent, ns).await
+            }
+        }
+    }
+
+    async fn ddl(&self, db: &str, mut command: RawDocumentBuf) -> Result<(), Failed> {
+        command.append(bson::cstr!("writeConcern"), majority());
+        self.run(db, command, Phase::Write).await.map(drop)
+    }
+
+    /// Done, or refused because it had been done before.
+    async fn done_if(
+        &self,
+        r: Result<(), Failed>,
+        wanted: impl Fn(CollKind) -> bool,
+        ns: &Ns,
+    ) -> Result<AdminDone, Failed> {
+        match r {
+            Ok(()) => Ok(AdminDone::Done),
+            Err(Failed::NotDone(Reason::Refused(m))) => {
+                if wanted(self.kind(ns).await?) {
+                    Ok(AdminDone::Done)
+                } else {
+                    Err(refused(m))
+                }
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn rename(&self, from: &Ns, to: &Ns) -> Result<AdminDone, Failed> {
+        if from.db != to.db {
+            return Err(refused(format!("{from} cannot be renamed to {to}: another database would mean copying it")));
+        }
+        let command = rawdoc! { "renameCollection": from.to_string(), "to": to.to_string(), "dropTarget": false };
+        match self.ddl("admin", command).await {
+            Ok(()) => Ok(AdminDone::Done),
+            Err(Failed::NotDone(Reason::Refused(m))) => {
+                // A view under the old name is what contract puts there right after the rename.
+                let gone = matches!(self.kind(from).await?, CollKind::Absent | CollKind::View);
+                if gone && self.kind(to).await? == CollKind::Collection {
+                    Ok(AdminDone::Done)
+                } else {
+                    Err(refused(m))
+                }
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn create_index(&self, ns: &Ns, index: &IndexSpec) -> Result<AdminDone, Failed> {
+        let mut spec = rawdoc! { "key": raw(&index.keys)?, "name": &*index.name };
+        if index.unique {
+            spec.append(bson::cstr!("unique"), true);
+        }
+        let mut specs = RawArrayBuf::new();
+        specs.push(spec);
+        let command = rawdoc! { "createIndexes": &*ns.coll, "indexes": specs, "writeConcern": majority() };
+        // No time limit: a build takes as long as the collection is large.
+        self.run_for(&ns.db, command, Phase::Write, None).await?;
+        Ok(AdminDone::Done)
+    }
+
+    async fn indexes(&self, ns: &Ns) -> Result<Vec<IndexSpec>, Failed> {
+        // An absent collection is an error here (26), and one that was dropped meanwhile too.
+        let specs = match self.list(&ns.db, rawdoc! { "listIndexes": &*ns.coll }).await {
+            Err(Failed::NotDone(Reason::Refused(m))) => {
+                return if self.kind(ns).await? == CollKind::Absent { Ok(Vec::new()) } else { Err(refused(m)) };
+            }
+            other => other?,
+        };
+        specs
+            .into_iter()
+            .map(|mut d| {
+                let Some(Bson::Document(keys)) = d.remove("key") else { return Err(malformed("an index without keys")) };
+                Ok(IndexSpec {
+                    name: d.get_str("name").map_err(malformed)?.to_owned(),
+                    keys,
+                    unique: d.get_bool("unique").unwrap_or(false),
+                })
+            })
+            .collect()
+    }
+
+    async fn kind(&self, ns: &Ns) -> Result<CollKind, Failed> {
+        let command = rawdoc! { "listCollections": 1, "filter": { "name": &*ns.coll } };
+        let found = self.list(&ns.db, command).await?;
+        let Some(d) = found.first() else { return Ok(CollKind::Absent) };
+        let none = doc! {};
+        let options = d.get_document("options").unwrap_or(&none);
+        Ok(match d.get_str("type") {
+            Ok("view") => CollKind::View,
+            Ok("collection") if !options.get_bool("capped").unwrap_or(false) => CollKind::Collection,
+            _ => CollKind::Other,
+        })
+    }
+}
+
+fn raw(d: &Document) -> Result<RawDocumentBuf, Failed> {
+    RawDocumentBuf::try_from(d).map_err(|e| refused(e.to_string()))
+}
+
+fn refused(m: String) -> Failed {
+    Failed::NotDone(Reason::Refused(m))
+}

@@ -1,0 +1,3 @@
+//! stub
+use libtest_mimic::Trial;
+pub fn trials() -> Vec<Trial> { Vec::new() }
