@@ -8,3 +8,4 @@ pub mod route;
 pub mod runtime;
 pub mod scrub;
 pub mod snapshot;
+pub mod tui;

@@ -1,1 +1,4 @@
 //! Integration tests that need no server.
+
+mod fixture;
+mod tui;
