@@ -15,3 +15,4 @@ pub mod scrub;
 pub mod snapshot;
 pub mod transform;
 pub mod workload;
+pub mod tui;

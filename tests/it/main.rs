@@ -3,3 +3,5 @@
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod embedded;
+mod fixture;
+mod tui;

@@ -1,0 +1,67 @@
+//! The last line: what became of the latest command, then the keys.
+
+use crate::snapshot::{Command, Snapshot};
+
+use super::super::app::{Request, RequestState, UiState};
+use super::super::canvas::Canvas;
+use super::super::format;
+use super::super::keymap::{BINDINGS, Group};
+use super::super::theme::Role;
+
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Pause => "PAUSE",
+        Command::Continue => "CONTINUE",
+        Command::Advance { .. } => "ADVANCE",
+        Command::Stop => "STOP",
+    }
+}
+
+/// `PAUSE requested -> accepted`, as far as it has come.
+pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
+    let what = name(&r.command);
+    let since = format::span(ui.clock.since(r.sent_at));
+    match &r.state {
+        RequestState::Requested => (format!("{what} requested, no answer for {since}"), Role::Warn),
+        RequestState::Accepted => (format!("{what} requested -> accepted, taking effect for {since}"), Role::Accent),
+        RequestState::Applied => (format!("{what} requested -> accepted -> applied"), Role::Ok),
+        RequestState::Refused(why) => (format!("{what} refused: {why}"), Role::Bad),
+        RequestState::Unknown => (format!("{what} UNKNOWN: no answer for {since}; it may still take effect"), Role::Bad),
+    }
+}
+
+/// Draws the last row of the canvas.
+pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
+    let w = c.width();
+    let mut x = 1;
+    let said = match (ui.request_shown(), &ui.notice) {
+        (Some(r), _) => Some(status(r, ui)),
+        (None, Some((text, _))) => Some((text.clone(), Role::Warn)),
+        (None, None) => None,
+    };
+    if let Some((text, role)) = said {
+        // Pause stays in sight beside the longest message.
+        let text = format::fit(&text, w.saturating_sub(14));
+        x = c.put_styled(x, 0, &format!(" {text} "), c.theme.badge(role)) + 1;
+    }
+    if ui.typing_filter {
+        c.put_fit(x, 0, "type to filter, Enter keeps, Esc clears", w.saturating_sub(x), Role::Dim);
+        return;
+    }
+    let mut group = Group::Act;
+    for b in BINDINGS.iter().filter(|b| !b.short.is_empty()) {
+        let Some(key) = b.keys.first().map(|k| k.label()) else { continue };
+        let after = if s.phase.is_final() && b.group == Group::Act { continue } else { b.short };
+        let gap = if b.group != group && group == Group::Act { 2 } else { 0 };
+        if x + gap + format::width(&key) + 1 + format::width(after) > w {
+            break;
+        }
+        if gap > 0 {
+            c.put(x, 0, "│", Role::Border);
+            x += gap;
+        }
+        group = b.group;
+        x = c.put(x, 0, &key, Role::Accent) + 1;
+        x = c.put(x, 0, after, Role::Dim) + 2;
+    }
+}

@@ -1,0 +1,42 @@
+//! What fills the terminal: the overview and what lies over it.
+
+mod footer;
+mod overlay;
+mod overview;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use crate::snapshot::Snapshot;
+
+use super::app::UiState;
+use super::canvas::Canvas;
+use super::keymap::{self, Action};
+use super::theme::Role;
+
+/// Draws the whole screen.
+pub(crate) fn draw(buf: &mut Buffer, area: Rect, snapshot: &Snapshot, ui: &UiState) {
+    let mut c = Canvas::new(buf, area, &ui.theme);
+    let (w, h) = super::MIN_SIZE;
+    if area.width < w || area.height < h {
+        too_small(&mut c, area);
+        return;
+    }
+    overview::draw(&mut c, area, snapshot, ui);
+    if let Some(open) = &ui.overlay {
+        overlay::draw(&mut c, area, snapshot, ui, open);
+    }
+}
+
+/// Says what size is needed; the keys go on working.
+fn too_small(c: &mut Canvas<'_>, area: Rect) {
+    let (w, h) = super::MIN_SIZE;
+    let lines = [
+        format!("needs {w}x{h}"),
+        format!("is {}x{}", area.width, area.height),
+        format!("{} still pauses", keymap::label(Action::Pause)),
+    ];
+    for (y, line) in lines.iter().enumerate() {
+        c.put(0, y, line, if y == 0 { Role::Warn } else { Role::Text });
+    }
+}

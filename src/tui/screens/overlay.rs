@@ -1,0 +1,132 @@
+//! What lies over the panels: the help, the reasons and the dialogs.
+
+use ratatui::layout::Rect;
+
+use crate::snapshot::{Snapshot, StageStatus, Verdict};
+
+use super::super::app::{Dialog, Overlay, Question, UiState};
+use super::super::canvas::{Canvas, Titles};
+use super::super::format;
+use super::super::keymap::{BINDINGS, Group};
+use super::super::theme::Role;
+use super::super::widgets::verdict;
+
+type Lines = Vec<(String, Role)>;
+
+/// Draws the overlay in the middle, leaving the verdict in sight where there is room.
+pub(crate) fn draw(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState, open: &Overlay) {
+    let inner = usize::from(area.width.saturating_sub(6)).min(76);
+    let (title, lines, bottom, role) = match open {
+        Overlay::Help => ("KEYS", help(), "Esc closes".to_owned(), Role::Dim),
+        Overlay::Why => ("WHY", why(s, ui, inner), "Esc closes".to_owned(), Role::Dim),
+        Overlay::Dialog(d) => (title(d), question(d, inner), keys(d), Role::Accent),
+    };
+    boxed(c, area, title, &lines, (bottom, Some(role)), inner);
+}
+
+fn boxed(
+    c: &mut Canvas<'_>,
+    area: Rect,
+    title: &str,
+    lines: &Lines,
+    bottom: (String, Option<Role>),
+    inner: usize,
+) {
+    let widest = lines.iter().map(|(l, _)| format::width(l)).max().unwrap_or(0);
+    let width = (widest.max(format::width(&bottom.0) + 4).min(inner) as u16 + 4).min(area.width);
+    // The last row stays free: it carries the fate of the latest command and the pause key.
+    let height = (lines.len() as u16 + 2).min(area.height - 1);
+    // Below the verdict, if that leaves room for it.
+    let free = area.height - 1 - height;
+    let y = if free >= 6 { 6 + (free - 6) / 3 } else { free };
+    let place = Rect::new(area.x + (area.width - width) / 2, area.y + y, width, height);
+    c.part(place).clear();
+    let mut panel = c.panel(place, &Titles { name: title, bottom, focused: true, ..Titles::default() });
+    for (y, (line, role)) in lines.iter().enumerate() {
+        let max = panel.width().saturating_sub(2);
+        panel.put_fit(1, y, line, max, *role);
+    }
+}
+
+/// Every key, by group.
+fn help() -> Lines {
+    let mut lines = Lines::new();
+    for group in [Group::Act, Group::Look, Group::General] {
+        lines.push((group.title().to_owned(), Role::Title));
+        for b in BINDINGS.iter().filter(|b| b.group == group) {
+            let keys: Vec<String> = b.keys.iter().map(|k| k.label()).collect();
+            lines.push((format!("  {:<18} {}", keys.join(" "), b.help), Role::Text));
+        }
+    }
+    lines
+}
+
+/// Everything that holds the rollout up, in whole sentences.
+fn why(s: &Snapshot, ui: &UiState, width: usize) -> Lines {
+    let mut lines = Lines::new();
+    let mut say = |head: &str, text: &str, role: Role| {
+        for (i, part) in format::wrap(text, width.saturating_sub(14)).into_iter().enumerate() {
+            let head = if i == 0 { head } else { "" };
+            lines.push((format!("{head:<11} {part}"), role));
+        }
+    };
+    for (head, a) in [
+        ("Users", verdict::users(s, ui)),
+        ("Now", verdict::now(s)),
+        ("If idle", verdict::idle(s)),
+        ("Way back", verdict::back(s)),
+        ("Lease", verdict::lease(s)),
+        ("Data", verdict::data(s, ui)),
+    ] {
+        let text = if a.word.is_empty() { a.text.clone() } else { format!("{}: {}", a.word, a.text) };
+        say(head, text.trim_end_matches([':', ' ']), a.level.role());
+    }
+    let blocking: Vec<_> = s.gates.iter().filter(|g| g.verdict != Verdict::Pass).collect();
+    for (i, g) in blocking.iter().enumerate() {
+        let role = if g.verdict == Verdict::Fail { Role::Bad } else { Role::Warn };
+        say(if i == 0 { "Blocked by" } else { "" }, &verdict::gate_sentence(g), role);
+    }
+    if let Some(slow) = s.activity.as_ref().and_then(|a| a.throttled.as_deref()) {
+        say("Slowed by", slow, Role::Warn);
+    }
+    for a in s.applications.iter().filter(|a| a.epoch < s.route.epoch) {
+        let text = format!("{} still follows route epoch {}, heard {} ago", a.name, a.epoch, format::lag(a.age));
+        say("Application", &text, Role::Warn);
+    }
+    let current = s.stages.iter().find(|st| st.status == StageStatus::Current);
+    if let Some(runbook) = current.and_then(|st| st.runbook.as_deref()) {
+        say("Runbook", runbook, Role::Accent);
+    }
+    lines
+}
+
+fn title(d: &Dialog) -> &'static str {
+    match d.question {
+        Question::Advance => "ADVANCE?",
+        Question::Continue => "CONTINUE?",
+        Question::QuitDrill => "END THE DRILL?",
+        Question::QuitLive => "LEAVE?",
+    }
+}
+
+fn question(d: &Dialog, width: usize) -> Lines {
+    let mut lines: Lines = Vec::new();
+    for (i, line) in d.lines.iter().enumerate() {
+        let role = if i == 0 { Role::Title } else if line.contains("NO WAY BACK") { Role::Bad } else { Role::Text };
+        lines.extend(format::wrap(line, width.saturating_sub(2)).into_iter().map(|l| (l, role)));
+    }
+    if let Some(word) = &d.type_this {
+        let role = if *word == d.typed { Role::Ok } else { Role::Warn };
+        lines.push((format!("Type {word} to confirm: {}_", d.typed), role));
+    }
+    lines
+}
+
+fn keys(d: &Dialog) -> String {
+    match d.question {
+        Question::Advance => "Enter advances   Esc does not".into(),
+        Question::Continue => "Enter continues   Esc does not".into(),
+        Question::QuitDrill => "Enter or y ends it   Esc stays".into(),
+        Question::QuitLive => "Enter stops   d leaves only   Esc stays".into(),
+    }
+}
