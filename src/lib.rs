@@ -3,6 +3,7 @@
 //! docs/architecture.md is the map of the rooms below and of what each promises.
 
 pub mod cluster;
+pub mod drill;
 pub mod plan;
 pub mod route;
 pub mod runtime;
