@@ -97,22 +97,29 @@ pub(crate) fn finish(text: &str, name: &str, secrets: &[Range<usize>], mut mista
         .into_iter()
         .map(|m| {
             let at = |i: usize| map[i.min(text.len())];
-            let (start, end) = (at(m.span.start), at(m.span.end.max(m.span.start)));
+            // The end of the file is shown as the end of its last line.
+            let last = source.len() - usize::from(source.ends_with('\n'));
+            let (start, end) = (at(m.span.start).min(last), at(m.span.end.max(m.span.start)));
             let line_end = source[start..].find('\n').map_or(source.len(), |n| start + n);
             let before = &source[..start];
             let line_start = before.rfind('\n').map_or(0, |n| n + 1);
             Diagnostic {
-                message: scrub::line(&m.message),
+                message: safe_text(&m.message),
                 line: before.matches('\n').count() + 1,
                 column: before[line_start..].chars().count() + 1,
-                expected: scrub::line(&m.expected),
-                help: m.help.map(|h| scrub::line(&h)),
+                expected: safe_text(&m.expected),
+                help: m.help.map(|h| safe_text(&h)),
                 // One line only: a long value would push its own beginning off the screen.
                 span: start..end.min(line_end).max(start),
             }
         })
         .collect();
-    Diagnostics { name: scrub::line(name), source, list }
+    Diagnostics { name: safe_text(name), source, list }
+}
+
+/// A text about the source made safe to show: messages quote what they complain about.
+fn safe_text(text: &str) -> String {
+    safe_source(text, &[]).0.replace('\n', "\u{FFFD}")
 }
 
 /// The source made safe to show, and for each byte of the original where it went.

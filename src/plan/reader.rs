@@ -41,7 +41,7 @@ pub(crate) fn parse<'i>(text: &'i str, name: &str) -> Result<Spanned<DeTable<'i>
         let span = e.span().unwrap_or(0..0);
         let message = e.message();
         let (message, expected) = match message.split_once(", expected ") {
-            Some((m, x)) => (m.to_owned(), format!("expected {x}")),
+            Some((m, x)) => (m.to_owned(), format!("expected {}", x.replace("literal string", "a quoted string"))),
             None => (message.to_owned(), String::new()),
         };
         reader.error(span, format!("this is not TOML: {message}"), expected, None);

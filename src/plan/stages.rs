@@ -27,6 +27,8 @@ struct Before {
     reads: u8,
     writes: u8,
     contracted: bool,
+    /// A percentage or a word could not be read: what follows from it is not complained about again.
+    unsure: bool,
 }
 
 pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, collections: &[Collection]) -> Vec<Stage> {
@@ -68,7 +70,8 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collection
         let message = "no stage can follow the one that quarantines legacy";
         r.error(t.span.clone(), message, "expected the end of the plan", None);
     }
-    let work = read_work(r, t, before);
+    let (work, known) = read_work(r, t, before);
+    before.unsure |= !known;
     let (shadow, reads, writes) = read_traffic(r, t, before, collections);
     check_contract(r, t, before, &work, (reads, writes));
     let soak = r.duration(t, "soak").map_or(Micros::ZERO, |d| d.value);
@@ -99,16 +102,22 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collection
     })
 }
 
-fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before) -> Vec<Work> {
+/// The work, and whether every word of it could be read.
+fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before) -> (Vec<Work>, bool) {
     let mut work: Vec<Work> = Vec::new();
+    let mut known = t.table.get("do").is_none_or(|v| v.get_ref().is_array());
     for item in r.items(t, "do", "an array of words") {
         let Some(text) = item.get_ref().as_str() else {
             let expected = format!("expected a word, found {}", item.get_ref().type_str());
             r.error(item.span(), "`do` has the wrong type", expected, None);
+            known = false;
             continue;
         };
         let word = At { value: text.to_owned(), span: item.span() };
-        let Some(w) = r.word(&word, "work", &WORK) else { continue };
+        let Some(w) = r.word(&word, "work", &WORK) else {
+            known = false;
+            continue;
+        };
         let done = |x: Work, work: &[Work]| before.done.contains(&x) || work.contains(&x);
         if done(w, &work) {
             r.error(word.span, format!("`{text}` is done twice"), "expected once in the plan", None);
@@ -121,18 +130,23 @@ fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before) -> Vec<Work> {
         }
         work.push(w);
     }
-    work
+    (work, known)
 }
 
 /// Reads the percentages, inheriting what is not said, and checks that traffic only moves forward and onto finished ground.
-fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &Before, collections: &[Collection]) -> (u8, u8, u8) {
+fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collections: &[Collection]) -> (u8, u8, u8) {
     let mut percent = |key: &str| {
         r.integer(t, key, 0, 100).and_then(|n| Some(At { value: u8::try_from(n.value).ok()?, span: n.span }))
     };
     let (shadow, reads, writes) = (percent("shadow"), percent("reads"), percent("writes"));
     let of = |p: &Option<At<u8>>, inherited: u8| p.as_ref().map_or(inherited, |p| p.value);
     let span = |p: &Option<At<u8>>| -> Range<usize> { p.as_ref().map_or_else(|| t.span.clone(), |p| p.span.clone()) };
-    let now = (of(&shadow, before.shadow), of(&reads, before.reads), of(&writes, before.writes));
+    let mut now = (of(&shadow, before.shadow), of(&reads, before.reads), of(&writes, before.writes));
+    let unread = |key: &str, p: &Option<At<u8>>| p.is_none() && t.table.contains_key(key);
+    before.unsure |= unread("shadow", &shadow) || unread("reads", &reads) || unread("writes", &writes);
+    if before.unsure {
+        return now;
+    }
     for (name, p, now, was) in [("reads", &reads, now.1, before.reads), ("writes", &writes, now.2, before.writes)] {
         if now < was {
             let message = format!("`{name}` goes back from {was} to {now} %");
@@ -140,6 +154,7 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &Before, collections:
             r.error(span(p), message, format!("expected {was} to 100"), Some(help.into()));
         }
     }
+    now = (now.0, now.1.max(before.reads), now.2.max(before.writes));
     if now.2 > now.1 {
         let message = format!("{} % of writes but only {} % of reads are on next", now.2, now.1);
         let help = "a key's reads move to next before its writes do";
@@ -148,15 +163,16 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &Before, collections:
     }
     let moved = [(&shadow, now.0), (&reads, now.1), (&writes, now.2)].into_iter().find(|(_, n)| *n > 0);
     let had = before.shadow > 0 || before.reads > 0 || before.writes > 0;
+    let ready = before.done.contains(&Work::Create) && before.done.contains(&Work::Backfill);
     if let (Some((p, _)), false) = (moved, had) {
-        if !(before.done.contains(&Work::Create) && before.done.contains(&Work::Backfill)) {
+        if !ready {
             let help = "put a stage with do = [\"create\", \"backfill\", \"indexes\"] before it";
             let message = "this stage uses next before an earlier stage has created and filled it";
             r.error(span(p), message, "expected an earlier stage that copies", Some(help.into()));
         }
     }
     let indexes: Vec<_> = collections.iter().flat_map(|c| &c.indexes).collect();
-    if now.1 > 0 && before.reads == 0 && !indexes.is_empty() && !before.done.contains(&Work::Indexes) {
+    if now.1 > 0 && before.reads == 0 && ready && !indexes.is_empty() && !before.done.contains(&Work::Indexes) {
         let help = "add `indexes` to the `do` of an earlier stage";
         r.error(span(&reads), "reads move to next before its indexes are built", "", Some(help.into()));
     }
@@ -197,6 +213,9 @@ fn check_contract(r: &mut Reader, t: &Table<'_, '_>, before: &Before, work: &[Wo
     let at = t.table.get("do").map_or_else(|| t.span.clone(), |v| v.span());
     if work.len() > 1 {
         r.error(at.clone(), "`quarantine-legacy` stands alone in its stage", "expected nothing beside it", None);
+    }
+    if before.unsure {
+        return;
     }
     if (before.reads, before.writes) != (100, 100) || now != (100, 100) {
         let message = "legacy can be quarantined only after a stage with all reads and writes on next";

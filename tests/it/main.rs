@@ -1,1 +1,2 @@
 //! Integration tests that need no server.
+mod plan;
