@@ -7,6 +7,7 @@ pub mod engine;
 pub mod gate;
 pub mod journal;
 pub mod metrics;
+pub mod drill;
 pub mod plan;
 pub mod rollout;
 pub mod route;

@@ -3,6 +3,17 @@
 //! Types, parsing with positions, and every check that can be made without a cluster. A plan that passes is runnable; an unknown
 //! key is an error.
 
+mod canonical;
+mod collection;
+mod diagnostics;
+mod env;
+mod metrics_names;
+mod parse;
+pub(crate) mod reader;
+mod stages;
 mod types;
 
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use env::{EnvError, resolve_env};
+pub use metrics_names::{METRICS, MetricName, UnitKind, metric};
 pub use types::*;

@@ -29,6 +29,8 @@ pub struct Plan {
     pub freeze_max: Micros,
     /// The collections; exactly one for now.
     pub collections: Vec<Collection>,
+    /// Queries compared and explained on both shapes.
+    pub queries: Vec<Query>,
     /// Limits on tidegate's own load.
     pub throttle: Throttle,
     /// Plan-wide triggers.
@@ -116,6 +118,19 @@ pub enum ValueType {
     Double,
     /// Decimal128.
     Decimal,
+}
+
+/// A query that is compared and explained on both shapes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// For people; unique in the plan.
+    pub name: String,
+    /// The filter on legacy, JSON text.
+    pub legacy: String,
+    /// The filter on next, JSON text.
+    pub next: String,
+    /// It must be answered by an index.
+    pub uses_index: bool,
 }
 
 /// Limits on tidegate's own load.

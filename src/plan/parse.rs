@@ -1,0 +1,220 @@
+//! Reads a plan: the top level, the cluster, the route, limits and triggers. Every mistake is reported with its place.
+
+use super::diagnostics::{Diagnostics, passwords};
+use super::reader::{self, At, Reader, Table};
+use super::stages;
+use super::types::{ClusterSpec, Mode, Plan, Query, Throttle};
+use super::{canonical, collection};
+use crate::runtime::Micros;
+
+/// The schema this build reads.
+const SCHEMA: i64 = 1;
+
+impl Plan {
+    /// Reads and checks a plan. `name` is the file's name in messages.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with line and column.
+    pub fn parse(text: &str, name: &str) -> Result<Plan, Diagnostics> {
+        let root = reader::parse(text, name)?;
+        let mut r = Reader::default();
+        let plan = read(&mut r, text, &Table { table: root.get_ref(), span: 0..0, what: "the plan".into() });
+        match plan {
+            Some(plan) if r.is_clean() => Ok(plan),
+            _ => {
+                if r.is_clean() {
+                    // Each reader reports before it gives up; this keeps an oversight there from looking like success.
+                    r.error(0..0, "the plan cannot be read", "", None);
+                }
+                Err(r.finish(text, name))
+            }
+        }
+    }
+}
+
+fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
+    if !schema(r, t) {
+        return None;
+    }
+    r.only(
+        t,
+        &["schema", "plan", "cluster", "route", "cutover", "collection", "query", "throttle", "trigger", "stage"],
+    );
+    let head = read_head(r, t);
+    let cluster = read_cluster(r, text, t);
+    let (max_staleness, lease) = read_route(r, t);
+    let freeze_max = read_cutover(r, t);
+    let collections = collection::read(r, t);
+    let queries = read_queries(r, t);
+    let throttle = read_throttle(r, t);
+    let triggers = r.tables(t, "trigger", "[[trigger]]").iter().filter_map(|t| stages::read_trigger(r, t)).collect();
+    let stages = stages::read(r, t, &collections);
+    let (id, title, version, owner) = head?;
+    Some(Plan {
+        id,
+        title,
+        version,
+        owner,
+        hash: canonical::hash(t.table),
+        cluster,
+        mode: Mode::Route,
+        max_staleness,
+        lease,
+        freeze_max,
+        collections,
+        queries,
+        throttle,
+        triggers,
+        stages,
+    })
+}
+
+/// Checks `schema`; a file of another schema is not read further.
+fn schema(r: &mut Reader, t: &Table<'_, '_>) -> bool {
+    if !t.table.contains_key("schema") {
+        r.missing(t, "schema", "1");
+        return true;
+    }
+    match r.integer(t, "schema", i64::MIN, i64::MAX) {
+        Some(n) if n.value != SCHEMA => {
+            let message = format!("schema {} is not known to this version of tidegate", n.value);
+            r.error(n.span, message, format!("expected {SCHEMA}"), None);
+            false
+        }
+        _ => true,
+    }
+}
+
+fn read_head(r: &mut Reader, t: &Table<'_, '_>) -> Option<(String, String, u32, String)> {
+    if !t.table.contains_key("plan") {
+        r.error(0..0, "the table `[plan]` is missing", "", Some("add `[plan]` with at least `id = \"…\"`".into()));
+    }
+    let t = r.table(t, "plan", "[plan]")?;
+    r.only(&t, &["id", "title", "version", "owner"]);
+    let id = r.required(&t, "id", "\"orders-v2\"").and_then(|id| check_id(r, &id))?;
+    let title = r.string(&t, "title").map_or_else(|| id.clone(), |s| crate::scrub::line(&s.value));
+    let version = r.integer(&t, "version", 0, u32::MAX.into()).and_then(|n| u32::try_from(n.value).ok()).unwrap_or(1);
+    let owner = r.string(&t, "owner").map(|s| crate::scrub::line(&s.value)).unwrap_or_default();
+    Some((id, title, version, owner))
+}
+
+/// An id of a plan or a stage.
+pub(super) fn check_id(r: &mut Reader, id: &At<String>) -> Option<String> {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if (1..=60).contains(&id.value.len()) && id.value.bytes().all(ok) {
+        return Some(id.value.clone());
+    }
+    let message = format!("`{}` is not a usable id", id.value);
+    r.error(id.span.clone(), message, "expected 1 to 60 of a-z, 0-9 and -", None);
+    None
+}
+
+fn read_cluster(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> ClusterSpec {
+    let mut spec = ClusterSpec { uri: None, next_uri: None, environment: "production".into() };
+    let Some(t) = r.table(t, "cluster", "[cluster]") else { return spec };
+    r.only(&t, &["uri", "next_uri", "environment"]);
+    spec.uri = r.string(&t, "uri").map(|u| check_uri(r, text, u));
+    spec.next_uri = r.string(&t, "next_uri").map(|u| check_uri(r, text, u));
+    if let Some(e) = r.string(&t, "environment") {
+        if e.value.trim().is_empty() {
+            r.error(e.span, "`environment` is empty", "expected `production`, `staging` or another word", None);
+        } else {
+            spec.environment = crate::scrub::short(&e.value, 30);
+        }
+    }
+    spec
+}
+
+fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
+    let At { value, span } = uri;
+    if !passwords(&value).is_empty() {
+        // Escapes or line breaks in the file may hide the password from the mask that goes over the whole text.
+        let written = &text[span.clone()];
+        if written.contains('\\') || written.contains('\n') || passwords(written).is_empty() {
+            r.hide(span.start + 1..span.end.saturating_sub(1).max(span.start + 1));
+        }
+        let help = "take it from the environment: \"mongodb://user:${TIDEGATE_PASSWORD}@host/\", or the whole string: \"${TIDEGATE_URI}\"";
+        r.error(span, "a plan must not contain a password", "a password is written here", Some(help.into()));
+        return String::new();
+    }
+    match super::resolve_env(&value, |_| Some(String::new())) {
+        Err(_) => r.error(span, "a `${` is not followed by a variable's name and `}`", "expected `${NAME}`", None),
+        Ok(_) if !["mongodb://", "mongodb+srv://", "${"].iter().any(|p| value.starts_with(p)) => {
+            r.error(
+                span,
+                "this is not a connection string",
+                "expected `mongodb://…`, `mongodb+srv://…` or `${NAME}`",
+                None,
+            );
+        }
+        Ok(_) => {}
+    }
+    value
+}
+
+fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros) {
+    let (staleness, lease) = (Micros::from_secs(2), Micros::from_secs(5));
+    let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease) };
+    r.only(&t, &["mode", "max_staleness", "lease"]);
+    if let Some(mode) = r.string(&t, "mode") {
+        if ["observe", "copy", "flags"].contains(&mode.value.as_str()) {
+            r.error(mode.span, format!("mode `{}` is not available yet", mode.value), "only `route` is", None);
+        } else {
+            r.word(&mode, "mode", &[("route", ())]);
+        }
+    }
+    let staleness = r.duration_in(&t, "max_staleness", Micros::from_ms(100), Micros::from_secs(3_600), staleness);
+    let lease = r.duration_in(&t, "lease", Micros::from_secs(1), Micros::from_secs(60), lease);
+    (staleness, lease)
+}
+
+fn read_cutover(r: &mut Reader, t: &Table<'_, '_>) -> Micros {
+    let default = Micros::from_secs(3);
+    let Some(t) = r.table(t, "cutover", "[cutover]") else { return default };
+    r.only(&t, &["freeze_max"]);
+    r.duration_in(&t, "freeze_max", Micros::from_ms(100), Micros::from_secs(10), default)
+}
+
+fn read_throttle(r: &mut Reader, t: &Table<'_, '_>) -> Throttle {
+    let Some(t) = r.table(t, "throttle", "[throttle]") else { return Throttle::default() };
+    r.only(&t, &["max_lag", "max_rate"]);
+    let max_lag = t
+        .table
+        .contains_key("max_lag")
+        .then(|| r.duration_in(&t, "max_lag", Micros::from_ms(100), Micros::from_secs(3_600), Micros::from_secs(5)));
+    let max_rate = r.integer(&t, "max_rate", 1, u32::MAX.into()).and_then(|n| u32::try_from(n.value).ok());
+    Throttle { max_lag, max_rate }
+}
+
+fn read_queries(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Query> {
+    let mut all: Vec<Query> = Vec::new();
+    for t in r.tables(t, "query", "[[query]]") {
+        r.only(&t, &["name", "legacy", "next", "uses_index"]);
+        let name = r.required(&t, "name", "\"orders of a customer\"");
+        let legacy = r.required(&t, "legacy", "'{ \"customer.name\": \"Cust 7\" }'").and_then(|q| check_query(r, q));
+        let next = r.required(&t, "next", "'{ \"customer_name\": \"Cust 7\" }'").and_then(|q| check_query(r, q));
+        let uses_index = r.boolean(&t, "uses_index").is_some_and(|b| b.value);
+        let Some(name) = name else { continue };
+        let clean = crate::scrub::line(&name.value);
+        if all.iter().any(|q| q.name == clean) {
+            r.error(name.span, format!("the query `{clean}` stands there twice"), "expected another name", None);
+        } else if let (Some(legacy), Some(next)) = (legacy, next) {
+            all.push(Query { name: clean, legacy, next, uses_index });
+        }
+    }
+    all
+}
+
+fn check_query(r: &mut Reader, q: At<String>) -> Option<String> {
+    match serde_json::from_str::<serde_json::Value>(&q.value) {
+        Ok(serde_json::Value::Object(_)) => Some(q.value),
+        Ok(_) => {
+            r.error(q.span, "a query is a JSON object", "expected `{ … }`", None);
+            None
+        }
+        Err(e) => {
+            r.error(q.span, format!("the query is not JSON: {e}"), "expected `{ … }`", None);
+            None
+        }
+    }
+}
