@@ -3,11 +3,11 @@
 //! docs/architecture.md is the map of the rooms below and of what each promises.
 
 pub mod cluster;
+pub mod drill;
 pub mod engine;
 pub mod gate;
 pub mod journal;
 pub mod metrics;
-pub mod drill;
 pub mod plan;
 pub mod rollout;
 pub mod route;
@@ -15,5 +15,5 @@ pub mod runtime;
 pub mod scrub;
 pub mod snapshot;
 pub mod transform;
-pub mod workload;
 pub mod tui;
+pub mod workload;

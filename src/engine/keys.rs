@@ -160,7 +160,8 @@ mod tests {
         r.register(mark, &keys(&[1]));
         let r2 = r.clone();
         let waiting = sim.block_on(async move {
-            let a = r2.begin_tail(&keys(&[1]));
+            let one = keys(&[1]);
+            let a = r2.begin_tail(&one);
             let mut a = std::pin::pin!(a);
             let first = futures_util::poll!(a.as_mut()).is_pending();
             r2.release(keys(&[1]).into_iter());

@@ -2,6 +2,8 @@
 //!
 //! The lease only says who may try; what keeps a stale runner out is the epoch in every fencing slot.
 
+use std::future::Future;
+
 use bson::{Bson, RawDocument, RawDocumentBuf, doc};
 
 use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, Reason, WriteOp};
@@ -71,7 +73,10 @@ fn document(plan: &str, l: &Lease) -> RawDocumentBuf {
 }
 
 /// Waits out what passes by itself, for a while.
-async fn patient<T>(rt: &Rt, what: &str, mut op: impl AsyncFnMut() -> Result<T, Failed>) -> Result<T, LeaseError> {
+async fn patient<T, F>(rt: &Rt, what: &str, mut op: impl FnMut() -> F) -> Result<T, LeaseError>
+where
+    F: Future<Output = Result<T, Failed>>,
+{
     for attempt in 0u64.. {
         match op().await {
             Ok(v) => return Ok(v),
@@ -83,8 +88,8 @@ async fn patient<T>(rt: &Rt, what: &str, mut op: impl AsyncFnMut() -> Result<T, 
 }
 
 async fn read(rt: &Rt, db: &Db, plan: &str, after: ClusterTime) -> Result<Option<Lease>, LeaseError> {
-    let keys = [Key::from(plan)];
-    let found = patient(rt, "reading the lease", async || db.read(&rollouts_ns(), &keys, after).await).await?;
+    let (ns, keys) = (rollouts_ns(), [Key::from(plan)]);
+    let found = patient(rt, "reading the lease", || db.read(&ns, &keys, after)).await?;
     Ok(found.docs.first().and_then(|d| d.as_deref()).and_then(parse))
 }
 
@@ -95,7 +100,7 @@ async fn read(rt: &Rt, db: &Db, plan: &str, after: ClusterTime) -> Result<Option
 pub async fn acquire(rt: &Rt, db: &Db, plan: &str, holder: &str, take_over: bool) -> Result<Lease, LeaseError> {
     for _ in 0..100 {
         // The majority time now: a stale view must not hide a newer lease.
-        let seen = patient(rt, "asking for the time", async || db.observe().await).await?;
+        let seen = patient(rt, "asking for the time", || db.observe()).await?;
         let old = read(rt, db, plan, seen.majority).await?;
         if let Some(l) = old.as_ref().filter(|l| l.expires_ms > seen.server_ms && !take_over) {
             let since = jiff::Timestamp::from_millisecond(l.since_ms).map_or_else(|_| "?".into(), |t| t.to_string());
@@ -129,12 +134,14 @@ async fn put(rt: &Rt, db: &Db, plan: &str, lease: &Lease, was: Option<i64>) -> R
             upsert: false,
         },
     };
-    let at = patient(rt, "writing the lease", async || match db.write(&op).await {
-        Ok(w) => Ok(w.at),
-        Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(ClusterTime::ZERO),
-        Err(f) => Err(f),
-    })
-    .await?;
+    let write = || async {
+        match db.write(&op).await {
+            Ok(w) => Ok(w.at),
+            Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(ClusterTime::ZERO),
+            Err(f) => Err(f),
+        }
+    };
+    let at = patient(rt, "writing the lease", write).await?;
     let now = read(rt, db, plan, at).await?;
     Ok(now.is_some_and(|l| l.nonce == lease.nonce && l.epoch == lease.epoch))
 }

@@ -164,7 +164,7 @@ impl LiveView {
         if beat < seen.beat {
             // The process was started anew under the same name.
             seen.slice = -1;
-            self.gone = sum(&self.gone, &seen.totals);
+            self.gone = self.gone + seen.totals;
         }
         if beat != seen.beat {
             seen.last_change = now;
@@ -198,26 +198,15 @@ impl LiveView {
 
     /// Totals over all processes, those withdrawn included; and whether any of them keeps an oracle.
     pub(super) fn totals(&self) -> (Totals, bool) {
-        let all = self.applications.values().fold(self.gone, |t, a| sum(&t, &a.totals));
+        let all = self.applications.values().fold(self.gone, |t, a| t + a.totals);
         (all, self.gone_oracle || self.applications.values().any(|a| a.has_oracle))
     }
 
     /// A process withdrew its ack document.
     pub(super) fn withdrawn(&mut self, process: &str) {
         if let Some(seen) = self.applications.remove(process) {
-            self.gone = sum(&self.gone, &seen.totals);
+            self.gone = self.gone + seen.totals;
             self.gone_oracle |= seen.has_oracle;
         }
-    }
-}
-
-fn sum(a: &Totals, b: &Totals) -> Totals {
-    Totals {
-        acknowledged: a.acknowledged + b.acknowledged,
-        lost: a.lost + b.lost,
-        stale_owner: a.stale_owner + b.stale_owner,
-        stale_copy: a.stale_copy + b.stale_copy,
-        shadow_compared: a.shadow_compared + b.shadow_compared,
-        shadow_different: a.shadow_different + b.shadow_different,
     }
 }

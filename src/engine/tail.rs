@@ -80,17 +80,6 @@ impl TailState {
         lock(&self.inner).read_through >= at
     }
 
-    /// Everything up to this time has been applied.
-    pub(super) fn applied_through(&self) -> ClusterTime {
-        let inner = lock(&self.inner);
-        let pending = inner.workers.iter().filter_map(WorkerState::first_pending).min();
-        match pending {
-            // One tick before the first pending event.
-            Some(t) => inner.read_through.min(ClusterTime { secs: t.secs, inc: t.inc.saturating_sub(1) }),
-            None => inner.read_through,
-        }
-    }
-
     /// Events read and events applied since the tail started.
     pub(super) fn counts(&self) -> (u64, u64) {
         let inner = lock(&self.inner);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::sync::Notify;
 
-use super::report::Report;
+use super::report::{Report, Totals};
 use super::{Bucket, Route, Side};
 use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, WriteOp};
 use crate::runtime::{Group, Micros, Rt, race, sleep};
@@ -160,6 +160,12 @@ impl RouteClient {
     /// Adds to what the process reports with its next ack.
     pub fn report(&self, f: impl FnOnce(&mut Report)) {
         f(&mut self.lock().report);
+    }
+
+    /// What the process has reported, up to this moment.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.lock().report.totals
     }
 
     async fn run(&self) {

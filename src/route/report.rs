@@ -50,6 +50,20 @@ pub struct Totals {
     pub shadow_different: i64,
 }
 
+impl std::ops::Add for Totals {
+    type Output = Totals;
+    fn add(self, b: Totals) -> Totals {
+        Totals {
+            acknowledged: self.acknowledged + b.acknowledged,
+            lost: self.lost + b.lost,
+            stale_owner: self.stale_owner + b.stale_owner,
+            stale_copy: self.stale_copy + b.stale_copy,
+            shadow_compared: self.shadow_compared + b.shadow_compared,
+            shadow_different: self.shadow_different + b.shadow_different,
+        }
+    }
+}
+
 /// What a process accumulates between acks.
 #[derive(Clone, Debug, Default)]
 pub struct Report {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::{Fut, Group, Micros, Runtime, keyed_hash};
 
-/// 2026-01-05T09:00:00Z, the wall-clock time at which every simulation begins.
+/// 2026-01-05T09:00:00Z, the wall-clock time at which a simulation begins unless it says otherwise.
 pub const WALL_START_MS: i64 = 1_767_603_600_000;
 
 struct Task {
@@ -60,6 +60,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Sim {
     me: Weak<Sim>,
     seed: u64,
+    wall_start_ms: i64,
     now: Mutex<Micros>,
     inner: Mutex<Inner>,
     ready: Arc<Ready>,
@@ -71,7 +72,14 @@ impl Sim {
     /// A new simulation at time zero.
     #[must_use]
     pub fn new(seed: u64) -> Arc<Self> {
+        Sim::starting_at(seed, WALL_START_MS)
+    }
+
+    /// A new simulation whose wall clock starts at `wall_start_ms`, milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn starting_at(seed: u64, wall_start_ms: i64) -> Arc<Self> {
         Arc::new_cyclic(|me| Sim {
+            wall_start_ms,
             me: me.clone(),
             seed,
             now: Mutex::new(Micros::ZERO),
@@ -217,7 +225,7 @@ impl Runtime for Sim {
     }
 
     fn wall_ms(&self) -> i64 {
-        WALL_START_MS + self.now().as_ms() as i64
+        self.wall_start_ms + self.now().as_ms() as i64
     }
 
     fn sleep_until(&self, at: Micros) -> Fut<'static, ()> {

@@ -18,6 +18,7 @@ pub use orders::{Order, ShapeError, Shapes};
 
 use crate::cluster::{Db, Failed, Ns};
 use crate::plan::Plan;
+use crate::route::report::Totals;
 use crate::route::{RouteClient, Side};
 use crate::runtime::{Fut, Group, Micros, Rt, sleep};
 
@@ -109,6 +110,12 @@ impl Workload {
     #[must_use]
     pub fn oracle(&self) -> &Oracle {
         &self.shared.oracle
+    }
+
+    /// Totals over all processes, up to this moment.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.clients.iter().map(RouteClient::totals).fold(Totals::default(), |a, b| a + b)
     }
 
     /// Stops every lane, settles what is under way and withdraws the processes from the route.

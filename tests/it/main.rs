@@ -2,7 +2,8 @@
 
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod drill;
 mod embedded;
 mod fixture;
-mod tui;
 mod plan;
+mod tui;

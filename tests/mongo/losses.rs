@@ -1,3 +1,5 @@
 //! stub
 use libtest_mimic::Trial;
-pub fn trials() -> Vec<Trial> { Vec::new() }
+pub fn trials() -> Vec<Trial> {
+    Vec::new()
+}

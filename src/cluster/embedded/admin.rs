@@ -39,13 +39,17 @@ impl Core {
             | AdminOp::Rename { from: ns, .. }
             | AdminOp::CreateEmptyView { ns, .. }
             | AdminOp::Kind { ns }
+            | AdminOp::Count { ns }
             | AdminOp::Drop { ns } => (ns, 0),
         };
         let plan = self.begin(OpKind::Admin, ns, per).await?;
         let deadline = self.rt.now() + self.config.majority_timeout;
         sleep(&self.rt, plan.before).await;
         let lands = self.arrives(plan.bits)?;
-        let reads = matches!(op, AdminOp::Sessions { .. } | AdminOp::Indexes { .. } | AdminOp::Kind { .. });
+        let reads = matches!(
+            op,
+            AdminOp::Sessions { .. } | AdminOp::Indexes { .. } | AdminOp::Kind { .. } | AdminOp::Count { .. }
+        );
         match plan.fate {
             Fate::Late if lands && !reads => {
                 let (core, op, at) = (self.clone(), op.clone(), self.rt.now() + Self::lateness(&plan));
@@ -88,6 +92,7 @@ impl Core {
             AdminOp::Sessions { rollout } => Ok((AdminDone::Sessions(sessions_of(s, rollout)), None)),
             AdminOp::Kind { ns } => Ok((AdminDone::Kind(kind(s, ns)), None)),
             AdminOp::Indexes { ns } => Ok((AdminDone::Indexes(indexes(s, ns)), None)),
+            AdminOp::Count { ns } => Ok((AdminDone::Count(s.colls.get(ns).map_or(0, |c| c.live) as u64), None)),
             AdminOp::Create { ns } => match kind(s, ns) {
                 CollKind::Absent => {
                     s.colls.insert(ns.clone(), Coll::default());

@@ -26,7 +26,9 @@ pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
         RequestState::Accepted => (format!("{what} requested -> accepted, taking effect for {since}"), Role::Accent),
         RequestState::Applied => (format!("{what} requested -> accepted -> applied"), Role::Ok),
         RequestState::Refused(why) => (format!("{what} refused: {why}"), Role::Bad),
-        RequestState::Unknown => (format!("{what} UNKNOWN: no answer for {since}; it may still take effect"), Role::Bad),
+        RequestState::Unknown => {
+            (format!("{what} UNKNOWN: no answer for {since}; it may still take effect"), Role::Bad)
+        }
     }
 }
 

@@ -35,10 +35,7 @@ fn cut(area: Rect, y: u16, height: u16) -> Rect {
 
 fn split(area: Rect, left: u16) -> (Rect, Rect) {
     let left = left.min(area.width);
-    (
-        Rect::new(area.x, area.y, left, area.height),
-        Rect::new(area.x + left, area.y, area.width - left, area.height),
-    )
+    (Rect::new(area.x, area.y, left, area.height), Rect::new(area.x + left, area.y, area.width - left, area.height))
 }
 
 /// Draws the overview.
@@ -75,7 +72,9 @@ fn verdict_rows(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState) -> u
     if area.width >= TWO_COLUMNS {
         let right = w - (w / 3).clamp(40, 60);
         let mut c = c.part(cut(area, 1, 4));
-        for (y, (label, a)) in [("USERS", &users), ("NOW", &now), ("IF IDLE", &idle), ("BACK", &back)].iter().enumerate() {
+        for (y, (label, a)) in
+            [("USERS", &users), ("NOW", &now), ("IF IDLE", &idle), ("BACK", &back)].iter().enumerate()
+        {
             // The first three words line up; a bare sentence begins where they do.
             let word = if a.word.is_empty() { 0 } else { 11 };
             row(&mut c, (1, right - 2), y, label, word, a);

@@ -17,11 +17,8 @@ const STEADY: f64 = 0.02;
 /// Where the apply lag is going, in seconds of lag a second; `None` without enough history.
 fn slope(lag: &LagView) -> Option<f64> {
     let from = lag.apply_history.len().saturating_sub(TREND_OVER);
-    let known: Vec<(usize, f64)> = lag.apply_history[from..]
-        .iter()
-        .enumerate()
-        .filter_map(|(i, v)| v.map(|v| (i, v.as_secs_f64())))
-        .collect();
+    let known: Vec<(usize, f64)> =
+        lag.apply_history[from..].iter().enumerate().filter_map(|(i, v)| v.map(|v| (i, v.as_secs_f64()))).collect();
     let ((i, a), (j, b)) = (known.first()?, known.last()?);
     (known.len() >= 3).then(|| (b - a) / (j - i) as f64)
 }

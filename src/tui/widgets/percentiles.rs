@@ -59,7 +59,18 @@ pub(crate) fn percentiles(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiS
         c.put_right(16, y, &legacy, if known { Role::Text } else { Role::Dim });
         let (next, known) = cell(&views[1], *pick, *needs);
         let broken = *name == "p99" && gate.zip(views[1].p99).is_some_and(|(g, p)| p > g);
-        c.put_right(25, y, &next, if broken { Role::Bad } else if known { Role::Text } else { Role::Dim });
+        c.put_right(
+            25,
+            y,
+            &next,
+            if broken {
+                Role::Bad
+            } else if known {
+                Role::Text
+            } else {
+                Role::Dim
+            },
+        );
         if broken {
             c.put(25, y, "!", Role::Bad);
         }

@@ -67,7 +67,9 @@ fn current(st: &StageView, long: bool) -> String {
 fn folded(s: &Snapshot) -> Vec<(String, Role)> {
     let passed = s.stages.iter().filter(|st| st.status == StageStatus::Passed).count();
     let mut line = vec![(format!("✓ {passed}"), Role::Ok)];
-    line.extend(s.stages.iter().filter(|st| st.status == StageStatus::Current).map(|st| (current(st, false), Role::Accent)));
+    line.extend(
+        s.stages.iter().filter(|st| st.status == StageStatus::Current).map(|st| (current(st, false), Role::Accent)),
+    );
     let mut pending = s.stages.iter().filter(|st| st.status == StageStatus::Pending);
     if let Some(next) = pending.next() {
         line.push((next.id.clone(), Role::Dim));

@@ -171,15 +171,12 @@ pub fn gate_sentence(g: &crate::snapshot::GateView) -> String {
             let broken = if g.relation == ">=" { "<" } else { ">" };
             format!("{name} {actual} {broken} {limit} for {}", format::span(g.held))
         }
-        Verdict::Stale => format!(
-            "{name}: no new data{}",
-            g.age.map(|a| format!(" for {}", format::lag(a))).unwrap_or_default()
-        ),
-        Verdict::Inconclusive if g.samples < g.min_samples => format!(
-            "{name}: {} of {} samples",
-            format::grouped(g.samples),
-            format::grouped(g.min_samples)
-        ),
+        Verdict::Stale => {
+            format!("{name}: no new data{}", g.age.map(|a| format!(" for {}", format::lag(a))).unwrap_or_default())
+        }
+        Verdict::Inconclusive if g.samples < g.min_samples => {
+            format!("{name}: {} of {} samples", format::grouped(g.samples), format::grouped(g.min_samples))
+        }
         Verdict::Inconclusive => format!("{name}: no data"),
         Verdict::Holding => {
             format!("{name} {actual} holds for {} of {}", format::span(g.held), format::span(g.hold_for))

@@ -1,0 +1,223 @@
+//! A drill under way: the embedded cluster, the simulated application and the engine on one virtual clock.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::scenario::World;
+use crate::cluster::Db;
+use crate::cluster::embedded::{self, Embedded};
+use crate::engine::{self, Deps, End, Engine, OnRecord, StartError};
+use crate::journal::{By, JournalStore, Record};
+use crate::plan::{Advance, Plan};
+use crate::rollout::Event;
+use crate::route::Side;
+use crate::runtime::sim::Sim;
+use crate::runtime::{Group, Micros, Rt};
+use crate::snapshot::{Command, Reply, Snapshot};
+use crate::workload::{self, Shapes, Verification, Workload, initial_orders};
+
+/// The runner's tasks.
+pub const RUNNER: Group = Group(1);
+/// The application's tasks.
+pub const APPLICATION: Group = Group(2);
+
+/// Why a drill cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum DrillError {
+    /// The engine.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The application cannot write the plan's shapes.
+    #[error(transparent)]
+    Shape(#[from] workload::ShapeError),
+    /// The embedded cluster refused the initial documents.
+    #[error("the orders could not be loaded: {0}")]
+    Load(String),
+    /// Nothing was left to run: a defect.
+    #[error("the simulation came to a standstill")]
+    Standstill,
+    /// The cluster did not answer the last comparison.
+    #[error("the last comparison could not be made: {0}")]
+    Verify(String),
+}
+
+/// How a drill is run.
+#[derive(Clone)]
+pub struct Settings {
+    /// Everything random derives from it.
+    pub seed: u64,
+    /// Override of every stage's `advance`.
+    pub advance: Option<Advance>,
+    /// Where the journal goes, made for the drill's runtime.
+    pub journal: Arc<dyn Fn(Rt) -> Arc<dyn JournalStore> + Send + Sync>,
+    /// Called with every journal record once it is durable.
+    pub on_record: OnRecord,
+}
+
+/// A drill under way.
+pub struct Drill {
+    sim: Arc<Sim>,
+    rt: Rt,
+    engine: Engine,
+    workload: Arc<Workload>,
+    passed: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Drill {
+    /// Builds the world and starts the application and the engine.
+    ///
+    /// # Errors
+    /// When the plan cannot be run in this world, or the journal cannot be written.
+    pub fn begin(world: &World, plan: &Plan, settings: &Settings) -> Result<Drill, DrillError> {
+        let sim = Sim::starting_at(settings.seed, world.start_ms);
+        let rt: Rt = sim.clone();
+        let config = embedded::Config { nodes: usize::from(world.nodes.max(1)), ..embedded::Config::default() };
+        let cluster = Embedded::new(rt.clone(), config);
+        let load = workload::Config {
+            documents: world.documents,
+            ops_per_s: world.operations,
+            read_percent: (world.reads * 100.0).round().clamp(0.0, 100.0) as u8,
+            processes: u32::from(world.processes.max(1)),
+            ..workload::Config::default()
+        };
+        let collection = plan.collections.first().ok_or(workload::ShapeError::NoCollection)?;
+        let shapes = Shapes::of(collection)?;
+        cluster
+            .load(&collection.legacy, initial_orders(&load, shapes).collect())
+            .map_err(|e| DrillError::Load(e.to_string()))?;
+        let db: Db = cluster;
+        let workload = Workload::start(&rt, APPLICATION, [db.clone(), db.clone()], plan, load)?;
+        let passed = Arc::new(Mutex::new(Vec::new()));
+        let deps = Deps {
+            rt: rt.clone(),
+            group: RUNNER,
+            clusters: [db.clone(), db],
+            one_cluster: true,
+            journal: (settings.journal)(rt.clone()),
+            plan: Arc::new(plan.clone()),
+            on_record: note_stages(settings.on_record.clone(), passed.clone()),
+        };
+        let config = engine::Config {
+            holder: "drill".into(),
+            advance: settings.advance,
+            drill: true,
+            ..engine::Config::default()
+        };
+        let engine = sim.block_on(engine::start(deps, config)).ok_or(DrillError::Standstill)??;
+        Ok(Drill { sim, rt, engine, workload: Arc::new(workload), passed })
+    }
+
+    /// Virtual time since the drill began.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        self.rt.now()
+    }
+
+    /// Runs everything due up to `until`.
+    pub fn run_until(&self, until: Micros) {
+        self.sim.run_until(until);
+    }
+
+    /// The picture of this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.engine.snapshot()
+    }
+
+    /// Sends a command, stamped with this moment.
+    #[must_use]
+    pub fn send(&self, command: Command) -> Option<oneshot::Receiver<Reply>> {
+        self.engine.send(command)
+    }
+
+    /// How the rollout ended, once it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        self.engine.ended()
+    }
+
+    /// Stops the application, compares every order with what was acknowledged, and sums up.
+    ///
+    /// # Errors
+    /// When the cluster does not answer.
+    pub fn finish(&self) -> Result<Summary, DrillError> {
+        let snapshot = self.engine.snapshot();
+        let w = self.workload.clone();
+        let side = if snapshot.route.writes_next_below == crate::route::BUCKETS { Side::Next } else { Side::Legacy };
+        let verified = self
+            .sim
+            .block_on(async move {
+                w.stop().await;
+                w.verify(side).await
+            })
+            .ok_or(DrillError::Standstill)?
+            .map_err(|e| DrillError::Verify(e.to_string()))?;
+        let stages = self.passed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Summary::new(self.engine.ended(), &snapshot, &self.workload, verified, stages))
+    }
+}
+
+/// Collects what the summary says of each stage.
+fn note_stages(then: OnRecord, passed: Arc<Mutex<Vec<Value>>>) -> OnRecord {
+    let entered = Mutex::new(0i64);
+    Arc::new(move |record: &Record| {
+        match Event::from_parts(&record.kind, &record.body) {
+            Ok(Event::StageEntered { at_ms, .. }) => *entered.lock().unwrap_or_else(PoisonError::into_inner) = at_ms,
+            Ok(Event::StagePassed { id, .. }) => {
+                let from = *entered.lock().unwrap_or_else(PoisonError::into_inner);
+                let by = if matches!(record.by, By::Operator(_)) { "operator" } else { "engine" };
+                passed.lock().unwrap_or_else(PoisonError::into_inner).push(json!({
+                    "id": id, "passed": true, "seconds": (record.at_ms - from) as f64 / 1e3, "by": by,
+                }));
+            }
+            _ => {}
+        }
+        then(record);
+    })
+}
+
+/// The last line of `--json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// How it ended.
+    pub end: Option<End>,
+    /// The final comparison with the oracle.
+    pub verified: Verification,
+    /// The line.
+    pub json: Value,
+}
+
+impl Summary {
+    fn new(end: Option<End>, s: &Snapshot, workload: &Workload, verified: Verification, stages: Vec<Value>) -> Summary {
+        let t = workload.totals();
+        let r = s.reconcile.first().cloned().unwrap_or_default();
+        let outcome = match &end {
+            Some(End::Completed) => "completed",
+            Some(End::Failed(_) | End::Fenced(_)) => "failed",
+            Some(End::Stopped) | None => "needs_operator",
+        };
+        let json = json!({
+            "kind": "summary",
+            "outcome": outcome,
+            "documents": {
+                "live": workload.oracle().live_count(),
+                "matched": r.matched,
+                "missing": r.missing,
+                "extra": r.extra,
+                "differing": r.differing,
+                "checked_ratio": r.checked,
+            },
+            "writes": {
+                "acknowledged": t.acknowledged,
+                "lost": t.lost + verified.lost as i64,
+                "stale": t.stale_owner,
+                "stale_copy": t.stale_copy,
+                "stray": s.traffic.stray,
+            },
+            "stages": stages,
+        });
+        Summary { end, verified, json }
+    }
+}
