@@ -164,23 +164,23 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collecti
     let moved = [(&shadow, now.0), (&reads, now.1), (&writes, now.2)].into_iter().find(|(_, n)| *n > 0);
     let had = before.shadow > 0 || before.reads > 0 || before.writes > 0;
     let ready = before.done.contains(&Work::Create) && before.done.contains(&Work::Backfill);
-    if let (Some((p, _)), false) = (moved, had) {
-        if !ready {
-            let help = "put a stage with do = [\"create\", \"backfill\", \"indexes\"] before it";
-            let message = "this stage uses next before an earlier stage has created and filled it";
-            r.error(span(p), message, "expected an earlier stage that copies", Some(help.into()));
-        }
+    if let (Some((p, _)), false) = (moved, had)
+        && !ready
+    {
+        let help = "put a stage with do = [\"create\", \"backfill\", \"indexes\"] before it";
+        let message = "this stage uses next before an earlier stage has created and filled it";
+        r.error(span(p), message, "expected an earlier stage that copies", Some(help.into()));
     }
     let indexes: Vec<_> = collections.iter().flat_map(|c| &c.indexes).collect();
     if now.1 > 0 && before.reads == 0 && ready && !indexes.is_empty() && !before.done.contains(&Work::Indexes) {
         let help = "add `indexes` to the `do` of an earlier stage";
         r.error(span(&reads), "reads move to next before its indexes are built", "", Some(help.into()));
     }
-    if let Some(unique) = indexes.iter().find(|i| i.unique && i.keys.keys().ne(["_id"])) {
-        if !matches!(now.2, 0 | 100) {
-            let message = format!("`{}` is unique: half-moved writes could break it unseen", unique.name);
-            r.error(span(&writes), message, "expected 0 or 100", None);
-        }
+    if let Some(unique) = indexes.iter().find(|i| i.unique && i.keys.keys().ne(["_id"]))
+        && !matches!(now.2, 0 | 100)
+    {
+        let message = format!("`{}` is unique: half-moved writes could break it unseen", unique.name);
+        r.error(span(&writes), message, "expected 0 or 100", None);
     }
     now
 }

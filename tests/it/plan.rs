@@ -113,6 +113,7 @@ fn with(changes: &[(&str, &str)]) -> String {
     })
 }
 
+#[allow(clippy::expect_used, reason = "a test helper")]
 fn complaint(text: &str) -> String {
     let e = parse(text).expect_err("the plan is broken");
     assert!(e.list().iter().all(|d| d.line >= 1 && d.column >= 1));
