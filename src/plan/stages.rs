@@ -72,7 +72,14 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collection
     }
     let (work, known) = read_work(r, t, before);
     before.unsure |= !known;
-    let (shadow, reads, writes) = read_traffic(r, t, before, collections);
+    let (mut shadow, reads, writes) = read_traffic(r, t, before, collections);
+    if work.contains(&Work::QuarantineLegacy) {
+        // Nothing is left to compare with; an inherited share ends here.
+        if let Some(v) = t.table.get("shadow").filter(|_| shadow > 0) {
+            r.error(v.span(), "there is no legacy left to compare reads with", "expected 0", None);
+        }
+        shadow = 0;
+    }
     check_contract(r, t, before, &work, (reads, writes));
     let soak = r.duration(t, "soak").map_or(Micros::ZERO, |d| d.value);
     let advance = r.string(t, "advance");
@@ -229,7 +236,8 @@ fn read_metric(r: &mut Reader, t: &Table<'_, '_>) -> Option<(&'static MetricName
     let name = r.required(t, "metric", "\"latency.read.p99\"")?;
     let Some(m) = metric(&name.value) else {
         let help = suggest(&name.value, METRICS.iter().map(|m| m.name));
-        let help = help.or_else(|| Some("docs/plan.md lists the metrics".into()));
+        let help = help
+            .or_else(|| Some("metrics are named like `latency.read.p99`, `errors.write.rate` or `lag.apply`".into()));
         r.error(name.span, format!("unknown metric `{}`", name.value), "", help);
         return None;
     };
