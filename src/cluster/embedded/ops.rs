@@ -51,17 +51,12 @@ impl Core {
     /// Draws what is in store for an operation and sees that the cluster can be reached at all.
     pub(super) async fn begin(&self, kind: OpKind, ns: &Ns, extra_ns: u64) -> Result<Plan, Failed> {
         let (plan, down) = self.with(|s, _| (self.plan(s, kind, ns, extra_ns), s.down()));
-        match down {
-            None => {}
-            Some(Down::Electing) => {
-                sleep(&self.rt, plan.before).await;
-                return Err(Failed::NotDone(no_primary()));
-            }
-            Some(Down::Unreachable) => {
-                if !self.reachable_by(self.rt.now() + self.config.op_timeout).await {
-                    return Err(Failed::NotDone(timeout("no server could be selected")));
-                }
-            }
+        if down == Some(Down::Electing) {
+            sleep(&self.rt, plan.before).await;
+            return Err(Failed::NotDone(no_primary()));
+        }
+        if down == Some(Down::Unreachable) && !self.reachable_by(self.rt.now() + self.config.op_timeout).await {
+            return Err(Failed::NotDone(timeout("no server could be selected")));
         }
         if plan.fate == Fate::NotDone {
             sleep(&self.rt, plan.before).await;
@@ -93,13 +88,13 @@ impl Core {
         let back = total * (1 + ((bits >> 16) & 3)) / 8;
         let dice = ((bits >> 18) & 0xF_FFFF) as u32;
         let rates = s.faults.rates[kind as usize];
-        let ppm = (u64::from(dice) * 1_000_000 >> 20) as u32;
+        let ppm = ((u64::from(dice) * 1_000_000) >> 20) as u32;
         let fate = if ppm < rates.not_done {
             Fate::NotDone
         } else if ppm - rates.not_done < rates.unknown {
             let f = s.faults.fates;
             let sum = (f.landed + f.never + f.late).max(1);
-            match ((bits >> 38) & 0xFFFF) as u32 * sum >> 16 {
+            match ((((bits >> 38) & 0xFFFF) * u64::from(sum)) >> 16) as u32 {
                 x if x < f.landed => Fate::Landed,
                 x if x < f.landed + f.never => Fate::Never,
                 _ => Fate::Late,

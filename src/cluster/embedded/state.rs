@@ -351,9 +351,10 @@ impl State {
     /// Re-plans when pending commits reach their majority, after lags or links changed.
     pub(super) fn replan(&mut self, config: &Config, now: Micros) {
         let lag = self.majority_lag(config);
+        let soon = self.electing_until.unwrap_or(now) + config.replication;
         let mut before = Micros::ZERO;
         for p in &mut self.pending {
-            let due = lag.map_or(Micros::MAX, |lag| (p.at + lag).max(now + config.replication));
+            let due = lag.map_or(Micros::MAX, |lag| (p.at + lag).max(soon));
             p.majority_at = due.max(before);
             before = p.majority_at;
         }
@@ -425,16 +426,13 @@ impl State {
         self.terms.push(self.majority);
         self.electing_until = Some(until);
         self.stale = Some((until + config.stale_for, self.majority));
-        for p in &mut self.pending {
-            p.majority_at = until + config.replication;
-        }
         let others: Vec<usize> =
             (0..config.nodes).filter(|i| *i != self.primary && !self.faults.nodes[*i].cut).collect();
         if !others.is_empty() {
             self.primary = others[(bits >> 50) as usize % others.len()];
         }
         self.streams += 1;
-        self.wake();
+        self.replan(config, now);
         rolled_back
     }
 
