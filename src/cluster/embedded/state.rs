@@ -174,18 +174,12 @@ impl State {
     }
 
     pub(super) fn log(&mut self, ns: &Ns) -> &mut Log {
-        if !self.logs.contains_key(ns) {
+        self.logs.entry(ns.clone()).or_insert_with(|| {
             // FNV-1a over the name: the same namespace draws the same on every run.
-            let entity = ns
-                .db
-                .bytes()
-                .chain([b'.'])
-                .chain(ns.coll.bytes())
-                .fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
-            let log = Log { events: VecDeque::new(), notify: Arc::default(), entity, draws: Default::default() };
-            self.logs.insert(ns.clone(), log);
-        }
-        self.logs.entry(ns.clone()).or_insert_with(|| unreachable!("inserted above"))
+            let name = ns.db.bytes().chain([b'.']).chain(ns.coll.bytes());
+            let entity = name.fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+            Log { events: VecDeque::new(), notify: Arc::default(), entity, draws: Default::default() }
+        })
     }
 
     /// Wakes every stream and every waiting operation, after something other than a commit.
@@ -288,12 +282,8 @@ impl State {
         let mut touched = Vec::with_capacity(writes.len());
         for (ns, key, doc) in writes {
             let gone = doc.is_none();
-            if !self.colls.contains_key(&ns) {
-                self.colls.insert(ns.clone(), Coll::default());
-            }
-            if let Some(coll) = self.colls.get_mut(&ns)
-                && (coll.set(&key, ts, doc) || gone)
-            {
+            let coll = self.colls.entry(ns.clone()).or_default();
+            if coll.set(&key, ts, doc) || gone {
                 self.garbage.push_back((ts, ns.clone(), key.clone()));
             }
             touched.push((ns, key));

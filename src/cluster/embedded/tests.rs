@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cluster::{Reason, SlotState};
 use crate::runtime::sim::Sim;
-use crate::runtime::{Group, sleep, timeout};
+use crate::runtime::{Group, sleep};
 
 fn with<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     seed: u64,
@@ -321,16 +321,37 @@ fn a_bump_wins_over_an_open_transaction() {
     });
 }
 
-#[test]
-fn an_abandoned_transaction_leaves_nothing_behind() {
-    with(11, Config::default(), |rt, db| async move {
+/// A caller that is killed `after` its transaction began: whether it landed (at all, and after a bump if there was one).
+fn killed(seed: u64, after: Micros, bumped: bool) -> bool {
+    with(seed, Config::default(), move |rt, db| async move {
         let s = open(&db).await;
         let fence = fence(&rt, &s);
-        assert!(timeout(&rt, Micros(1_800), db.transact(&fence, &put(1, 1))).await.is_none());
+        let db2 = db.clone();
+        let work = async move {
+            let _ = db2.transact(&fence, &put(1, 1)).await;
+        };
+        rt.spawn(Group(7), "runner", Box::pin(work));
+        sleep(&rt, after).await;
+        let committed = db.count(&data()) == 1;
+        rt.kill(Group(7));
+        if bumped && !committed {
+            bump(&db).await;
+        }
+        sleep(&rt, Micros::from_secs(3)).await;
         assert!(db.0.with(|s, _| s.no_snapshots()), "the snapshot is still held");
-        sleep(&rt, Micros::from_secs(1)).await;
-        assert_eq!(db.count(&data()), 0);
-    });
+        let landed = db.count(&data()) == 1;
+        assert!(landed || !committed);
+        landed && !committed
+    })
+}
+
+#[test]
+fn a_commit_sent_by_a_caller_that_died_may_land_and_a_bump_stops_it() {
+    let soon = |seed| killed(seed, Micros(500), false);
+    assert!(!(0..50).any(soon), "no commit was sent yet");
+    let landed = |bumped| (0..200).filter(|seed| killed(*seed, Micros(2_800), bumped)).count();
+    assert!(landed(false) > 2, "{}", landed(false));
+    assert_eq!(landed(true), 0);
 }
 
 #[test]
