@@ -6,4 +6,5 @@ mod drill;
 mod embedded;
 mod fixture;
 mod plan;
+mod sim;
 mod tui;

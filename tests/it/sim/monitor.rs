@@ -147,7 +147,9 @@ impl Monitor {
         for (at, session) in commits.iter() {
             let Some(epoch) = self.sessions.get(session) else { continue };
             if let Some((from, newer)) = self.fenced.iter().find(|(from, newer)| at > from && newer > epoch) {
-                return Err(format!("I5: a transaction of epoch {epoch} committed at {at}, after epoch {newer} took over at {from}"));
+                return Err(format!(
+                    "I5: a transaction of epoch {epoch} committed at {at}, after epoch {newer} took over at {from}"
+                ));
             }
         }
         Ok(commits.len())
