@@ -37,15 +37,8 @@ pub enum Pane {
 
 impl Pane {
     /// In the order of the Tab key.
-    pub const ALL: [Pane; 7] = [
-        Pane::Heat,
-        Pane::Gates,
-        Pane::Distribution,
-        Pane::Percentiles,
-        Pane::Lag,
-        Pane::Reconcile,
-        Pane::Events,
-    ];
+    pub const ALL: [Pane; 7] =
+        [Pane::Heat, Pane::Gates, Pane::Distribution, Pane::Percentiles, Pane::Lag, Pane::Reconcile, Pane::Events];
 }
 
 /// What lies over the panels.
@@ -236,9 +229,11 @@ impl UiState {
     #[must_use]
     pub fn request_shown(&self) -> Option<&Request> {
         // A command nobody answered matters more than a newer one that is settled.
-        self.requests.iter().rev().find(|r| !self.settled(r)).or_else(|| {
-            self.requests.last().filter(|r| self.clock.since(r.changed_at) < SETTLED_SHOWN)
-        })
+        self.requests
+            .iter()
+            .rev()
+            .find(|r| !self.settled(r))
+            .or_else(|| self.requests.last().filter(|r| self.clock.since(r.changed_at) < SETTLED_SHOWN))
     }
 
     fn settled(&self, r: &Request) -> bool {
@@ -567,13 +562,7 @@ fn advance_lines(s: &Snapshot, at: usize) -> (Vec<String>, bool) {
     (lines, irreversible)
 }
 
-fn in_dialog(
-    ui: &mut UiState,
-    snapshot: &Snapshot,
-    dialog: Dialog,
-    key: Key,
-    action: Option<Action>,
-) -> Vec<Effect> {
+fn in_dialog(ui: &mut UiState, snapshot: &Snapshot, dialog: Dialog, key: Key, action: Option<Action>) -> Vec<Effect> {
     let keep = |ui: &mut UiState, dialog: Dialog| {
         ui.overlay = Some(Overlay::Dialog(dialog));
         Vec::new()

@@ -32,7 +32,8 @@ pub fn compact(x: f64) -> String {
         x if x < 999.5e9 => (x / 1e9, "G"),
         x => (x / 1e12, "T"),
     };
-    if scaled < 9.95 { format!("{scaled:.1}{suffix}") } else { format!("{scaled:.0}{suffix}") }
+    let text = if scaled < 9.95 { format!("{scaled:.1}") } else { format!("{scaled:.0}") };
+    format!("{}{suffix}", text.strip_suffix(".0").unwrap_or(&text))
 }
 
 /// A latency to three figures: `0.42ms`, `3.9ms`, `31.2ms`, `212ms`, `1.94s`.
@@ -204,8 +205,14 @@ mod tests {
         assert_eq!(grouped(1_204_331), "1 204 331");
         assert_eq!((compact(980.0), compact(8_230.0), compact(18_204.0)), ("980".into(), "8.2k".into(), "18k".into()));
         let l = |us| latency(Micros(us));
-        assert_eq!([l(420), l(3_900), l(31_240), l(212_000), l(1_940_000)], ["0.42ms", "3.9ms", "31.2ms", "212ms", "1.94s"]);
-        assert_eq!([value(148_320.0, "s"), value(4.1, "s"), value(1.31, "x"), value(0.02, "%")], ["41.2h", "4.1s", "1.31x", "0.02%"]);
+        assert_eq!(
+            [l(420), l(3_900), l(31_240), l(212_000), l(1_940_000)],
+            ["0.42ms", "3.9ms", "31.2ms", "212ms", "1.94s"]
+        );
+        assert_eq!(
+            [value(148_320.0, "s"), value(4.1, "s"), value(1.31, "x"), value(0.02, "%")],
+            ["41.2h", "4.1s", "1.31x", "0.02%"]
+        );
         assert_eq!((value(f64::NAN, "ms"), value(0.0, "")), ("–".into(), "0".into()));
         assert_eq!(of(Micros::from_secs(42), Micros::from_secs(60)), "42/60s");
         assert_eq!(clock(1_700_000_527_000), "22:22:07Z");

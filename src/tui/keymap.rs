@@ -91,7 +91,9 @@ impl Key {
             KeyCode::Char(c) if held == KeyModifiers::CONTROL => Some(Key::Ctrl(c.to_ascii_lowercase())),
             _ if !held.is_empty() => None,
             // Some terminals report Shift with the lowercase letter.
-            KeyCode::Char(c) if event.modifiers.contains(KeyModifiers::SHIFT) => Some(Key::Char(c.to_ascii_uppercase())),
+            KeyCode::Char(c) if event.modifiers.contains(KeyModifiers::SHIFT) => {
+                Some(Key::Char(c.to_ascii_uppercase()))
+            }
             KeyCode::Char(c) => Some(Key::Char(c)),
             code => Some(Key::Code(code)),
         }
@@ -126,13 +128,7 @@ pub struct Binding {
     pub group: Group,
 }
 
-const fn bind(
-    keys: &'static [Key],
-    action: Action,
-    short: &'static str,
-    help: &'static str,
-    group: Group,
-) -> Binding {
+const fn bind(keys: &'static [Key], action: Action, short: &'static str, help: &'static str, group: Group) -> Binding {
     Binding { keys, action, short, help, group }
 }
 
@@ -142,8 +138,15 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Char('C')], Action::Continue, "continue", "go on after a pause (asks)", Group::Act),
     bind(&[Key::Char('A')], Action::Advance, "advance", "leave this stage for the next one (asks)", Group::Act),
     bind(&[Key::Char('?')], Action::Help, "help", "these keys", Group::General),
+    bind(&[Key::Char('q'), Key::Ctrl('c')], Action::Quit, "quit", "leave (asks first)", Group::General),
     bind(&[Key::Char('w')], Action::Why, "why", "why it waits, what blocks it, how to go back", Group::Look),
-    bind(&[Key::Char('f')], Action::Freeze, "freeze", "freeze the panels; the verdict and the age stay live", Group::Look),
+    bind(
+        &[Key::Char('f')],
+        Action::Freeze,
+        "freeze",
+        "freeze the panels; the verdict and the age stay live",
+        Group::Look,
+    ),
     bind(&[Key::Char('l')], Action::Operation, "reads/writes", "reads or writes in the latency panels", Group::Look),
     bind(&[Key::Char('b')], Action::Baseline, "baseline", "next or legacy in the heat map", Group::Look),
     bind(&[Key::Char('z')], Action::Zoom, "zoom", "fill the screen with the focused panel, and back", Group::Look),
@@ -177,7 +180,6 @@ pub const BINDINGS: &[Binding] = &[
     ),
     bind(&[Key::Char('/')], Action::Filter, "filter", "only events that contain a text", Group::Look),
     bind(&[Key::Char('t')], Action::Theme, "theme", "another theme", Group::Look),
-    bind(&[Key::Char('q'), Key::Ctrl('c')], Action::Quit, "quit", "leave (asks first)", Group::General),
     bind(&[Key::Code(KeyCode::Enter)], Action::Confirm, "", "yes, in a dialog", Group::General),
     bind(&[Key::Code(KeyCode::Esc)], Action::Close, "", "no, in a dialog; close what is open", Group::General),
 ];

@@ -122,13 +122,7 @@ impl Drop for Screen {
 /// Gives the terminal back: safe to call at any time and more than once, for example from a signal's task.
 pub fn restore() {
     // Errors are ignored: either the terminal is gone, or there is nobody left to tell.
-    let _ = execute!(
-        io::stdout(),
-        EndSynchronizedUpdate,
-        DisableBracketedPaste,
-        LeaveAlternateScreen,
-        cursor::Show
-    );
+    let _ = execute!(io::stdout(), EndSynchronizedUpdate, DisableBracketedPaste, LeaveAlternateScreen, cursor::Show);
     let _ = disable_raw_mode();
 }
 

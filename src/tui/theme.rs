@@ -95,13 +95,11 @@ impl<'de> Deserialize<'de> for Colour {
                 f.write_str("a 256-colour index from 0 to 255, \"#rrggbb\" or \"default\"")
             }
             fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<Colour, E> {
-                let index = u8::try_from(n)
-                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(n), &self))?;
+                let index = u8::try_from(n).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(n), &self))?;
                 Ok(Colour(Color::Indexed(index)))
             }
             fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<Colour, E> {
-                let index = u8::try_from(n)
-                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(n), &self))?;
+                let index = u8::try_from(n).map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(n), &self))?;
                 Ok(Colour(Color::Indexed(index)))
             }
             fn visit_str<E: serde::de::Error>(self, s: &str) -> Result<Colour, E> {
@@ -126,9 +124,9 @@ impl Theme {
     pub fn parse(path: &str, text: &str) -> Result<Theme, ThemeError> {
         let file: ThemeFile = toml::from_str(text).map_err(|e| ThemeError::Parse {
             path: crate::scrub::line(path),
-            line: e.span().map_or(1, |span| {
-                1 + text.bytes().take(span.start.min(text.len())).filter(|b| *b == b'\n').count()
-            }),
+            line: e
+                .span()
+                .map_or(1, |span| 1 + text.bytes().take(span.start.min(text.len())).filter(|b| *b == b'\n').count()),
             message: crate::scrub::line(e.message()),
         })?;
         let c = |c: Colour| c.0;

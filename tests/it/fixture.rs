@@ -2,8 +2,8 @@
 
 use tidegate::runtime::Micros;
 use tidegate::snapshot::{
-    ApplicationView, EventLine, GateView, HEAT_COLUMN, HEAT_ROWS, HeatColumn, LATENCY_BINS, LagView, LatencyView, Phase,
-    PlanView, ReconcileView, RouteView, Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
+    ApplicationView, EventLine, GateView, HEAT_COLUMN, HEAT_ROWS, HeatColumn, LATENCY_BINS, LagView, LatencyView,
+    Phase, PlanView, ReconcileView, RouteView, Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
 };
 
 const AT: Micros = Micros::from_secs(7_327);
@@ -48,11 +48,7 @@ fn latency(next: bool, columns: u64) -> LatencyView {
             HeatColumn { start: Micros(AT.0 / HEAT_COLUMN.0 * HEAT_COLUMN.0 - (age - 1) * HEAT_COLUMN.0), rows }
         })
         .collect();
-    let shape = if next {
-        hump(LATENCY_BINS, 16.5, 2.6, 11.0, 28.0)
-    } else {
-        hump(LATENCY_BINS, 16.0, 2.6, 0.9, 24.0)
-    };
+    let shape = if next { hump(LATENCY_BINS, 16.5, 2.6, 11.0, 28.0) } else { hump(LATENCY_BINS, 16.0, 2.6, 0.9, 24.0) };
     let mut bins = [0; LATENCY_BINS];
     bins.copy_from_slice(&shape);
     if next {
@@ -175,9 +171,27 @@ fn events() -> Vec<EventLine> {
     vec![
         line(38, 2_064, "engine", "stage_passed", "shadow passed after 22m00s: 5 of 5 gates held"),
         line(39, 2_060, "operator", "advance", "ana leaves shadow for canary"),
-        line(40, 724, "engine", "route", "epoch 17 -> 18: reads on next 10% -> 25%, writes 10%; 2 of 2 applications acknowledged in 0.8s"),
-        line(41, 129, "engine", "verified", "shop.orders verified through 14:21:58Z: 1 204 331 matched, 0 missing, 0 extra, 0 differing"),
-        line(42, 42, "trigger", "gate", "next read p99 passes no longer: 31.0ms > 25.0ms; pauses the rollout if it stays so until 01:00"),
+        line(
+            40,
+            724,
+            "engine",
+            "route",
+            "epoch 17 -> 18: reads on next 10% -> 25%, writes 10%; 2 of 2 applications acknowledged in 0.8s",
+        ),
+        line(
+            41,
+            129,
+            "engine",
+            "verified",
+            "shop.orders verified through 14:21:58Z: 1 204 331 matched, 0 missing, 0 extra, 0 differing",
+        ),
+        line(
+            42,
+            42,
+            "trigger",
+            "gate",
+            "next read p99 fails: 31.0ms > 25.0ms; pauses the rollout if it stays so for 60s",
+        ),
     ]
 }
 
@@ -254,7 +268,13 @@ pub fn canary() -> Snapshot {
                 ..ReconcileView::default()
             },
         ],
-        traffic: TrafficView { acknowledged: 812_400, lost: Some(0), stale_copy: 41, shadow: (0, 18_204), ..TrafficView::default() },
+        traffic: TrafficView {
+            acknowledged: 812_400,
+            lost: Some(0),
+            stale_copy: 41,
+            shadow: (0, 18_204),
+            ..TrafficView::default()
+        },
         way_back: WayBack {
             open: true,
             writes_at_risk: Some(0),

@@ -24,14 +24,7 @@ pub(crate) fn draw(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState, o
     boxed(c, area, title, &lines, (bottom, Some(role)), inner);
 }
 
-fn boxed(
-    c: &mut Canvas<'_>,
-    area: Rect,
-    title: &str,
-    lines: &Lines,
-    bottom: (String, Option<Role>),
-    inner: usize,
-) {
+fn boxed(c: &mut Canvas<'_>, area: Rect, title: &str, lines: &Lines, bottom: (String, Option<Role>), inner: usize) {
     let widest = lines.iter().map(|(l, _)| format::width(l)).max().unwrap_or(0);
     let width = (widest.max(format::width(&bottom.0) + 4).min(inner) as u16 + 4).min(area.width);
     // The last row stays free: it carries the fate of the latest command and the pause key.
@@ -112,7 +105,13 @@ fn title(d: &Dialog) -> &'static str {
 fn question(d: &Dialog, width: usize) -> Lines {
     let mut lines: Lines = Vec::new();
     for (i, line) in d.lines.iter().enumerate() {
-        let role = if i == 0 { Role::Title } else if line.contains("NO WAY BACK") { Role::Bad } else { Role::Text };
+        let role = if i == 0 {
+            Role::Title
+        } else if line.contains("NO WAY BACK") {
+            Role::Bad
+        } else {
+            Role::Text
+        };
         lines.extend(format::wrap(line, width.saturating_sub(2)).into_iter().map(|l| (l, role)));
     }
     if let Some(word) = &d.type_this {

@@ -13,7 +13,8 @@ use ratatui::layout::Rect;
 
 /// Quarter octaves on the axis, without the two outside.
 const INSIDE: usize = LATENCY_BINS - 2;
-const OCTAVES: [&str; 16] = [".25", ".5", "1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1s", "2s", "4s", "8s"];
+const OCTAVES: [&str; 16] =
+    [".25", ".5", "1", "2", "4", "8", "16", "32", "64", "128", "256", "512", "1s", "2s", "4s", "8s"];
 
 /// The quarter octave of a latency on the axis, 0 for 0.25 ms.
 fn position(t: Micros) -> Option<usize> {
@@ -53,7 +54,8 @@ pub(crate) fn distribution(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &Ui
         return;
     }
     // Whole quarter octaves a column, or whole columns a quarter octave.
-    let (bins_a_column, columns_a_bin) = if w >= INSIDE { (1, w / INSIDE) } else { (INSIDE.div_ceil(w).next_power_of_two(), 1) };
+    let (bins_a_column, columns_a_bin) =
+        if w >= INSIDE { (1, w / INSIDE) } else { (INSIDE.div_ceil(w).next_power_of_two(), 1) };
     let width = INSIDE / bins_a_column * columns_a_bin;
     let left = (w - width) / 2;
     let axis = h / 2;
@@ -97,9 +99,12 @@ fn draw_axis(c: &mut Canvas<'_>, left: usize, y: usize, width: usize, gate: Opti
     }
 }
 
-/// A bar that grows from the axis: three steps a row, and never nothing for a count that is not 0.
+/// A bar that grows from the axis: three steps a row, and at least a dot for a count that is not 0.
 fn hanging_bar(c: &mut Canvas<'_>, x: usize, axis: usize, rows: usize, share: f64, up: bool, role: Role) {
-    let mut steps = ((share * (rows * 3) as f64).round() as usize).max(1);
+    let mut steps = (share * (rows * 3) as f64).round() as usize;
+    if steps == 0 && rows > 0 {
+        c.put(x, if up { axis - 1 } else { axis + 1 }, "·", role);
+    }
     for row in 0..rows {
         if steps == 0 {
             break;

@@ -17,11 +17,8 @@ const STEADY: f64 = 0.02;
 /// Where the apply lag is going, in seconds of lag a second; `None` without enough history.
 fn slope(lag: &LagView) -> Option<f64> {
     let from = lag.apply_history.len().saturating_sub(TREND_OVER);
-    let known: Vec<(usize, f64)> = lag.apply_history[from..]
-        .iter()
-        .enumerate()
-        .filter_map(|(i, v)| v.map(|v| (i, v.as_secs_f64())))
-        .collect();
+    let known: Vec<(usize, f64)> =
+        lag.apply_history[from..].iter().enumerate().filter_map(|(i, v)| v.map(|v| (i, v.as_secs_f64()))).collect();
     let ((i, a), (j, b)) = (known.first()?, known.last()?);
     (known.len() >= 3).then(|| (b - a) / (j - i) as f64)
 }
@@ -75,7 +72,8 @@ pub(crate) fn lag(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, focused: bool) {
     let (word, role) = trend(lag);
     x = c.put_fit(1, 1, &word, w - 2, role) + 2;
     let rates = format!("{}/s of {}/s", format::compact(lag.apply_rate), format::compact(lag.source_rate));
-    if x + format::width(&rates) < w {
+    let known = lag.apply.is_some() || lag.source_rate > 0.0;
+    if known && x + format::width(&rates) < w {
         c.put_right(w - 1, 1, &rates, Role::Dim);
     }
     let mut x = c.put(1, 2, "reverse ", Role::Dim);
