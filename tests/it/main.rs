@@ -2,3 +2,4 @@
 
 mod fixture;
 mod tui;
+mod tui_keys;

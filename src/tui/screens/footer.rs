@@ -1,5 +1,6 @@
 //! The last line: what became of the latest command, then the keys.
 
+use crate::runtime::Micros;
 use crate::snapshot::{Command, Phase, Snapshot};
 
 use super::super::app::{Request, RequestState, UiState};
@@ -22,6 +23,9 @@ pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
     let what = name(&r.command);
     let since = format::span(ui.clock.since(r.sent_at));
     match &r.state {
+        RequestState::Requested if ui.clock.since(r.sent_at) < Micros::from_secs(1) => {
+            (format!("{what} requested"), Role::Warn)
+        }
         RequestState::Requested => (format!("{what} requested, no answer for {since}"), Role::Warn),
         RequestState::Accepted => (format!("{what} requested -> accepted, taking effect for {since}"), Role::Accent),
         RequestState::Applied => (format!("{what} requested -> accepted -> applied"), Role::Ok),
@@ -44,7 +48,7 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
     if let Some((text, role)) = said {
         // Pause stays in sight beside the longest message.
         let text = format::fit(&text, w.saturating_sub(14));
-        x = c.put_styled(x, 0, &format!(" {text} "), c.theme.badge(role)) + 1;
+        x = c.put_styled(0, 0, &format!(" {text} "), c.theme.badge(role)) + 1;
     }
     if ui.typing_filter {
         c.put_fit(x, 0, "type to filter, Enter keeps, Esc clears", w.saturating_sub(x), Role::Dim);
