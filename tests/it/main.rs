@@ -8,3 +8,4 @@ mod fixture;
 mod plan;
 mod sim;
 mod tui;
+mod tui_keys;
