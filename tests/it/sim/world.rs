@@ -12,7 +12,7 @@ use tidegate::plan::{Advance, Plan};
 use tidegate::rollout::{Event, State};
 use tidegate::route::Side;
 use tidegate::runtime::sim::Sim;
-use tidegate::runtime::{Group, Micros, Rt, Runtime};
+use tidegate::runtime::{Group, Micros, Rt};
 use tidegate::snapshot::Command;
 use tidegate::workload::{self, Shapes, Workload, initial_orders};
 
