@@ -128,11 +128,11 @@ impl<'s> Stage<'s> {
     /// A conflict or a refusal.
     pub(super) fn delete(&mut self, ns: &Ns, key: &Key, only_if: Option<&Expect>) -> Result<u64, Reason> {
         self.no_view(ns)?;
-        if !self.get(ns, key).is_some_and(|old| holds(only_if, &old)) {
-            return Ok(0);
-        }
+        let Some(old) = self.get(ns, key).filter(|old| holds(only_if, old)) else { return Ok(0) };
         self.writable(ns, key)?;
-        self.store(ns, key.clone(), None, ChangeKind::Delete)?;
+        // The event carries the `_id` as it was stored; its numeric type may differ from that of the key asked for.
+        let stored = Key::of(&old).unwrap_or_else(|_| key.clone());
+        self.store(ns, stored, None, ChangeKind::Delete)?;
         Ok(1)
     }
 
