@@ -41,12 +41,21 @@ async fn no_secret() -> R {
 
 async fn standalone() -> R {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
     // Ends by itself should this process die first.
     let mut child = std::process::Command::new("timeout")
         .arg("60")
         .arg(mongod::find()?)
-        .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"])
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind_ip",
+            "127.0.0.1",
+            "--nounixsocket",
+            "--wiredTigerCacheSizeGB",
+            "0.25",
+        ])
         .arg("--dbpath")
         .arg(dir.path())
         .stdout(std::process::Stdio::null())

@@ -31,8 +31,9 @@ use replset::ReplSet;
 /// What a test answers.
 type R = Result<(), String>;
 
-static TOKIO: LazyLock<Runtime> =
-    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio starts"));
+static TOKIO: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio starts")
+});
 static SHARED: Mutex<Option<Result<Arc<ReplSet>, String>>> = Mutex::new(None);
 
 /// The replica set of one node that most tests share; the first who asks starts it.

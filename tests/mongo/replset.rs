@@ -52,8 +52,11 @@ impl ReplSet {
         // All ports are held until all are chosen, so that they differ.
         let held: Vec<TcpListener> =
             (0..n).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-        let ports: Vec<u16> =
-            held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+        let ports: Vec<u16> = held
+            .iter()
+            .map(|l| l.local_addr().map(|a| a.port()))
+            .collect::<Result<_, _>>()
+            .map_err(|e| e.to_string())?;
         drop(held);
         let nodes = ports.into_iter().map(|port| Node { port, child: None }).collect();
         let mut set = ReplSet { dir, mongod: mongod.to_owned(), nodes, watchdog };

@@ -82,11 +82,7 @@ impl Mongo {
             Err(Failed::NotDone(Reason::Refused(m))) => {
                 // A view under the old name is what contract puts there right after the rename.
                 let gone = matches!(self.kind(from).await?, CollKind::Absent | CollKind::View);
-                if gone && self.kind(to).await? == CollKind::Collection {
-                    Ok(AdminDone::Done)
-                } else {
-                    Err(refused(m))
-                }
+                if gone && self.kind(to).await? == CollKind::Collection { Ok(AdminDone::Done) } else { Err(refused(m)) }
             }
             Err(other) => Err(other),
         }
@@ -116,7 +112,9 @@ impl Mongo {
         specs
             .into_iter()
             .map(|mut d| {
-                let Some(Bson::Document(keys)) = d.remove("key") else { return Err(malformed("an index without keys")) };
+                let Some(Bson::Document(keys)) = d.remove("key") else {
+                    return Err(malformed("an index without keys"));
+                };
                 Ok(IndexSpec {
                     name: d.get_str("name").map_err(malformed)?.to_owned(),
                     keys,

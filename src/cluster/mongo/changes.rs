@@ -11,7 +11,9 @@ use super::errors::{Phase, classify};
 use super::read::{docs_of, malformed};
 use super::redact::Secrets;
 use super::{Mongo, OP_TIMEOUT};
-use crate::cluster::{Change, ChangeBatch, ChangeKind, Changes, ClusterTime, Failed, Key, Ns, Reason, SessionId, StreamPos};
+use crate::cluster::{
+    Change, ChangeBatch, ChangeKind, Changes, ClusterTime, Failed, Key, Ns, Reason, SessionId, StreamPos,
+};
 use crate::runtime::{Either, Fut, Micros, Rt, race, sleep, timeout};
 
 /// How long the server waits for an event before it answers with an empty batch and a newer position. Short, because a drain waits

@@ -51,7 +51,10 @@ fn members_of_status(status: &Document) -> Vec<Member> {
     };
     let applied = |m: &Document| {
         // Milliseconds where the server tells them, whole seconds otherwise.
-        m.get_datetime("lastAppliedWallTime").or_else(|_| m.get_datetime("optimeDate")).ok().map(|d| d.timestamp_millis())
+        m.get_datetime("lastAppliedWallTime")
+            .or_else(|_| m.get_datetime("optimeDate"))
+            .ok()
+            .map(|d| d.timestamp_millis())
     };
     let state = |m: &Document| short(m.get_str("stateStr").unwrap_or("UNKNOWN"), 40);
     let primary = all.iter().find(|m| state(m) == "PRIMARY").and_then(|m| applied(m));

@@ -64,7 +64,13 @@ impl Mongo {
         let wait = Duration::from_millis(left.as_ms().max(1));
         let options = TransactionOptions::builder()
             .read_concern(ReadConcern::majority())
-            .write_concern(WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).journal(true).w_timeout(wait).build())
+            .write_concern(
+                WriteConcern::builder()
+                    .w(mongodb::options::Acknowledgment::Majority)
+                    .journal(true)
+                    .w_timeout(wait)
+                    .build(),
+            )
             .build();
         let started = session.driver.start_transaction().with_options(options).await;
         started.map_err(|e| self.failed(&e, Phase::Harmless))?;
@@ -109,7 +115,8 @@ impl Mongo {
             // Left alone: whether it committed is for a bump to find out.
             return failed;
         }
-        let answered = !matches!(failed.reason(), Some(Reason::Network(_) | Reason::Timeout(_) | Reason::NotPrimary(_)));
+        let answered =
+            !matches!(failed.reason(), Some(Reason::Network(_) | Reason::Timeout(_) | Reason::NotPrimary(_)));
         let aborted = timeout(&self.rt, ABORT_WITHIN, session.driver.abort_transaction().into_future()).await.is_some();
         session.dirty = !(answered && aborted);
         match failed {

@@ -49,9 +49,7 @@ impl Mongo {
 /// Names the document that a duplicate-key error is about.
 pub(super) fn with_key(f: Failed, key: Option<Key>) -> Failed {
     match f {
-        Failed::NotDone(Reason::DuplicateKey { message, .. }) => {
-            Failed::NotDone(Reason::DuplicateKey { key, message })
-        }
+        Failed::NotDone(Reason::DuplicateKey { message, .. }) => Failed::NotDone(Reason::DuplicateKey { key, message }),
         other => other,
     }
 }
