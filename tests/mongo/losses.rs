@@ -37,6 +37,10 @@ pub fn trials() -> Vec<Trial> {
         on_shared("losses::a_take_over_does_not_wait_for_an_open_transaction", |s| async move { take_over(&s).await }),
         on_shared("losses::a_stream_whose_history_is_lost_says_so", |s| async move { history_lost(&s).await }),
         on_shared("losses::pages_respect_bytes_and_the_server_s_batch_limit", |s| async move { large_pages(&s).await }),
+        on_shared(
+            "losses::odd_documents_are_inserted_as_given_and_only_once",
+            |s| async move { odd_inserts(&s).await },
+        ),
         Trial::test("losses::a_stepdown_loses_nothing_it_acknowledged", || {
             TOKIO.block_on(step_down()).map_err(Into::into)
         }),
@@ -349,7 +353,29 @@ async fn large_pages(set: &ReplSet) -> R {
     Ok(())
 }
 
-/// Transactions and plain writes go on while the primary of three steps down, then while it is frozen; whatever was acknowledged must be there.
+async fn odd_inserts(set: &ReplSet) -> R {
+    let w = World::new(set, "odd_inserts").await?;
+    let mut slot = w.open().await?;
+    let odd = |id: i64| rawdoc! { "_id": id, "zero": bson::Timestamp { time: 0, increment: 0 }, "v": "$x" };
+    let write = WriteOp::Insert { ns: w.ns.clone(), doc: odd(1) };
+    let in_txn = [TxnOp::Insert { ns: w.ns.clone(), docs: vec![rawdoc! { "_id": 2i64 }, odd(3)] }];
+    w.db.write(&write).await.map_err(|e| e.to_string())?;
+    w.db.transact(&w.fence(&slot, 10_000), &in_txn).await.map_err(|e| e.to_string())?;
+    slot.seq += 1;
+    let read = w.db.read(&w.ns, &[Key::from(1), Key::from(3)], ClusterTime::ZERO).await.map_err(|e| e.to_string())?;
+    ensure!(read.docs == [Some(odd(1)), Some(odd(3))], "{read:?}");
+    let twice = w.db.write(&write).await;
+    let named = |r: &Failed, n: i64| matches!(r, Failed::NotDone(Reason::DuplicateKey { key: Some(k), .. }) if *k == Key::from(n));
+    ensure!(twice.as_ref().is_err_and(|e| named(e, 1)), "{twice:?}");
+    let ops = [TxnOp::Insert { ns: w.ns.clone(), docs: vec![rawdoc! { "_id": 4i64 }, odd(3), odd(5)] }];
+    let twice = w.db.transact(&w.fence(&slot, 10_000), &ops).await;
+    ensure!(twice.as_ref().is_err_and(|e| named(e, 3)), "{twice:?}");
+    ensure!(!w.has(4).await? && !w.has(5).await?, "an aborted transaction wrote");
+    Ok(())
+}
+
+/// Transactions go on while the primary of three steps down, then while it is frozen: what was acknowledged must be there, and
+/// what was said not to be done must not.
 async fn step_down() -> R {
     let set = ReplSet::start(&mongod::find()?, 3).await?;
     let db = connect(&set, "stepdown").await?;
