@@ -3,3 +3,4 @@
 mod fixture;
 mod tui;
 mod tui_keys;
+mod tui_pty;

@@ -1,4 +1,5 @@
 //! The dashboard, screen by screen.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -151,6 +152,18 @@ fn the_monochrome_theme_sends_no_colour() {
     terminal.draw(|frame| tui::draw(frame, &canary(), &ui)).unwrap();
     let cells = &terminal.backend().buffer().content;
     assert!(cells.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset));
+}
+
+#[test]
+fn every_glyph_is_one_column_wide() {
+    let mut terminal = Terminal::new(TestBackend::new(160, 50)).unwrap();
+    for (s, ui) in [(canary(), UiState::default()), (copying(), after(&copying(), &[key('?')]))] {
+        terminal.draw(|frame| tui::draw(frame, &s, &ui)).unwrap();
+        for cell in &terminal.backend().buffer().content {
+            assert_eq!(tui::format::width(cell.symbol()), 1, "{:?}", cell.symbol());
+            assert_eq!(cell.symbol().chars().count(), 1, "{:?}", cell.symbol());
+        }
+    }
 }
 
 #[test]
