@@ -212,3 +212,47 @@ fn freezing_stops_the_panels_and_neither_the_verdict_nor_the_event_count() {
     assert!(!text.contains("77.0ms"));
     assert!(text.contains("PAUSED") && text.contains("FROZEN, +1 events"), "{text}");
 }
+
+/// Collects what a terminal would be sent.
+#[derive(Clone, Default)]
+struct Wire(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+
+impl std::io::Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_tick_sends_little_and_a_repaint_is_bounded() {
+    use ratatui::{TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
+    let wire = Wire::default();
+    let viewport = Viewport::Fixed(Rect::new(0, 0, 200, 60));
+    let mut terminal =
+        Terminal::with_options(CrosstermBackend::new(wire.clone()), TerminalOptions { viewport }).unwrap();
+    let ui = UiState::default();
+    let mut s = canary();
+    terminal.draw(|frame| tui::draw(frame, &s, &ui)).unwrap();
+    let repaint = wire.0.take().len();
+    // Five seconds later: a new column, new figures, an event.
+    s.wall_ms += 5_000;
+    for view in s.reads.iter_mut().chain(&mut s.writes) {
+        let mut column = *view.heat.last().unwrap();
+        column.start += tidegate::snapshot::HEAT_COLUMN;
+        view.heat.push(column);
+        view.count += 1_517;
+        view.p99 = view.p99.map(|p| p + tidegate::runtime::Micros(800));
+        view.p99_history.rotate_left(1);
+    }
+    s.lag.apply_history.rotate_left(1);
+    s.events.push(tidegate::snapshot::EventLine { seq: 43, text: "a new record".into(), ..s.events[0].clone() });
+    terminal.draw(|frame| tui::draw(frame, &s, &ui)).unwrap();
+    let tick = wire.0.take().len();
+    assert!(repaint <= 24_000, "a repaint of 200x60 sends {repaint} bytes");
+    assert!(tick <= 6_000, "a tick at 200x60 sends {tick} bytes");
+    println!("repaint {repaint} bytes, tick {tick} bytes");
+}
