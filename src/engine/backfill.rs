@@ -60,7 +60,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     }
 }
 
-/// Inserts first: on a first copy nothing is there. A duplicate aborts the whole batch, and then each key is compared.
+/// Inserts first: on a first copy nothing is there. A duplicate aborts the whole batch, and then each key is read afresh and compared.
 async fn write_chunk(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
@@ -83,7 +83,7 @@ async fn write_chunk(
     match writer.commit(ops, Some(checkpoint.clone())).await {
         Ok(_) => Ok(()),
         Err(NotCommitted::Halt(h)) => Err(h),
-        Err(NotCommitted::Duplicate(_)) => {
+        Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {
             let mut parts = held.chunks(200).peekable();
             while let Some(part) = parts.next() {
                 let point = parts.peek().is_none().then(|| checkpoint.clone());

@@ -30,18 +30,23 @@ pub(super) async fn resync(
     keys: &[Key],
     checkpoint: Option<RawDocumentBuf>,
 ) -> Result<usize, Halt> {
-    let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys).await? };
-    if ops.is_empty() && checkpoint.is_none() {
-        return Ok(0);
-    }
-    match writer.commit(&ops, checkpoint).await {
-        Ok(_) => Ok(ops.len()),
-        Err(NotCommitted::Halt(h)) => Err(h),
-        Err(NotCommitted::Duplicate(m)) => Err(Halt::Broken(format!(
-            "a unique index on {} refuses a document that {} holds: {m}; mend the document or the index",
-            ctx.ns(src.other()),
-            ctx.ns(src)
-        ))),
+    loop {
+        let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys).await? };
+        if ops.is_empty() && checkpoint.is_none() {
+            return Ok(0);
+        }
+        match writer.commit(&ops, checkpoint.clone()).await {
+            Ok(_) => return Ok(ops.len()),
+            Err(NotCommitted::Again) => {}
+            Err(NotCommitted::Halt(h)) => return Err(h),
+            Err(NotCommitted::Duplicate(m)) => {
+                return Err(Halt::Broken(format!(
+                    "a unique index on {} refuses a document that {} holds: {m}; mend the document or the index",
+                    ctx.ns(src.other()),
+                    ctx.ns(src)
+                )));
+            }
+        }
     }
 }
 

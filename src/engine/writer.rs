@@ -18,6 +18,8 @@ const DEADLINE: Micros = Micros::from_secs(5);
 pub(super) enum NotCommitted {
     /// A unique index refused a document: the whole batch was aborted.
     Duplicate(String),
+    /// It did not happen and never will; what should be written now must be read afresh (DESIGN rule 1).
+    Again,
     /// The worker must stop.
     Halt(Halt),
 }
@@ -50,7 +52,8 @@ impl SlotWriter {
         self.state.checkpoint.as_ref()
     }
 
-    /// Commits `ops` and the checkpoint together, or nothing. Returns only when the outcome is known.
+    /// Commits `ops` and the checkpoint together, or nothing. Returns only when the outcome is known. What surely did not happen is
+    /// tried again here; after an outcome that had to be settled the caller reads afresh.
     pub(super) async fn commit(
         &mut self,
         ops: &[TxnOp],
@@ -80,6 +83,8 @@ impl SlotWriter {
                         self.state.checkpoint = fence.checkpoint.or_else(|| self.state.checkpoint.take());
                         return Ok(at);
                     }
+                    self.ctx.sleep(pause).await;
+                    return Err(NotCommitted::Again);
                 }
                 Err(Failed::NotDone(r)) if r.is_transient() => {}
                 Err(Failed::NotDone(r)) => return Err(refusal("writing", &r).into()),

@@ -23,6 +23,7 @@ pub(super) struct Lane {
     draws: u64,
     /// The number of the next insert of this lane.
     next_insert: u64,
+    last_written: Option<u64>,
     /// Orders whose insert once had an unknown outcome: a late landing must find them there.
     never_delete: std::collections::BTreeSet<u64>,
 }
@@ -31,7 +32,7 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>, client: RouteClient, index: u64, lanes: u64) -> Lane {
         shared.oracle.lane_started();
         let first = shared.config.documents.next_multiple_of(lanes) + index;
-        Lane { shared, client, index, lanes, draws: 0, next_insert: first, never_delete: Default::default() }
+        Lane { shared, client, index, lanes, draws: 0, next_insert: first, last_written: None, never_delete: Default::default() }
     }
 
     fn draw(&mut self) -> u64 {
@@ -151,15 +152,21 @@ impl Lane {
         let token = ((self.index + 1) << 40 | self.draws) as i64;
         let choice = self.draw() % 100;
         let own = self.draw();
-        let (before, wanted) = if choice < 12 {
+        let (inserts, deletes) = self.shared.config.churn_percent;
+        let (inserts, deletes) = (u64::from(inserts), u64::from(deletes));
+        let (before, wanted) = if choice < inserts {
             let n = self.next_insert;
             self.next_insert += self.lanes;
             (None, Known { order: Order { rev: 1, by: token, ..Order::initial(n) }, deleted: false })
         } else {
             let span = self.shared.oracle.numbers() / self.lanes;
-            let n = (own % span.max(1)) * self.lanes + self.index;
+            // One in four goes to the order written last: some orders are busy.
+            let n = match self.last_written.filter(|_| own.is_multiple_of(4)) {
+                Some(n) => n,
+                None => (own % span.max(1)) * self.lanes + self.index,
+            };
             let Some(k) = self.shared.oracle.known(n).filter(|k| !k.deleted) else { return true };
-            if choice < 20 && !self.never_delete.contains(&n) {
+            if choice < inserts + deletes && !self.never_delete.contains(&n) {
                 (Some(k), Known { deleted: true, ..k })
             } else {
                 let order =
@@ -167,6 +174,7 @@ impl Lane {
                 (Some(k), Known { order, deleted: false })
             }
         };
+        self.last_written = Some(wanted.order.n);
         let Some(permit) = self.client.permit(bucket(&wanted.order.id())).await else { return false };
         if wanted.deleted {
             self.shared.oracle.deleting(wanted.order.n, true);

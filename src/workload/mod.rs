@@ -37,11 +37,13 @@ pub struct Config {
     pub lanes: u32,
     /// Bytes of padding in each order.
     pub padding: usize,
+    /// Share of the writes that insert, and that delete, percent; the rest update.
+    pub churn_percent: (u8, u8),
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { documents: 50_000, ops_per_s: 400, read_percent: 75, processes: 4, lanes: 3, padding: 180 }
+        Config { documents: 50_000, ops_per_s: 400, read_percent: 75, processes: 4, lanes: 3, padding: 180, churn_percent: (12, 8) }
     }
 }
 

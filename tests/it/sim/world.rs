@@ -145,6 +145,8 @@ impl Simulation {
             processes: 1 + (seed % 3) as u32,
             lanes: 2,
             padding: 10,
+            // Every third run creates and deletes as much as it updates.
+            churn_percent: if seed % 3 == 1 { (30, 35) } else { (12, 8) },
         };
         let c = &plan.collections[0];
         cluster.load(&c.legacy, initial_orders(&load, Shapes::of(c).unwrap()).collect()).unwrap();
