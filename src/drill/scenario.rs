@@ -137,12 +137,12 @@ fn read(r: &mut Reader, t: &Table<'_, '_>) -> Option<Scenario> {
     if !t.table.contains_key("schema") {
         r.missing(t, "schema", "1");
     }
-    if let Some(n) = r.integer(t, "schema", i64::MIN, i64::MAX) {
-        if n.value != 1 {
-            let message = format!("schema {} is not known to this version of tidegate", n.value);
-            r.error(n.span, message, "expected 1", None);
-            return None;
-        }
+    if let Some(n) = r.integer(t, "schema", i64::MIN, i64::MAX)
+        && n.value != 1
+    {
+        let message = format!("schema {} is not known to this version of tidegate", n.value);
+        r.error(n.span, message, "expected 1", None);
+        return None;
     }
     r.only(t, &["schema", "difficulty", "max_length", "ends_when", "brief", "world"]);
     let words = [Difficulty::Introductory, Difficulty::Ordinary, Difficulty::Hard].map(|d| (d.name(), d));

@@ -13,8 +13,10 @@ use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::{Side, bucket_of};
 use crate::runtime::Micros;
 
-/// A chunk: also the size of its transaction.
-const CHUNK: PageLimit = PageLimit { docs: 1_000, bytes: 4 << 20 };
+/// Documents a chunk, which is also its transaction.
+pub(super) const CHUNK_DOCS: usize = 1_000;
+/// Bytes a chunk.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// Copies everything not yet copied. Returns how many documents this run copied, or `None` when the engine is stopping.
 pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
@@ -23,6 +25,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     let total = super::observe::estimated_count(ctx).await;
     let began = ctx.rt.now();
     let first = copied;
+    let limit = PageLimit { docs: ctx.chunk_docs, bytes: CHUNK_BYTES };
     loop {
         if ctx.is_stopping() {
             return Ok(None);
@@ -37,7 +40,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
         let after =
             if ctx.planted.has(Bug::ChunkReadNotAfterTail) { ClusterTime::ZERO } else { ctx.seen(Side::Legacy) };
         let page = ctx
-            .retry("scanning legacy", || ctx.db(Side::Legacy).scan(ctx.ns(Side::Legacy), from.as_ref(), CHUNK, after))
+            .retry("scanning legacy", || ctx.db(Side::Legacy).scan(ctx.ns(Side::Legacy), from.as_ref(), limit, after))
             .await?;
         ctx.saw(Side::Legacy, page.at);
         let all: Vec<Key> = page.docs.iter().map(|(k, _)| k.clone()).collect();

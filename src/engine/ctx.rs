@@ -93,6 +93,7 @@ pub(super) struct Ctx {
     pub ns: [Ns; 2],
     pub epoch: i64,
     pub planted: Planted,
+    pub chunk_docs: usize,
     pub ownership: Ownership,
     /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
     pub registry: KeyRegistry,
@@ -129,6 +130,7 @@ impl Ctx {
         ns: [Ns; 2],
         epoch: i64,
         planted: Planted,
+        chunk_docs: Option<usize>,
         to_runner: mpsc::UnboundedSender<Message>,
     ) -> Arc<Ctx> {
         let steps = plan.collections.first().map_or(&[][..], |c| &c.steps);
@@ -142,6 +144,7 @@ impl Ctx {
             ns,
             epoch,
             planted,
+            chunk_docs: chunk_docs.unwrap_or(super::backfill::CHUNK_DOCS),
             ownership: Ownership::default(),
             registry: KeyRegistry::default(),
             tails: [TailState::default(), TailState::default()],

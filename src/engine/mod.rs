@@ -73,6 +73,8 @@ pub struct Config {
     pub take_over: Option<String>,
     /// A drill on the embedded cluster.
     pub drill: bool,
+    /// Documents a chunk of the backfill; the default suits real servers, simulations want several chunks of little data.
+    pub chunk_docs: Option<usize>,
     /// Deliberate mistakes, for the simulator only.
     pub planted: planted::Planted,
 }

@@ -78,10 +78,11 @@ pub(super) fn compare(ctx: &Ctx, owner: Side, legacy: Option<&RawDocument>, next
         (Side::Legacy, Some(_), None) | (Side::Next, None, Some(_)) => Finding::Missing,
         (Side::Legacy, None, Some(_)) | (Side::Next, Some(_), None) => Finding::Extra,
         (_, Some(l), Some(n)) => {
-            // A document untouched since its bucket moved still satisfies T(legacy) = next.
-            let forward = ctx.transform.apply(l).is_ok_and(|t| ctx.transform.same(&t, n));
-            let equal =
-                forward || (owner == Side::Next && ctx.transform.invert(n).is_ok_and(|b| ctx.transform.same(&b, l)));
+            // Next = T(legacy) also holds for a document untouched since its bucket moved.
+            let equal = match owner {
+                Side::Legacy => ctx.transform.apply(l).is_ok_and(|t| ctx.transform.same(&t, n)),
+                Side::Next => ctx.transform.agree(l, n),
+            };
             if equal { Finding::Matched } else { Finding::Differing }
         }
     }

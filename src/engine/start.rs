@@ -80,6 +80,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
         [collection.legacy.clone(), collection.next.clone()],
         held.epoch,
         config.planted,
+        config.chunk_docs,
         to_runner,
     );
     fence_out(&ctx).await?;

@@ -63,6 +63,7 @@ pub async fn verify(deps: &Deps) -> Result<VerifyOutcome, VerifyError> {
         plan_ns(&deps.plan),
         0,
         Default::default(),
+        None,
         to_runner,
     );
     for side in Side::BOTH {

@@ -45,16 +45,16 @@ fn read_one(r: &mut Reader, t: &Table<'_, '_>) -> Option<Collection> {
     let next = r.required(t, "next", "\"shop.orders_v2\"");
     let legacy_ns = legacy.as_ref().and_then(|n| read_ns(r, n));
     let next_ns = next.as_ref().and_then(|n| read_ns(r, n));
-    if let (Some(a), Some(b), Some(at)) = (&legacy_ns, &next_ns, &next) {
-        if a == b {
-            let help = "give `next` another name; migrating in place is not available yet";
-            r.error(
-                at.span.clone(),
-                "`next` is the same collection as `legacy`",
-                "expected another name",
-                Some(help.into()),
-            );
-        }
+    if let (Some(a), Some(b), Some(at)) = (&legacy_ns, &next_ns, &next)
+        && a == b
+    {
+        let help = "give `next` another name; migrating in place is not available yet";
+        r.error(
+            at.span.clone(),
+            "`next` is the same collection as `legacy`",
+            "expected another name",
+            Some(help.into()),
+        );
     }
     let steps = read_steps(r, t);
     let indexes = read_indexes(r, t);
@@ -137,11 +137,11 @@ fn read_step(r: &mut Reader, s: &Table<'_, '_>, verb: &str, touched: &mut Vec<At
             let from = r.required(s, "from", "\"string\"").and_then(|w| r.word(&w, "type", &TYPES));
             let to = r.required(s, "to", "\"decimal\"");
             let to = to.and_then(|w| r.word(&w, "type", &TYPES).map(|v| (v, w.span)));
-            if let (Some(f), Some((t, span))) = (from, &to) {
-                if f == *t {
-                    r.error(span.clone(), "this converts a type to itself", "expected another type", None);
-                    return None;
-                }
+            if let (Some(f), Some((t, span))) = (from, &to)
+                && f == *t
+            {
+                r.error(span.clone(), "this converts a type to itself", "expected another type", None);
+                return None;
             }
             Some(Step::Convert { path: p?, from: from?, to: to?.0 })
         }

@@ -90,7 +90,7 @@ pub(crate) struct Mistake {
 
 /// Orders the mistakes, masks and scrubs the source and everything said about it.
 pub(crate) fn finish(text: &str, name: &str, secrets: &[Range<usize>], mut mistakes: Vec<Mistake>) -> Diagnostics {
-    mistakes.sort_by(|a, b| (a.span.start, a.span.end).cmp(&(b.span.start, b.span.end)));
+    mistakes.sort_by_key(|a| (a.span.start, a.span.end));
     mistakes.dedup_by(|a, b| a.span == b.span && a.message == b.message);
     let (source, map) = safe_source(text, secrets);
     let list = mistakes
@@ -161,10 +161,10 @@ pub(crate) fn passwords(text: &str) -> Vec<Range<usize>> {
         let start = i + 3;
         let end = text[start..].find('\n').map_or(text.len(), |n| start + n);
         let run = &text[start..end];
-        if let (Some(at), Some(colon)) = (run.rfind('@'), run.find(':')) {
-            if colon < at {
-                found.push(start + colon + 1..start + at);
-            }
+        if let (Some(at), Some(colon)) = (run.rfind('@'), run.find(':'))
+            && colon < at
+        {
+            found.push(start + colon + 1..start + at);
         }
         let lower = run.to_ascii_lowercase();
         for option in ["password=", "aws_session_token:", "aws_secret_access_key:"] {

@@ -292,7 +292,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Micros> {
 pub(crate) fn duration_text(d: Micros) -> String {
     let us = d.0;
     for (unit, size) in [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000)] {
-        if us >= size && us % size == 0 {
+        if us >= size && us.is_multiple_of(size) {
             return format!("{}{unit}", us / size);
         }
     }

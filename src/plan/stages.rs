@@ -72,7 +72,14 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collection
     }
     let (work, known) = read_work(r, t, before);
     before.unsure |= !known;
-    let (shadow, reads, writes) = read_traffic(r, t, before, collections);
+    let (mut shadow, reads, writes) = read_traffic(r, t, before, collections);
+    if work.contains(&Work::QuarantineLegacy) {
+        // Nothing is left to compare with; an inherited share ends here.
+        if let Some(v) = t.table.get("shadow").filter(|_| shadow > 0) {
+            r.error(v.span(), "there is no legacy left to compare reads with", "expected 0", None);
+        }
+        shadow = 0;
+    }
     check_contract(r, t, before, &work, (reads, writes));
     let soak = r.duration(t, "soak").map_or(Micros::ZERO, |d| d.value);
     let advance = r.string(t, "advance");
@@ -164,23 +171,23 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collecti
     let moved = [(&shadow, now.0), (&reads, now.1), (&writes, now.2)].into_iter().find(|(_, n)| *n > 0);
     let had = before.shadow > 0 || before.reads > 0 || before.writes > 0;
     let ready = before.done.contains(&Work::Create) && before.done.contains(&Work::Backfill);
-    if let (Some((p, _)), false) = (moved, had) {
-        if !ready {
-            let help = "put a stage with do = [\"create\", \"backfill\", \"indexes\"] before it";
-            let message = "this stage uses next before an earlier stage has created and filled it";
-            r.error(span(p), message, "expected an earlier stage that copies", Some(help.into()));
-        }
+    if let (Some((p, _)), false) = (moved, had)
+        && !ready
+    {
+        let help = "put a stage with do = [\"create\", \"backfill\", \"indexes\"] before it";
+        let message = "this stage uses next before an earlier stage has created and filled it";
+        r.error(span(p), message, "expected an earlier stage that copies", Some(help.into()));
     }
     let indexes: Vec<_> = collections.iter().flat_map(|c| &c.indexes).collect();
     if now.1 > 0 && before.reads == 0 && ready && !indexes.is_empty() && !before.done.contains(&Work::Indexes) {
         let help = "add `indexes` to the `do` of an earlier stage";
         r.error(span(&reads), "reads move to next before its indexes are built", "", Some(help.into()));
     }
-    if let Some(unique) = indexes.iter().find(|i| i.unique && i.keys.keys().ne(["_id"])) {
-        if !matches!(now.2, 0 | 100) {
-            let message = format!("`{}` is unique: half-moved writes could break it unseen", unique.name);
-            r.error(span(&writes), message, "expected 0 or 100", None);
-        }
+    if let Some(unique) = indexes.iter().find(|i| i.unique && i.keys.keys().ne(["_id"]))
+        && !matches!(now.2, 0 | 100)
+    {
+        let message = format!("`{}` is unique: half-moved writes could break it unseen", unique.name);
+        r.error(span(&writes), message, "expected 0 or 100", None);
     }
     now
 }
@@ -229,7 +236,8 @@ fn read_metric(r: &mut Reader, t: &Table<'_, '_>) -> Option<(&'static MetricName
     let name = r.required(t, "metric", "\"latency.read.p99\"")?;
     let Some(m) = metric(&name.value) else {
         let help = suggest(&name.value, METRICS.iter().map(|m| m.name));
-        let help = help.or_else(|| Some("docs/plan.md lists the metrics".into()));
+        let help = help
+            .or_else(|| Some("metrics are named like `latency.read.p99`, `errors.write.rate` or `lag.apply`".into()));
         r.error(name.span, format!("unknown metric `{}`", name.value), "", help);
         return None;
     };

@@ -214,7 +214,7 @@ pub struct Stage {
     pub id: String,
     /// Work, in order.
     pub work: Vec<Work>,
-    /// Percent of reads shadowed; inherited from the stage before when not given.
+    /// Percent of reads shadowed; inherited from the stage before when not given, 0 once legacy is quarantined.
     pub shadow: u8,
     /// Percent of buckets read from next; inherited likewise.
     pub reads: u8,

@@ -32,7 +32,8 @@ pub fn compact(x: f64) -> String {
         x if x < 999.5e9 => (x / 1e9, "G"),
         x => (x / 1e12, "T"),
     };
-    if scaled < 9.95 { format!("{scaled:.1}{suffix}") } else { format!("{scaled:.0}{suffix}") }
+    let text = if scaled < 9.95 { format!("{scaled:.1}") } else { format!("{scaled:.0}") };
+    format!("{}{suffix}", text.strip_suffix(".0").unwrap_or(&text))
 }
 
 /// A latency to three figures: `0.42ms`, `3.9ms`, `31.2ms`, `212ms`, `1.94s`.

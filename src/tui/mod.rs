@@ -12,6 +12,7 @@ use crate::snapshot::Snapshot;
 pub mod app;
 mod canvas;
 pub mod format;
+pub mod input;
 pub mod keymap;
 pub mod run;
 pub mod screens;
@@ -19,7 +20,8 @@ pub mod terminal;
 pub mod theme;
 pub mod widgets;
 
-pub use app::{Effect, Input, UiState, update};
+pub use app::UiState;
+pub use input::{Effect, Input, update};
 
 /// The smallest size that still shows the verdict and the pause key.
 pub const MIN_SIZE: (u16, u16) = (40, 6);

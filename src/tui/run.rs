@@ -14,7 +14,8 @@ use ratatui::crossterm::event::{self, Event};
 use crate::runtime::Micros;
 use crate::snapshot::{Command, Reply, Snapshot};
 
-use super::app::{Effect, Input, RequestState, UiState, update};
+use super::app::{Overlay, RequestState, UiState};
+use super::input::{Effect, Input, update};
 use super::terminal::Screen;
 
 /// Frames a second for new data, at most.
@@ -125,7 +126,7 @@ impl<'a> Loop<'a> {
     }
 
     fn run(mut self, screen: &mut Screen) -> io::Result<Exit> {
-        let mut tty = input::Tty::open()?;
+        let mut tty = tty::Tty::open()?;
         loop {
             if self.options.stop.load(Ordering::Relaxed) {
                 return Ok(Exit::Signal);
@@ -161,7 +162,7 @@ impl<'a> Loop<'a> {
                     return Ok(exit);
                 }
                 // A question opened by this key must be seen before the next key can answer it.
-                if matches!(self.ui.overlay, Some(super::app::Overlay::Dialog(ref d)) if !d.drawn) {
+                if matches!(self.ui.overlay, Some(Overlay::Dialog(ref d)) if !d.drawn) {
                     self.draw(screen)?;
                 }
             }
@@ -237,7 +238,7 @@ fn micros(d: Duration) -> Micros {
 /// Waiting for input without spinning when the terminal is gone. crossterm reads in a loop until something comes, which on a
 /// terminal that hung up is for ever, so it is only asked when the terminal is known to be there.
 #[cfg(unix)]
-mod input {
+mod tty {
     use std::fs::File;
     use std::io::{self, IsTerminal};
     use std::os::fd::AsFd;
@@ -297,7 +298,7 @@ mod input {
 
 /// Elsewhere crossterm waits by itself.
 #[cfg(not(unix))]
-mod input {
+mod tty {
     use std::io;
     use std::time::Duration;
 

@@ -6,7 +6,7 @@ use super::Shared;
 use super::bucket::bucket;
 use super::oracle::Known;
 use super::orders::{Order, revision};
-use crate::cluster::{Expect, Failed, Reason, WriteOp, Written};
+use crate::cluster::{ClusterTime, Expect, Failed, Reason, WriteOp, Written};
 use crate::route::{OpKind, ReadPlan, RouteClient, Side, WritePermit};
 use crate::runtime::{Micros, sleep};
 
@@ -84,8 +84,11 @@ impl Lane {
 
     /// The revision of an order on one side; the outer `None` is a failed read.
     async fn fetch(&self, order: &Order, side: Side) -> Option<Option<(i64, i64)>> {
+        self.fetch_after(order, side, self.shared.oracle.seen(side as usize)).await
+    }
+
+    async fn fetch_after(&self, order: &Order, side: Side, after: ClusterTime) -> Option<Option<(i64, i64)>> {
         let s = side as usize;
-        let after = self.shared.oracle.seen(s);
         let read = self.shared.clusters[s].read(&self.shared.ns[s], &[order.key()], after).await.ok()?;
         Some(read.docs.into_iter().next().flatten().and_then(|d| revision(&d)))
     }
@@ -195,9 +198,15 @@ impl Lane {
                     self.shared.oracle.acknowledge(permit.side as usize, wanted, at);
                     return true;
                 }
-                Ok(Written { at, .. }) => return self.judge(permit, &wanted, at, unknown).await,
+                Ok(Written { at, .. }) => {
+                    if let Some(acknowledged) = self.judge(permit, before, &wanted, at, unknown).await {
+                        return acknowledged;
+                    }
+                }
                 Err(Failed::NotDone(Reason::DuplicateKey { .. })) => {
-                    return self.judge(permit, &wanted, crate::cluster::ClusterTime::ZERO, unknown).await;
+                    if let Some(acknowledged) = self.judge(permit, before, &wanted, ClusterTime::ZERO, unknown).await {
+                        return acknowledged;
+                    }
                 }
                 Err(Failed::NotDone(r)) if !unknown => {
                     if !r.is_transient() {
@@ -229,24 +238,31 @@ impl Lane {
         }
     }
 
-    /// Nothing matched: an earlier attempt of ours landed, or an acknowledged version has gone missing.
+    /// Nothing matched: an earlier attempt of ours landed (acknowledged), was seen and then rolled back (`None`: try again), or an
+    /// acknowledged version has gone missing.
     async fn judge(
         &self,
         permit: &WritePermit,
+        before: Option<Known>,
         wanted: &Known,
-        at: crate::cluster::ClusterTime,
+        at: ClusterTime,
         unknown: bool,
-    ) -> bool {
+    ) -> Option<bool> {
+        let side = permit.side as usize;
+        let after = at.max(self.shared.oracle.seen(side));
         let found = loop {
-            if let Some(found) = self.fetch(&wanted.order, permit.side).await {
+            if let Some(found) = self.fetch_after(&wanted.order, permit.side, after).await {
                 break found;
             }
             sleep(&self.shared.rt, Micros::from_ms(100)).await;
         };
         let ours = if wanted.deleted { found.is_none() } else { found == Some((wanted.order.rev, wanted.order.by)) };
         if ours && unknown {
-            self.shared.oracle.acknowledge(permit.side as usize, *wanted, at);
-            return true;
+            self.shared.oracle.acknowledge(side, *wanted, at);
+            return Some(true);
+        }
+        if unknown && found == before.map(|k| (k.order.rev, k.order.by)) {
+            return None;
         }
         self.client.report(|r| r.totals.lost += 1);
         self.shared.oracle.violation(format!(
@@ -257,7 +273,7 @@ impl Lane {
             permit.epoch,
             wanted.deleted
         ));
-        false
+        Some(false)
     }
 }
 

@@ -190,7 +190,7 @@ fn events() -> Vec<EventLine> {
             42,
             "trigger",
             "gate",
-            "next read p99 passes no longer: 31.0ms > 25.0ms; pauses the rollout if it stays so until 01:00",
+            "next read p99 fails: 31.0ms > 25.0ms; pauses the rollout if it stays so for 60s",
         ),
     ]
 }

@@ -6,4 +6,6 @@ mod drill;
 mod embedded;
 mod fixture;
 mod plan;
+mod sim;
 mod tui;
+mod tui_keys;

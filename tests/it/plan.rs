@@ -113,6 +113,7 @@ fn with(changes: &[(&str, &str)]) -> String {
     })
 }
 
+#[allow(clippy::expect_used, reason = "a test helper")]
 fn complaint(text: &str) -> String {
     let e = parse(text).expect_err("the plan is broken");
     assert!(e.list().iter().all(|d| d.line >= 1 && d.column >= 1));
@@ -183,6 +184,8 @@ broken! {
     ];
     contract_without_knowing: [("irreversible = true\n", "")];
     contract_too_early: [("reads = 100\nwrites = 100", "reads = 100\nwrites = 90")];
+    contract_with_shadow_reads: [("irreversible = true", "shadow = 5\nirreversible = true")];
+    a_metric_far_from_any: [("metric = \"errors.write.rate\"", "metric = \"happiness\"")];
     contract_not_last: [("irreversible = true\n", "irreversible = true\n[[stage]]\nid = \"after\"\n")];
     irreversible_without_contract: [("soak = \"30m\"", "soak = \"30m\"\nirreversible = true")];
     several_mistakes: [
@@ -229,7 +232,7 @@ fn the_plan_of_the_documentation_parses_as_written() {
             ("canary", 20, 5, 1),
             ("half", 20, 50, 50),
             ("full", 20, 100, 100),
-            ("contract", 20, 100, 100)
+            ("contract", 0, 100, 100)
         ]
     );
     assert_eq!(p.stages[0].work, [Work::Create, Work::Backfill, Work::Indexes]);

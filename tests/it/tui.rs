@@ -31,9 +31,171 @@ fn screen(s: &Snapshot, ui: &UiState, w: u16, h: u16) -> String {
     text
 }
 
+fn code(c: KeyCode) -> Input {
+    Input::Key(KeyEvent::new(c, KeyModifiers::NONE))
+}
+
 #[test]
 fn screens_of_a_canary_with_a_failing_gate() {
     for (w, h) in [(200, 60), (120, 36), (80, 24), (60, 16), (40, 6), (20, 3)] {
         insta::assert_snapshot!(format!("canary_{w}x{h}"), screen(&canary(), &UiState::default(), w, h));
     }
+}
+
+#[test]
+fn screens_of_a_rollout_of_which_nothing_is_known() {
+    for (w, h) in [(120, 36), (80, 24), (40, 6)] {
+        insta::assert_snapshot!(format!("early_{w}x{h}"), screen(&early(), &UiState::default(), w, h));
+    }
+}
+
+#[test]
+fn screen_of_a_copy_in_a_drill() {
+    insta::assert_snapshot!(screen(&copying(), &UiState::default(), 120, 36));
+}
+
+#[test]
+fn screen_of_the_help() {
+    insta::assert_snapshot!(screen(&canary(), &after(&canary(), &[key('?')]), 120, 36));
+}
+
+#[test]
+fn screen_of_the_reasons() {
+    insta::assert_snapshot!(screen(&canary(), &after(&canary(), &[key('w')]), 120, 36));
+}
+
+#[test]
+fn screen_of_the_advance_dialog() {
+    insta::assert_snapshot!(screen(&canary(), &after(&canary(), &[key('A')]), 80, 24));
+}
+
+#[test]
+fn screen_in_ascii_after_a_pause() {
+    let mut ui = after(&canary(), &[key('P'), key('f'), key('b')]);
+    ui.ascii = true;
+    insta::assert_snapshot!(screen(&canary(), &ui, 120, 36));
+}
+
+#[test]
+fn what_is_not_known_is_never_shown_as_zero() {
+    let text = screen(&early(), &UiState::default(), 120, 36);
+    for wrong in ["0 writes at risk", "0 differing", "0.0ms", "0ms", "0/s", "lost writes 0"] {
+        assert!(!text.contains(wrong), "{wrong:?} in\n{text}");
+    }
+}
+
+#[test]
+fn ascii_means_ascii() {
+    let mut ui = UiState::default();
+    ui.ascii = true;
+    for (s, overlay) in [(canary(), None), (early(), Some('?')), (copying(), Some('w'))] {
+        if let Some(c) = overlay {
+            update(&mut ui, &s, key(c));
+        }
+        let text = screen(&s, &ui, 160, 50);
+        assert!(text.is_ascii(), "{text}");
+        assert!(!text.contains("??"), "a glyph without a stand-in:\n{text}");
+    }
+}
+
+#[test]
+fn no_size_panics_and_pause_survives_to_40x6() {
+    for s in [canary(), early(), copying()] {
+        for w in (0..=200).step_by(7).chain([1, 2, 39, 40, 41, 66, 67, 109, 110, 120]) {
+            for h in (0..=60).step_by(3).chain([1, 2, 5, 7, 31, 32]) {
+                for ui in [UiState::default(), after(&s, &[key('A'), Input::Drawn]), after(&s, &[key('w')])] {
+                    let text = render_text(&s, &ui, w, h);
+                    if w >= 40 && h >= 6 {
+                        assert!(text.contains("P pause"), "{w}x{h}\n{text}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_pane_can_be_zoomed_at_any_size() {
+    let s = canary();
+    let mut ui = UiState::default();
+    update(&mut ui, &s, key('z'));
+    for _ in 0..7 {
+        for (w, h) in [(200, 60), (120, 36), (80, 24), (45, 9), (40, 6)] {
+            let _ = render_text(&s, &ui, w, h);
+        }
+        assert!(ui.zoomed);
+        update(&mut ui, &s, code(KeyCode::Tab));
+    }
+}
+
+#[test]
+fn a_failing_gate_and_a_passing_one_differ_without_colour() {
+    let mut ui = UiState::new(Theme::mono(), vec![], false);
+    ui.ascii = true;
+    let mut s = canary();
+    let failing = screen(&s, &ui, 120, 36);
+    let line = failing.lines().find(|l| l.contains("| x next read p99")).expect("marked as failing");
+    assert!(line.contains("31.2ms") && failing.contains("x HURT"));
+    s.gates[0].verdict = Verdict::Pass;
+    s.gates[0].actual = Some(18.0);
+    s.gates[0].room = Some(0.28);
+    let passing = screen(&s, &ui, 120, 36);
+    assert!(passing.contains("| + next read p99") && passing.contains("+ NOT HURT"), "{passing}");
+}
+
+#[test]
+fn the_monochrome_theme_sends_no_colour() {
+    use ratatui::style::Color;
+    let ui = UiState::new(Theme::mono(), vec![], false);
+    let mut terminal = Terminal::new(TestBackend::new(120, 36)).unwrap();
+    terminal.draw(|frame| tui::draw(frame, &canary(), &ui)).unwrap();
+    let cells = &terminal.backend().buffer().content;
+    assert!(cells.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset));
+}
+
+#[test]
+fn hostile_text_reaches_no_cell() {
+    let mut s = canary();
+    let hostile = "x\u{1b}]52;c;eA==\u{7}\u{1b}[2Jy\u{202E}z\r\n\t\u{9b}31m";
+    for e in &mut s.events {
+        e.text = hostile.into();
+        e.by = hostile.into();
+    }
+    s.why = hostile.into();
+    s.plan.id = hostile.into();
+    s.holder = hostile.into();
+    s.gates[0].name = hostile.into();
+    s.reconcile[0].collection = hostile.into();
+    s.lag.members[0].0 = hostile.into();
+    for overlay in ['l', '?', 'w', 'A'] {
+        let ui = after(&s, &[key(overlay)]);
+        for (w, h) in [(200, 60), (120, 36), (80, 24), (40, 6)] {
+            let text = screen(&s, &ui, w, h);
+            let bad = text.chars().find(|c| *c != '\n' && (c.is_control() || *c == '\u{202E}'));
+            assert_eq!(bad, None, "{w}x{h}");
+        }
+    }
+}
+
+#[test]
+fn the_help_lists_every_key() {
+    let text = screen(&canary(), &after(&canary(), &[key('?')]), 120, 36);
+    for b in BINDINGS {
+        let keys: Vec<String> = b.keys.iter().map(|k| k.label()).collect();
+        assert!(text.contains(&keys.join(" ")) && text.contains(b.help), "{:?} is not in\n{text}", b.action);
+    }
+}
+
+#[test]
+fn freezing_stops_the_panels_and_neither_the_verdict_nor_the_event_count() {
+    let mut s = canary();
+    let ui = after(&s, &[key('f')]);
+    s.reads[1].p50 = Some(tidegate::runtime::Micros::from_ms(77));
+    s.phase = Phase::Paused;
+    let mut newer = s.events.last().unwrap().clone();
+    newer.seq += 1;
+    s.events.push(newer);
+    let text = screen(&s, &ui, 120, 36);
+    assert!(!text.contains("77.0ms"));
+    assert!(text.contains("PAUSED") && text.contains("FROZEN, +1 events"), "{text}");
 }

@@ -6,7 +6,7 @@ use bson::{RawBsonRef, doc};
 
 use super::Core;
 use super::faults::OpKind;
-use super::ops::Fate;
+use super::ops::{Fate, OnItsWay};
 use super::slots::{self, fences, parse_slot, session_doc, slot_doc};
 use super::stage::Stage;
 use super::state::State;
@@ -44,25 +44,27 @@ impl Core {
         };
         let plan = self.begin(OpKind::Admin, ns, per).await?;
         let deadline = self.rt.now() + self.config.majority_timeout;
-        sleep(&self.rt, plan.before).await;
-        let lands = self.arrives(plan.bits)?;
         let reads = matches!(
             op,
             AdminOp::Sessions { .. } | AdminOp::Indexes { .. } | AdminOp::Kind { .. } | AdminOp::Count { .. }
         );
+        let late = || {
+            let (op, bits) = (op.clone(), plan.bits);
+            self.land_late(&plan, "late admin", move |core, s, now| {
+                core.apply_admin(s, now, &op, bits).is_ok_and(|(_, ts)| ts.is_some())
+            });
+        };
+        let sent = OnItsWay::new(|| {
+            if plan.survives() && !reads {
+                late()
+            }
+        });
+        sleep(&self.rt, plan.before).await;
+        sent.arrived();
+        let lands = self.arrives(plan.bits)?;
         match plan.fate {
             Fate::Late if lands && !reads => {
-                let (core, op, at) = (self.clone(), op.clone(), self.rt.now() + Self::lateness(&plan));
-                let bits = plan.bits;
-                let late = Box::pin(async move {
-                    core.rt.sleep_until(at).await;
-                    core.with(|s, now| {
-                        if s.down().is_none() && core.apply_admin(s, now, &op, bits).is_ok_and(|a| a.1.is_some()) {
-                            s.counters.landed_late += 1;
-                        }
-                    });
-                });
-                self.rt.spawn(self.config.group, "late admin", late);
+                late();
                 return Err(self.lost(&plan).await);
             }
             Fate::Never | Fate::Late => return Err(self.lost(&plan).await),

@@ -97,17 +97,9 @@ impl Embedded {
     /// Puts documents there at once, as if they had always been there: no events, no latency, no validation.
     ///
     /// # Errors
-    /// At the first document without a usable `_id`; those before it are loaded.
+    /// When a document has no usable `_id`; nothing is loaded then.
     pub fn load(&self, ns: &Ns, docs: Vec<RawDocumentBuf>) -> Result<(), KeyError> {
-        self.0.with(|s, _| {
-            let coll = s.colls.entry(ns.clone()).or_default();
-            for doc in docs {
-                let key = Key::of(&doc)?;
-                coll.docs.remove(&key).inspect(|c| coll.live -= usize::from(c.newest().is_some()));
-                coll.set(&key, 0, Some(Arc::new(doc)));
-            }
-            Ok(())
-        })
+        self.0.with(|s, _| s.colls.entry(ns.clone()).or_default().load(docs))
     }
 
     /// Everything in a collection, in `_id` order, as committed on the primary.

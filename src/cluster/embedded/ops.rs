@@ -26,6 +26,13 @@ pub(super) struct Plan {
     pub(super) bits: u64,
 }
 
+impl Plan {
+    /// Whether a request lands whose caller died after sending it: every other one does.
+    pub(super) fn survives(&self) -> bool {
+        self.bits & 4 == 0 && matches!(self.fate, Fate::Fine | Fate::Landed | Fate::Late)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Fine,
@@ -33,6 +40,27 @@ pub(super) enum Fate {
     Landed,
     Never,
     Late,
+}
+
+/// Runs when it is dropped armed: what becomes of a request whose caller died, or gave up, while it was on its way.
+pub(super) struct OnItsWay<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> OnItsWay<F> {
+    pub(super) fn new(abandoned: F) -> Self {
+        OnItsWay(Some(abandoned))
+    }
+
+    pub(super) fn arrived(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<F: FnOnce()> Drop for OnItsWay<F> {
+    fn drop(&mut self) {
+        if let Some(abandoned) = self.0.take() {
+            abandoned();
+        }
+    }
 }
 
 pub(super) fn network(what: &str) -> Reason {
@@ -51,17 +79,12 @@ impl Core {
     /// Draws what is in store for an operation and sees that the cluster can be reached at all.
     pub(super) async fn begin(&self, kind: OpKind, ns: &Ns, extra_ns: u64) -> Result<Plan, Failed> {
         let (plan, down) = self.with(|s, _| (self.plan(s, kind, ns, extra_ns), s.down()));
-        match down {
-            None => {}
-            Some(Down::Electing) => {
-                sleep(&self.rt, plan.before).await;
-                return Err(Failed::NotDone(no_primary()));
-            }
-            Some(Down::Unreachable) => {
-                if !self.reachable_by(self.rt.now() + self.config.op_timeout).await {
-                    return Err(Failed::NotDone(timeout("no server could be selected")));
-                }
-            }
+        if down == Some(Down::Electing) {
+            sleep(&self.rt, plan.before).await;
+            return Err(Failed::NotDone(no_primary()));
+        }
+        if down == Some(Down::Unreachable) && !self.reachable_by(self.rt.now() + self.config.op_timeout).await {
+            return Err(Failed::NotDone(timeout("no server could be selected")));
         }
         if plan.fate == Fate::NotDone {
             sleep(&self.rt, plan.before).await;
@@ -93,13 +116,13 @@ impl Core {
         let back = total * (1 + ((bits >> 16) & 3)) / 8;
         let dice = ((bits >> 18) & 0xF_FFFF) as u32;
         let rates = s.faults.rates[kind as usize];
-        let ppm = (u64::from(dice) * 1_000_000 >> 20) as u32;
+        let ppm = ((u64::from(dice) * 1_000_000) >> 20) as u32;
         let fate = if ppm < rates.not_done {
             Fate::NotDone
         } else if ppm - rates.not_done < rates.unknown {
             let f = s.faults.fates;
             let sum = (f.landed + f.never + f.late).max(1);
-            match ((bits >> 38) & 0xFFFF) as u32 * sum >> 16 {
+            match ((((bits >> 38) & 0xFFFF) * u64::from(sum)) >> 16) as u32 {
                 x if x < f.landed => Fate::Landed,
                 x if x < f.landed + f.never => Fate::Never,
                 _ => Fate::Late,
@@ -263,27 +286,50 @@ impl Core {
         Micros::from_ms(300 + (plan.bits >> 8) % 1_700) + plan.after
     }
 
+    /// Runs `land` when a late request arrives; it says whether that wrote anything.
+    pub(super) fn land_late(
+        self: &Arc<Self>,
+        plan: &Plan,
+        name: &'static str,
+        land: impl Fn(&Core, &mut State, Micros) -> bool + Send + 'static,
+    ) {
+        let (core, at) = (self.clone(), self.rt.now() + Self::lateness(plan));
+        let late = async move {
+            core.rt.sleep_until(at).await;
+            core.with(|s, now| {
+                if s.down().is_none() && land(&core, s, now) {
+                    s.counters.landed_late += 1;
+                }
+            });
+            // Dropped only now, outside the lock: it may hold a snapshot to close.
+            drop(land);
+        };
+        self.rt.spawn(self.config.group, name, Box::pin(late));
+    }
+
     pub(super) async fn write(self: &Arc<Self>, op: &WriteOp) -> Result<Written, Failed> {
         let ns = match op {
             WriteOp::Insert { ns, .. } | WriteOp::Replace { ns, .. } | WriteOp::Delete { ns, .. } => ns,
         };
         let plan = self.begin(OpKind::Write, ns, 0).await?;
         let deadline = self.rt.now() + self.config.majority_timeout;
+        let late = || {
+            let (op, bits) = (op.clone(), plan.bits);
+            self.land_late(&plan, "late write", move |core, s, now| {
+                core.apply(s, now, &op, bits).is_ok_and(|(_, ts)| ts.is_some())
+            });
+        };
+        let sent = OnItsWay::new(|| {
+            if plan.survives() {
+                late()
+            }
+        });
         sleep(&self.rt, plan.before).await;
+        sent.arrived();
         let lands = self.arrives(plan.bits)?;
         match plan.fate {
             Fate::Late if lands => {
-                let (core, op, at) = (self.clone(), op.clone(), self.rt.now() + Self::lateness(&plan));
-                let bits = plan.bits;
-                let late = Box::pin(async move {
-                    core.rt.sleep_until(at).await;
-                    core.with(|s, now| {
-                        if s.down().is_none() && core.apply(s, now, &op, bits).is_ok_and(|a| a.1.is_some()) {
-                            s.counters.landed_late += 1;
-                        }
-                    });
-                });
-                self.rt.spawn(self.config.group, "late write", late);
+                late();
                 return Err(self.lost(&plan).await);
             }
             Fate::Never | Fate::Late => return Err(self.lost(&plan).await),
@@ -339,27 +385,29 @@ impl Core {
         let begin = Micros(plan.before.0 / 3);
         sleep(&self.rt, begin).await;
         self.arrives(plan.bits & !2)?;
-        let txn = Txn::open(self);
+        let txn = Arc::new(Txn::open(self));
         let commit_at = self.rt.now() + (plan.before - begin);
         if late(commit_at) {
             self.rt.sleep_until(fence.deadline).await;
             return Err(Failed::NotDone(timeout("the transaction's deadline passed before its commit")));
         }
+        let late = || {
+            let (txn, fence, ops, bits) = (txn.clone(), fence.clone(), ops.to_vec(), plan.bits);
+            self.land_late(&plan, "late transaction", move |_, s, now| txn.commit(s, now, &fence, &ops, bits).is_ok());
+        };
+        // A caller that dies among the statements aborts it; one that dies after sending the commit may not.
+        self.rt.sleep_until(Micros(commit_at.0 - plan.before.0 / 6)).await;
+        let sent = OnItsWay::new(|| {
+            if plan.survives() {
+                late()
+            }
+        });
         self.rt.sleep_until(commit_at).await;
+        sent.arrived();
         let lands = self.arrives(plan.bits)?;
         match plan.fate {
             Fate::Late if lands => {
-                let (core, fence, ops) = (self.clone(), fence.clone(), ops.to_vec());
-                let (at, bits) = (self.rt.now() + Self::lateness(&plan), plan.bits);
-                let late = Box::pin(async move {
-                    core.rt.sleep_until(at).await;
-                    core.with(|s, now| {
-                        if s.down().is_none() && txn.commit(s, now, &fence, &ops, bits).is_ok() {
-                            s.counters.landed_late += 1;
-                        }
-                    });
-                });
-                self.rt.spawn(self.config.group, "late transaction", late);
+                late();
                 return Err(self.lost(&plan).await);
             }
             Fate::Never | Fate::Late => return Err(self.lost(&plan).await),

@@ -174,18 +174,12 @@ impl State {
     }
 
     pub(super) fn log(&mut self, ns: &Ns) -> &mut Log {
-        if !self.logs.contains_key(ns) {
+        self.logs.entry(ns.clone()).or_insert_with(|| {
             // FNV-1a over the name: the same namespace draws the same on every run.
-            let entity = ns
-                .db
-                .bytes()
-                .chain([b'.'])
-                .chain(ns.coll.bytes())
-                .fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
-            let log = Log { events: VecDeque::new(), notify: Arc::default(), entity, draws: Default::default() };
-            self.logs.insert(ns.clone(), log);
-        }
-        self.logs.entry(ns.clone()).or_insert_with(|| unreachable!("inserted above"))
+            let name = ns.db.bytes().chain([b'.']).chain(ns.coll.bytes());
+            let entity = name.fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+            Log { events: VecDeque::new(), notify: Arc::default(), entity, draws: Default::default() }
+        })
     }
 
     /// Wakes every stream and every waiting operation, after something other than a commit.
@@ -288,12 +282,8 @@ impl State {
         let mut touched = Vec::with_capacity(writes.len());
         for (ns, key, doc) in writes {
             let gone = doc.is_none();
-            if !self.colls.contains_key(&ns) {
-                self.colls.insert(ns.clone(), Coll::default());
-            }
-            if let Some(coll) = self.colls.get_mut(&ns)
-                && (coll.set(&key, ts, doc) || gone)
-            {
+            let coll = self.colls.entry(ns.clone()).or_default();
+            if coll.set(&key, ts, doc) || gone {
                 self.garbage.push_back((ts, ns.clone(), key.clone()));
             }
             touched.push((ns, key));
@@ -351,9 +341,10 @@ impl State {
     /// Re-plans when pending commits reach their majority, after lags or links changed.
     pub(super) fn replan(&mut self, config: &Config, now: Micros) {
         let lag = self.majority_lag(config);
+        let soon = self.electing_until.unwrap_or(now) + config.replication;
         let mut before = Micros::ZERO;
         for p in &mut self.pending {
-            let due = lag.map_or(Micros::MAX, |lag| (p.at + lag).max(now + config.replication));
+            let due = lag.map_or(Micros::MAX, |lag| (p.at + lag).max(soon));
             p.majority_at = due.max(before);
             before = p.majority_at;
         }
@@ -425,16 +416,13 @@ impl State {
         self.terms.push(self.majority);
         self.electing_until = Some(until);
         self.stale = Some((until + config.stale_for, self.majority));
-        for p in &mut self.pending {
-            p.majority_at = until + config.replication;
-        }
         let others: Vec<usize> =
             (0..config.nodes).filter(|i| *i != self.primary && !self.faults.nodes[*i].cut).collect();
         if !others.is_empty() {
             self.primary = others[(bits >> 50) as usize % others.len()];
         }
         self.streams += 1;
-        self.wake();
+        self.replan(config, now);
         rolled_back
     }
 

@@ -92,7 +92,9 @@ impl Stream {
         let core = self.core.clone();
         let plan = core.begin(OpKind::Changes, &self.ns, 0).await?;
         let begun = core.rt.now();
-        let deadline = begun + max_wait;
+        // Even a call that does not wait takes a moment: a loop over it must not stop the clock.
+        let way = plan.before + plan.after;
+        let deadline = begun + max_wait.max(way);
         loop {
             let (look, unreachable, notify) = core.with(|s, _| {
                 let unreachable = s.down() == Some(Down::Unreachable);
@@ -100,7 +102,14 @@ impl Stream {
             });
             let notified = notify.notified();
             let now = core.rt.now();
-            match look? {
+            let look = match look {
+                Ok(look) => look,
+                Err(failed) => {
+                    sleep(&core.rt, way).await;
+                    return Err(failed);
+                }
+            };
+            match look {
                 Look::Ready => break,
                 Look::Wait(_) if unreachable => {
                     if !core.reachable_by(begun + core.config.op_timeout.max(max_wait)).await {
@@ -117,7 +126,7 @@ impl Stream {
             }
         }
         // On its way here; what becomes visible meanwhile comes along.
-        sleep(&core.rt, plan.before + plan.after).await;
+        sleep(&core.rt, way).await;
         core.with(|s, _| {
             self.look(s)?;
             Ok(self.take(s))

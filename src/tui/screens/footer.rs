@@ -1,11 +1,12 @@
 //! The last line: what became of the latest command, then the keys.
 
-use crate::snapshot::{Command, Snapshot};
+use crate::runtime::Micros;
+use crate::snapshot::{Command, Phase, Snapshot};
 
 use super::super::app::{Request, RequestState, UiState};
 use super::super::canvas::Canvas;
 use super::super::format;
-use super::super::keymap::{BINDINGS, Group};
+use super::super::keymap::{Action, BINDINGS, Group};
 use super::super::theme::Role;
 
 fn name(command: &Command) -> &'static str {
@@ -22,6 +23,9 @@ pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
     let what = name(&r.command);
     let since = format::span(ui.clock.since(r.sent_at));
     match &r.state {
+        RequestState::Requested if ui.clock.since(r.sent_at) < Micros::from_secs(1) => {
+            (format!("{what} requested"), Role::Warn)
+        }
         RequestState::Requested => (format!("{what} requested, no answer for {since}"), Role::Warn),
         RequestState::Accepted => (format!("{what} requested -> accepted, taking effect for {since}"), Role::Accent),
         RequestState::Applied => (format!("{what} requested -> accepted -> applied"), Role::Ok),
@@ -44,7 +48,7 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
     if let Some((text, role)) = said {
         // Pause stays in sight beside the longest message.
         let text = format::fit(&text, w.saturating_sub(14));
-        x = c.put_styled(x, 0, &format!(" {text} "), c.theme.badge(role)) + 1;
+        x = c.put_styled(0, 0, &format!(" {text} "), c.theme.badge(role)) + 1;
     }
     if ui.typing_filter {
         c.put_fit(x, 0, "type to filter, Enter keeps, Esc clears", w.saturating_sub(x), Role::Dim);
@@ -53,9 +57,12 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
     let mut group = Group::Act;
     for b in BINDINGS.iter().filter(|b| !b.short.is_empty()) {
         let Some(key) = b.keys.first().map(|k| k.label()) else { continue };
-        let after = if s.phase.is_final() && b.group == Group::Act { continue } else { b.short };
+        // Only what can be done now: nothing at the end, and continuing only after a pause.
+        if (b.group == Group::Act && s.phase.is_final()) || (b.action == Action::Continue && s.phase != Phase::Paused) {
+            continue;
+        }
         let gap = if b.group != group && group == Group::Act { 2 } else { 0 };
-        if x + gap + format::width(&key) + 1 + format::width(after) > w {
+        if x + gap + format::width(&key) + 1 + format::width(b.short) > w {
             break;
         }
         if gap > 0 {
@@ -64,6 +71,6 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
         }
         group = b.group;
         x = c.put(x, 0, &key, Role::Accent) + 1;
-        x = c.put(x, 0, after, Role::Dim) + 2;
+        x = c.put(x, 0, b.short, Role::Dim) + 2;
     }
 }

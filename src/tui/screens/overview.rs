@@ -70,13 +70,13 @@ fn verdict_rows(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState) -> u
     let (lease, data) = (verdict::lease(s), verdict::data(s, ui));
     let w = usize::from(area.width);
     if area.width >= TWO_COLUMNS {
-        let right = w - (w / 3).clamp(40, 60);
+        let right = w - (w * 11 / 30).clamp(44, 64);
         let mut c = c.part(cut(area, 1, 4));
         for (y, (label, a)) in
             [("USERS", &users), ("NOW", &now), ("IF IDLE", &idle), ("BACK", &back)].iter().enumerate()
         {
             // The first three words line up; a bare sentence begins where they do.
-            let word = if a.word.is_empty() { 0 } else { 11 };
+            let word = if a.word.is_empty() { 1 } else { 11 };
             row(&mut c, (1, right - 2), y, label, word, a);
         }
         let answers = [("ON NEXT", &on_next), ("ADVANCE", &advance), ("LEASE", &lease), ("DATA", &data)];
@@ -97,7 +97,13 @@ fn verdict_rows(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState) -> u
     let shown = answers.len().min(usize::from(area.height) - 2);
     let mut c = c.part(cut(area, 1, shown as u16));
     for (y, (label, a)) in answers[..shown].iter().enumerate() {
-        let word = if a.word.is_empty() || *label == "ON NEXT" { 0 } else { 10 };
+        let word = if *label == "ON NEXT" {
+            0
+        } else if a.word.is_empty() || w < 60 {
+            1
+        } else {
+            10
+        };
         row(&mut c, (1, w - 1), y, label, word, a);
     }
     1 + shown as u16
@@ -158,7 +164,7 @@ fn reduced(c: &mut Canvas<'_>, body: Rect, shown: &Snapshot, live: &Snapshot, ui
     // Tab reaches the panels that have no place of their own here.
     let pane = ui.focus.filter(|f| latency.contains(f)).unwrap_or(Pane::Heat);
     if body.width >= 76 && main.height >= 5 {
-        let (left, right) = split(main, body.width / 2 - 2);
+        let (left, right) = split(main, body.width - (body.width / 2).max(46));
         draw(left, pane);
         draw(right, Pane::Gates);
     } else if main.height >= 11 {

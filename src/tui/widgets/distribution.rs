@@ -99,9 +99,12 @@ fn draw_axis(c: &mut Canvas<'_>, left: usize, y: usize, width: usize, gate: Opti
     }
 }
 
-/// A bar that grows from the axis: three steps a row, and never nothing for a count that is not 0.
+/// A bar that grows from the axis: three steps a row, and at least a dot for a count that is not 0.
 fn hanging_bar(c: &mut Canvas<'_>, x: usize, axis: usize, rows: usize, share: f64, up: bool, role: Role) {
-    let mut steps = ((share * (rows * 3) as f64).round() as usize).max(1);
+    let mut steps = (share * (rows * 3) as f64).round() as usize;
+    if steps == 0 && rows > 0 {
+        c.put(x, if up { axis - 1 } else { axis + 1 }, "·", role);
+    }
     for row in 0..rows {
         if steps == 0 {
             break;

@@ -47,7 +47,7 @@ pub(crate) fn events(c: &mut Canvas<'_>, area: Rect, shown: &Snapshot, live: &Sn
         };
         c.put_fit(x, y, &e.by, 8, role);
         x += 9;
-        if w >= 100 {
+        if w >= 140 {
             c.put_fit(x, y, &e.kind, 16, Role::Dim);
             x += 17;
         }

@@ -34,6 +34,8 @@ fn word(v: Verdict) -> &'static str {
 
 fn room(g: &GateView) -> String {
     match g.room {
+        // A limit of 0 has no share that could be left.
+        _ if g.limit == 0.0 => NOT_KNOWN.into(),
         Some(r) if r.is_finite() && r > 9.99 => ">999%".into(),
         Some(r) if r.is_finite() && r < -9.99 => "<-999%".into(),
         Some(r) if r.is_finite() => format!("{:+.0}%", r * 100.0),
@@ -72,7 +74,10 @@ pub(crate) fn gates(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, focused: bool)
     for (i, g) in s.gates.iter().take(shown).enumerate() {
         columns.row(&mut c, i + head, g);
     }
-    if shown < total {
+    let legend = "✗ fails  ? no data  ! holding or little room  ✓ passes";
+    if h > head + total + 1 && w > format::width(legend) + 1 {
+        c.put(1, h - 1, legend, Role::Dim);
+    } else if shown < total {
         c.put_fit(1, h - 1, &format!("and {} more: z zooms", total - shown), w - 2, Role::Dim);
     }
 }
@@ -141,14 +146,19 @@ impl Columns {
         // Without data there is neither room nor a time it has held: the space says what is missing instead.
         let missing = match g.verdict {
             Verdict::Stale => Some(g.age.map_or_else(|| "no data".to_owned(), |a| format!("{} old", format::lag(a)))),
+            Verdict::Inconclusive if g.samples < g.min_samples && self.held.is_some() => {
+                Some(format!("n {} of {}", format::compact(g.samples as f64), format::compact(g.min_samples as f64)))
+            }
             Verdict::Inconclusive if g.samples < g.min_samples => {
-                Some(format!("{}/{}", format::compact(g.samples as f64), format::compact(g.min_samples as f64)))
+                Some(format!("n<{}", format::compact(g.min_samples as f64)))
             }
             Verdict::Inconclusive => Some("no data".to_owned()),
             _ => None,
         };
         if let Some(text) = &missing {
             if let Some(end) = self.held.or(self.room) {
+                // Never over the limit: what does not fit is only marked.
+                let text = if end - self.limit > format::width(text) { text } else { "?" };
                 c.put_right(end, y, text, Role::Warn);
             }
         } else {

@@ -31,7 +31,7 @@ pub(crate) fn bands(rows: usize) -> Vec<(usize, usize)> {
     }
     let rows = rows.min(HEAT_ROWS);
     let folded = HEAT_ROWS - rows;
-    let low = (folded * 2 / 5).min(4);
+    let low = (folded * 2 / 5).min(3);
     let high = folded - low;
     (0..rows)
         .rev()

@@ -72,7 +72,8 @@ pub(crate) fn lag(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, focused: bool) {
     let (word, role) = trend(lag);
     x = c.put_fit(1, 1, &word, w - 2, role) + 2;
     let rates = format!("{}/s of {}/s", format::compact(lag.apply_rate), format::compact(lag.source_rate));
-    if x + format::width(&rates) < w {
+    let known = lag.apply.is_some() || lag.source_rate > 0.0;
+    if known && x + format::width(&rates) < w {
         c.put_right(w - 1, 1, &rates, Role::Dim);
     }
     let mut x = c.put(1, 2, "reverse ", Role::Dim);

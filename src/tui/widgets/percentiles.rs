@@ -1,7 +1,7 @@
 //! Percentiles of both sides with their ratio. One that too few samples support is not shown; the count it needs is.
 
 use crate::runtime::Micros;
-use crate::snapshot::{LatencyView, Snapshot};
+use crate::snapshot::{HEAT_COLUMN, LatencyView, Snapshot};
 
 use super::super::app::UiState;
 use super::super::canvas::{Canvas, Titles};
@@ -81,33 +81,22 @@ pub(crate) fn percentiles(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiS
         c.put_right(33, y, &ratio, Role::Text);
     }
     if w >= 48 {
-        history(&mut c, views, gate, 36);
+        history(&mut c, views, 36);
     }
 }
 
-/// p99 over the last minutes, both sides on one scale.
-fn history(c: &mut Canvas<'_>, views: &[LatencyView; 2], gate: Option<Micros>, x: usize) {
+/// p99 over the last minutes, both sides on one scale from 0.
+fn history(c: &mut Canvas<'_>, views: &[LatencyView; 2], x: usize) {
     let room = c.width() - x - 1;
-    let top = views.iter().flat_map(|v| v.p99_history.iter().flatten()).max().copied();
-    let minutes = views.iter().map(|v| v.p99_history.len()).max().unwrap_or(0).min(room) * 5 / 60;
-    let head = if minutes == 0 { "p99 history".to_owned() } else { format!("p99, {minutes} min") };
-    c.put_fit(x, 0, &head, room, Role::Dim);
-    let Some(top) = top else {
-        c.put_fit(x, 1, "none yet", room, Role::Dim);
+    let Some(top) = views.iter().flat_map(|v| v.p99_history.iter().flatten()).max().copied() else {
+        c.put_fit(x, 0, "no p99 yet", room, Role::Dim);
         return;
     };
-    for (y, view, role) in [(1, &views[0], Role::Legacy), (3, &views[1], Role::Next)] {
-        if y < c.height() {
-            c.put(x, y, &spark::line(&view.p99_history, top, room), role);
-        }
+    c.put_fit(x, 0, &format!("p99, top {}", format::latency(top)), room, Role::Dim);
+    for (y, view, name, role) in [(1, &views[0], "legacy", Role::Legacy), (3, &views[1], "next", Role::Next)] {
+        c.put(x, y, name, role);
+        c.put(x, y + 1, &spark::line(&view.p99_history, top, room), role);
     }
-    if c.height() > 4 {
-        let mut text = format!("top {}", format::latency(top));
-        if let Some(g) = gate
-            && room >= 24
-        {
-            text.push_str(&format!(", gate {}", format::latency(g)));
-        }
-        c.put_fit(x, 4, &text, room, Role::Dim);
-    }
+    let shown = views.iter().map(|v| v.p99_history.len().min(room)).max().unwrap_or(0) as u64;
+    c.put_right(x + room, 1, &format::span(HEAT_COLUMN * shown), Role::Dim);
 }

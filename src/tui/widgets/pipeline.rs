@@ -56,7 +56,7 @@ fn words(s: &Snapshot, passed: impl Fn(&StageView) -> String, long: bool) -> Vec
 
 fn current(st: &StageView, long: bool) -> String {
     let name = st.id.to_uppercase();
-    if long {
+    if long && st.reads + st.writes > 0 {
         format!("» {name} reads {}% writes {}% {}", st.reads, st.writes, format::span(st.elapsed))
     } else {
         format!("» {name} {}", format::span(st.elapsed))
@@ -91,7 +91,8 @@ fn progress(c: &mut Canvas<'_>, s: &Snapshot, y: usize) {
     let mut end = width;
     if let Some(last) = s.stages.iter().find(|st| st.irreversible && st.status == StageStatus::Pending) {
         let note = format!("no way back after {}!", last.id);
-        if width > format::width(&note) + 50 {
+        let slowed = s.activity.as_ref().is_some_and(|a| a.throttled.is_some());
+        if !slowed && width > format::width(&note) + 50 {
             c.put_right(width, y, &note, Role::Warn);
             end = width - format::width(&note) - 2;
         }

@@ -265,8 +265,10 @@ pub fn advance(s: &Snapshot) -> Answer {
 /// Who holds the lease.
 #[must_use]
 pub fn lease(s: &Snapshot) -> Answer {
-    let who = if s.holder.is_empty() { "nobody yet" } else { &s.holder };
-    answer(Level::Plain, "", format!("{who}, epoch {}", s.epoch))
+    if s.holder.is_empty() {
+        return answer(Level::Plain, "", "nobody yet");
+    }
+    answer(Level::Plain, "", format!("{}, epoch {}", s.holder, s.epoch))
 }
 
 /// How old this is.
@@ -309,11 +311,13 @@ pub(crate) fn identity(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
         (None, true) => ("VIRTUAL TIME", Role::Accent),
         (None, false) => ("LIVE", Role::Ok),
     };
-    let state = if c.width() < 70 {
+    let state = if c.width() < 100 {
+        // Without the second column of answers the age of the data stands here.
         let age = data(s, ui);
-        let state = if ui.frozen.is_some() { "FROZEN, " } else { "" };
-        c.put_right(right, 0, &format!("{state}{}", age.word), age.level.role());
-        format!("{state}{}", age.word)
+        let state = if c.width() >= 70 || ui.frozen.is_some() { format!("{state}, ") } else { String::new() };
+        let state = format!("{state}{}", age.word);
+        c.put_right(right, 0, &state, age.level.role());
+        state
     } else {
         c.put_right(right, 0, state, role);
         state.to_owned()
@@ -365,8 +369,10 @@ pub(crate) fn row(c: &mut Canvas<'_>, (x, end): (usize, usize), y: usize, label:
         let word_end = c.put_fit(at, y, &a.word, end.saturating_sub(at), role);
         at = (word_end + 2).max(at + word_width);
     }
-    if !a.text.is_empty() && at + 3 < end {
-        c.put_fit(at, y, &a.text, end - at, Role::Text);
+    let room = end.saturating_sub(at);
+    // A few letters of a sentence say nothing.
+    if room >= 14 || format::width(&a.text) <= room {
+        c.put_fit(at, y, &a.text, room, Role::Text);
     }
 }
 
