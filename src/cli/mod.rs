@@ -16,14 +16,22 @@ mod dashboard;
 mod drill;
 mod journal;
 mod keys;
+#[cfg(feature = "mongo")]
+mod live;
 mod logs;
 mod look;
 mod out;
 mod pace;
+#[cfg(feature = "mongo")]
+mod run;
 mod scenarios;
 mod signals;
 mod summary;
 mod themes;
+#[cfg(feature = "mongo")]
+mod verify;
+#[cfg(feature = "mongo")]
+mod workload;
 
 /// Completed; for check and verify: clean.
 const DONE: u8 = 0;
@@ -46,8 +54,20 @@ struct Cli {
 enum Command {
     /// Practise a rollout on an embedded cluster; needs no server
     Drill(drill::DrillArgs),
+    /// Carry out a plan's rollout
+    #[cfg(feature = "mongo")]
+    Run(run::RunArgs),
+    /// Take up a rollout that was stopped or cut off, here or elsewhere
+    #[cfg(feature = "mongo")]
+    Resume(run::ResumeArgs),
     /// Check a plan
     Check(check::CheckArgs),
+    /// Compare both sides of a rollout, document by document
+    #[cfg(feature = "mongo")]
+    Verify(verify::VerifyArgs),
+    /// Run the simulated application against a real cluster, through the route
+    #[cfg(feature = "mongo")]
+    Workload(workload::WorkloadArgs),
     /// Verify or show a journal file
     Journal(journal::JournalArgs),
     /// List the scenarios that come with tidegate
@@ -124,7 +144,15 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Outcome {
     match command {
         Command::Drill(args) => drill::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Run(args) => run::run(args),
+        #[cfg(feature = "mongo")]
+        Command::Resume(args) => run::resume(args),
         Command::Check(args) => check::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Verify(args) => verify::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Workload(args) => workload::run(&args),
         Command::Journal(args) => journal::run(&args),
         Command::Scenarios(json) => scenarios::run(json),
         Command::Themes(json) => themes::run(json),

@@ -50,8 +50,7 @@ impl Signals {
         self.any.store(true, Ordering::SeqCst);
     }
 
-    #[cfg(unix)]
-    fn note_hangup(&self) {
+    pub(super) fn note_hangup(&self) {
         self.hangup.store(true, Ordering::SeqCst);
         self.any.store(true, Ordering::SeqCst);
     }

@@ -42,3 +42,23 @@ pub(super) fn closing(head: &str, json: &Value) {
         n(&d["differing"]),
     ));
 }
+
+/// The stages passed, as the summary lists them.
+#[cfg(feature = "mongo")]
+pub(super) fn stages(records: &[Record]) -> Vec<Value> {
+    let mut entered = 0;
+    let mut passed = Vec::new();
+    for r in records {
+        match Event::from_parts(&r.kind, &r.body) {
+            Ok(Event::StageEntered { at_ms, .. }) => entered = at_ms,
+            Ok(Event::StagePassed { id, .. }) => {
+                let by = if matches!(r.by, crate::journal::By::Operator(_)) { "operator" } else { "engine" };
+                passed.push(serde_json::json!({
+                    "id": id, "passed": true, "seconds": (r.at_ms - entered) as f64 / 1e3, "by": by,
+                }));
+            }
+            _ => {}
+        }
+    }
+    passed
+}
