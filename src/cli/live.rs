@@ -56,7 +56,8 @@ impl World {
 
     /// Waits a little.
     pub(super) fn pause(&self, ms: u64) {
-        self.block_on(sleep(&self.rt, Micros::from_ms(ms)));
+        // Made inside: a timer needs the runtime it belongs to.
+        self.block_on(async { sleep(&self.rt, Micros::from_ms(ms)).await });
     }
 
     /// What the engine needs; the journal is kept in memory only.

@@ -10,7 +10,7 @@ use crate::tui::theme::Theme;
 pub(super) fn ui(theme: &ThemeArg) -> Result<UiState, Failure> {
     let mut themes = Theme::built_in();
     let colourless = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    let chosen = match &theme.name {
+    let chosen = match &theme.theme {
         Some(name) => find(name, &themes)?,
         None if colourless => Theme::mono(),
         None => themes.first().cloned().unwrap_or_else(Theme::mono),

@@ -88,8 +88,8 @@ struct Json {
 #[derive(Args, Debug, Clone)]
 struct ThemeArg {
     /// A theme's name (see `tidegate themes`) or a theme file
-    #[arg(long = "theme", value_name = "NAME|FILE")]
-    name: Option<String>,
+    #[arg(long, value_name = "NAME|FILE")]
+    theme: Option<String>,
 }
 
 /// `--advance`.
@@ -178,4 +178,14 @@ fn read_plan(path: &PathBuf) -> Result<plan::Plan, Failure> {
 /// A duration on the command line, as plans write it.
 fn duration(text: &str) -> Result<Micros, String> {
     plan::reader::parse_duration(text).ok_or_else(|| "expected a duration like `90s`, `10m` or `1h30m`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

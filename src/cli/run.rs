@@ -61,7 +61,7 @@ struct Common {
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
     /// Who runs it, for the lease and the journal [default: user@host:pid]
-    #[arg(long = "as", value_name = "NAME")]
+    #[arg(id = "as", long = "as", value_name = "NAME")]
     name: Option<String>,
     #[command(flatten)]
     theme: ThemeArg,
