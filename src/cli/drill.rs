@@ -58,7 +58,7 @@ fn speed(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &DrillArgs) -> Outcome {
-    let (scenario, plan) = scenarios::find(&args.scenario, args.plan.as_ref())?;
+    let (scenario, plan) = scenarios::find(&args.scenario, args.plan.as_deref())?;
     let presses = args.keys.as_ref().map(|path| keys::read(path)).transpose()?;
     let headless = args.headless || args.json.json || !out::has_terminal();
     let advance = match args.advance {

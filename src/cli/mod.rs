@@ -3,12 +3,13 @@
 //! Exit codes: 0 completed (check and verify: clean), 1 failed (verify: differences), 2 bad usage or an invalid file, 4 an operator
 //! is needed. No connection string ever reaches an output.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::plan;
+#[cfg(feature = "mongo")]
 use crate::runtime::Micros;
 
 mod check;
@@ -160,22 +161,23 @@ fn dispatch(command: Command) -> Outcome {
 }
 
 /// Reads a file that a person named.
-fn read_file(path: &std::path::Path) -> Result<String, Failure> {
+fn read_file(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|e| Failure::usage(format!("{} cannot be read: {e}", shown(path))))
 }
 
 /// A path made safe to show.
-fn shown(path: &std::path::Path) -> String {
+fn shown(path: &Path) -> String {
     crate::scrub::line(&path.display().to_string())
 }
 
 /// Reads and checks a plan; what is wrong with it is the failure's text.
-fn read_plan(path: &PathBuf) -> Result<plan::Plan, Failure> {
+fn read_plan(path: &Path) -> Result<plan::Plan, Failure> {
     let text = read_file(path)?;
     plan::Plan::parse(&text, &path.display().to_string()).map_err(|d| Failure::usage(d.render(out::colour_on_stderr())))
 }
 
 /// A duration on the command line, as plans write it.
+#[cfg(feature = "mongo")]
 fn duration(text: &str) -> Result<Micros, String> {
     plan::reader::parse_duration(text).ok_or_else(|| "expected a duration like `90s`, `10m` or `1h30m`".to_owned())
 }

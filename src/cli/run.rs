@@ -95,11 +95,11 @@ fn begin(args: &Common, config: Config) -> Outcome {
     let signals = Signals::listen()?;
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
     let rollout = Rollout { args, world, engine, signals, printing, file };
-    if let Some(mut ui) = ui {
-        if let Some(code) = rollout.on_screen(&mut ui)? {
-            rollout.world.shut_down();
-            return Ok(code);
-        }
+    if let Some(mut ui) = ui
+        && let Some(code) = rollout.on_screen(&mut ui)?
+    {
+        rollout.world.shut_down();
+        return Ok(code);
     }
     rollout.headless()
 }

@@ -28,7 +28,7 @@ pub(super) fn run(json: Json) -> Outcome {
 }
 
 /// A scenario with its plan, by name or as a directory with `scenario.toml`.
-pub(super) fn find(name: &str, plan: Option<&std::path::PathBuf>) -> Result<(Scenario, Plan), Failure> {
+pub(super) fn find(name: &str, plan: Option<&Path>) -> Result<(Scenario, Plan), Failure> {
     let colour = out::colour_on_stderr();
     if let Some(b) = builtin().iter().find(|b| b.id == name) {
         let scenario = Scenario::parse(b.scenario, "scenario.toml").map_err(|d| Failure::new(d.render(colour)))?;

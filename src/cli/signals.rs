@@ -33,10 +33,12 @@ impl Signals {
         Ok(signals)
     }
 
+    #[cfg(feature = "mongo")]
     pub(super) fn is_end(&self) -> bool {
         self.end.load(Ordering::SeqCst)
     }
 
+    #[cfg(feature = "mongo")]
     pub(super) fn is_hangup(&self) -> bool {
         self.hangup.load(Ordering::SeqCst)
     }
