@@ -2,6 +2,7 @@
 //!
 //! docs/architecture.md is the map of the rooms below and of what each promises.
 
+pub mod cli;
 pub mod cluster;
 pub mod drill;
 pub mod engine;

@@ -12,7 +12,6 @@ use crate::engine::{self, Deps, End, Engine, OnRecord, StartError};
 use crate::journal::{By, JournalStore, Record};
 use crate::plan::{Advance, Plan};
 use crate::rollout::Event;
-use crate::route::Side;
 use crate::runtime::sim::Sim;
 use crate::runtime::{Group, Micros, Rt};
 use crate::snapshot::{Command, Reply, Snapshot};
@@ -145,12 +144,11 @@ impl Drill {
     pub fn finish(&self) -> Result<Summary, DrillError> {
         let snapshot = self.engine.snapshot();
         let w = self.workload.clone();
-        let side = if snapshot.route.writes_next_below == crate::route::BUCKETS { Side::Next } else { Side::Legacy };
         let verified = self
             .sim
             .block_on(async move {
                 w.stop().await;
-                w.verify(side).await
+                w.verify_owned().await
             })
             .ok_or(DrillError::Standstill)?
             .map_err(|e| DrillError::Verify(e.to_string()))?;

@@ -201,7 +201,11 @@ async fn dispatch(ctx: Arc<Ctx>, src: Side, mut pos: StreamPos) {
             }
         };
         loop {
-            if state.stop.load(Ordering::SeqCst) && lock(&state.inner).queued == 0 {
+            if state.stop.load(Ordering::SeqCst) {
+                // Nothing more is read: under steady traffic the queues would hardly ever be empty otherwise.
+                while lock(&state.inner).queued > 0 {
+                    ctx.wait(state.moved.notified(), Micros::from_ms(100)).await;
+                }
                 lock(&state.inner).running = false;
                 state.moved.notify_waiters();
                 return;

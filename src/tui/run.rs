@@ -37,6 +37,10 @@ pub trait Source {
     fn send(&mut self, id: u64, cmd: Command);
     /// The replies since the last call.
     fn replies(&mut self) -> Vec<(u64, Reply)>;
+    /// What went wrong outside since the last call and should be said.
+    fn problems(&mut self) -> Vec<String> {
+        Vec::new()
+    }
     /// Nothing more will come: the engine has ended.
     fn finished(&self) -> bool;
     /// Whether silence means that something is wrong. False for a drill or a recording that may stand still.
@@ -184,6 +188,9 @@ impl<'a> Loop<'a> {
             if let Some(exit) = self.take(Input::Reply(id, reply)) {
                 return Some(exit);
             }
+        }
+        for problem in self.source.problems() {
+            self.take(Input::Problem(problem));
         }
         let silent =
             if self.source.is_live() && !self.snapshot.drill { now - self.last_change } else { Duration::ZERO };

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod lane;
+mod load;
 mod oracle;
 mod orders;
 
@@ -13,13 +14,15 @@ use std::sync::Arc;
 
 use bson::RawDocumentBuf;
 
+pub use load::{LoadError, prepare};
 pub use oracle::{Oracle, Verification};
 pub use orders::{Order, ShapeError, Shapes};
 
-use crate::cluster::{Db, Failed, Ns};
+use crate::cluster::{ClusterTime, Db, Failed, Key, Ns};
 use crate::plan::Plan;
+use crate::route::client::routes_ns;
 use crate::route::report::Totals;
-use crate::route::{RouteClient, Side};
+use crate::route::{Route, RouteClient, Side};
 use crate::runtime::{Fut, Group, Micros, Rt, sleep};
 
 /// How the application behaves.
@@ -50,6 +53,7 @@ impl Default for Config {
 /// A running application.
 pub struct Workload {
     rt: Rt,
+    plan: String,
     shared: Arc<Shared>,
     clients: Vec<RouteClient>,
 }
@@ -105,7 +109,7 @@ impl Workload {
             }
             clients.push(client);
         }
-        Ok(Workload { rt: rt.clone(), shared, clients })
+        Ok(Workload { rt: rt.clone(), plan: plan.id.clone(), shared, clients })
     }
 
     /// What has been acknowledged so far.
@@ -135,15 +139,52 @@ impl Workload {
     /// # Errors
     /// When the cluster cannot be read.
     pub fn verify(&self, side: Side) -> Fut<'_, Result<Verification, Failed>> {
-        Box::pin(oracle::verify(
-            &self.shared.oracle,
-            &self.shared.clusters[side as usize],
-            &self.shared.ns[side as usize],
-            {
-                let shapes = self.shared.shapes;
-                let padding = self.shared.config.padding;
-                move |order| shapes.document(side, order, padding)
-            },
-        ))
+        let after = self.shared.oracle.seen(0).max(self.shared.oracle.seen(1));
+        Box::pin(self.compare([after; 2], move |_| side))
+    }
+
+    /// Reads every order from the side that owns it now and compares it with what was acknowledged: before there is a route that is
+    /// legacy. Call it after [`Workload::stop`].
+    ///
+    /// # Errors
+    /// When a cluster cannot be read.
+    pub fn verify_owned(&self) -> Fut<'_, Result<Verification, Failed>> {
+        Box::pin(async move {
+            let mut route = self.route().await?;
+            for _ in 0..10 {
+                // Whatever was copied before a side became the owner is older than this.
+                let mut after = [ClusterTime::ZERO; 2];
+                for (at, db) in after.iter_mut().zip(&self.shared.clusters) {
+                    *at = db.observe().await?.majority;
+                }
+                let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket::bucket(&o.id())));
+                let found = self.compare(after, owner).await?;
+                let now = self.route().await?;
+                if now.as_ref().map(|r| r.epoch) == route.as_ref().map(|r| r.epoch) {
+                    return Ok(found);
+                }
+                // The rollout went on meanwhile: what was read may belong to the other side by now.
+                route = now;
+            }
+            let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket::bucket(&o.id())));
+            self.compare([ClusterTime::ZERO; 2], owner).await
+        })
+    }
+
+    async fn compare(
+        &self,
+        after: [ClusterTime; 2],
+        owner: impl Fn(&Order) -> Side + Send + Sync,
+    ) -> Result<Verification, Failed> {
+        let s = &self.shared;
+        let document = |side, order: &Order| s.shapes.document(side, order, s.config.padding);
+        oracle::verify(&s.oracle, [0, 1].map(|i| (&s.clusters[i], &s.ns[i], after[i])), owner, document).await
+    }
+
+    async fn route(&self) -> Result<Option<Route>, Failed> {
+        let db = &self.shared.clusters[0];
+        let after = db.observe().await?.majority;
+        let read = db.read(&routes_ns(), &[Key::from(self.plan.as_str())], after).await?;
+        Ok(read.docs.into_iter().next().flatten().and_then(|d| Route::from_raw(&d).ok()))
     }
 }

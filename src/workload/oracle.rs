@@ -7,6 +7,7 @@ use bson::RawDocumentBuf;
 
 use super::orders::Order;
 use crate::cluster::{ClusterTime, Db, Failed, Key, Ns};
+use crate::route::Side;
 
 /// The acknowledged state of one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,31 +191,34 @@ fn check(
     }
 }
 
-/// Reads every order in batches and compares it.
+/// Reads every order from its owner in batches and compares it. Each side comes with the time its reads must reflect.
 pub(super) async fn verify(
     oracle: &Oracle,
-    db: &Db,
-    ns: &Ns,
-    document: impl Fn(&Order) -> RawDocumentBuf + Send + Sync,
+    sides: [(&Db, &Ns, ClusterTime); 2],
+    owner: impl Fn(&Order) -> Side + Send + Sync,
+    document: impl Fn(Side, &Order) -> RawDocumentBuf + Send + Sync,
 ) -> Result<Verification, Failed> {
     let mut v = Verification::default();
-    let after = oracle.seen(0).max(oracle.seen(1));
-    let live = oracle.live();
-    for batch in live.chunks(1_000) {
-        let keys: Vec<Key> = batch.iter().map(Order::key).collect();
-        let read = db.read(ns, &keys, after).await?;
-        for (order, stored) in batch.iter().zip(&read.docs) {
-            v.checked += 1;
-            check(&mut v, order, stored.as_ref(), &document);
+    let (live, dead) = (oracle.live(), oracle.dead());
+    for side in Side::BOTH {
+        let (db, ns, after) = sides[side as usize];
+        let owned = |orders: &[Order]| orders.iter().filter(|o| owner(o) == side).copied().collect::<Vec<Order>>();
+        for batch in owned(&live).chunks(1_000) {
+            let keys: Vec<Key> = batch.iter().map(Order::key).collect();
+            let read = db.read(ns, &keys, after).await?;
+            for (order, stored) in batch.iter().zip(&read.docs) {
+                v.checked += 1;
+                check(&mut v, order, stored.as_ref(), &|o| document(side, o));
+            }
         }
-    }
-    for batch in oracle.dead().chunks(1_000) {
-        let keys: Vec<Key> = batch.iter().map(Order::key).collect();
-        let read = db.read(ns, &keys, after).await?;
-        for (order, stored) in batch.iter().zip(&read.docs) {
-            v.checked += 1;
-            if stored.is_some() {
-                v.fail(format!("order {} was deleted and is back", order.n));
+        for batch in owned(&dead).chunks(1_000) {
+            let keys: Vec<Key> = batch.iter().map(Order::key).collect();
+            let read = db.read(ns, &keys, after).await?;
+            for (order, stored) in batch.iter().zip(&read.docs) {
+                v.checked += 1;
+                if stored.is_some() {
+                    v.fail(format!("order {} was deleted and is back", order.n));
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Integration tests that need no server.
 
+mod cli;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod drill;

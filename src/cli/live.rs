@@ -1,0 +1,108 @@
+//! What every subcommand that talks to a real cluster needs: a runtime, connections, a name.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::cluster::Db;
+use crate::cluster::mongo::Mongo;
+use crate::engine::Deps;
+use crate::journal::{JournalStore, MemStore};
+use crate::plan::{Plan, resolve_env};
+use crate::runtime::live::Live;
+use crate::runtime::{Group, Micros, Rt, sleep};
+
+use super::Failure;
+
+/// The runner's tasks.
+pub(super) const RUNNER: Group = Group(1);
+/// The application's tasks.
+pub(super) const APPLICATION: Group = Group(2);
+
+/// A live runtime with the plan's clusters.
+pub(super) struct World {
+    tokio: tokio::runtime::Runtime,
+    pub rt: Rt,
+    pub plan: Arc<Plan>,
+    pub clusters: [Db; 2],
+    pub one_cluster: bool,
+}
+
+impl World {
+    /// Connects to the plan's clusters.
+    pub(super) fn connect(plan: Plan) -> Result<World, Failure> {
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::new(format!("the runtime cannot be started: {e}")))?;
+        let rt: Rt = Live::new(tokio.handle().clone());
+        let Some(uri) = &plan.cluster.uri else {
+            return Err(Failure::usage(
+                "the plan says no cluster: give `[cluster] uri = \"${TIDEGATE_URI}\"`, or practise with `tidegate drill --plan`",
+            ));
+        };
+        let legacy = tokio.block_on(connect("uri", uri, &rt))?;
+        let next = match &plan.cluster.next_uri {
+            Some(uri) => Some(tokio.block_on(connect("next_uri", uri, &rt))?),
+            None => None,
+        };
+        let one_cluster = next.is_none();
+        let clusters = [legacy.clone(), next.unwrap_or(legacy)];
+        Ok(World { tokio, rt, plan: Arc::new(plan), clusters, one_cluster })
+    }
+
+    pub(super) fn block_on<T>(&self, f: impl Future<Output = T>) -> T {
+        self.tokio.block_on(f)
+    }
+
+    /// Waits a little.
+    pub(super) fn pause(&self, ms: u64) {
+        // Made inside: a timer needs the runtime it belongs to.
+        self.block_on(async { sleep(&self.rt, Micros::from_ms(ms)).await });
+    }
+
+    /// What the engine needs; the journal is kept in memory only.
+    pub(super) fn deps(&self) -> Deps {
+        let journal: Arc<dyn JournalStore> = Arc::new(MemStore::new());
+        Deps {
+            rt: self.rt.clone(),
+            group: RUNNER,
+            clusters: self.clusters.clone(),
+            one_cluster: self.one_cluster,
+            journal,
+            plan: self.plan.clone(),
+            on_record: Arc::new(|_| {}),
+        }
+    }
+
+    /// Ends every task without waiting for what the driver may still have under way.
+    pub(super) fn shut_down(self) {
+        self.tokio.shutdown_background();
+    }
+}
+
+async fn connect(key: &str, uri: &str, rt: &Rt) -> Result<Db, Failure> {
+    let lookup = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let uri = resolve_env(uri, lookup).map_err(|e| Failure::usage(format!("`[cluster] {key}`: {e}")))?;
+    let db = Mongo::connect(&uri, rt.clone()).await.map_err(|e| Failure::new(format!("`[cluster] {key}`: {e}")))?;
+    Ok(db)
+}
+
+/// Who runs it, for the lease and the screen: the given name, or user@host:pid.
+pub(super) fn holder(name: Option<&str>) -> String {
+    if let Some(name) = name.map(str::trim).filter(|n| !n.is_empty()) {
+        return crate::scrub::short(name, 60);
+    }
+    let user = ["USER", "LOGNAME", "USERNAME"].iter().find_map(|k| std::env::var(k).ok().filter(|v| !v.is_empty()));
+    let user = user.unwrap_or_else(|| "somebody".to_owned());
+    crate::scrub::short(&format!("{user}@{}:{}", host(), std::process::id()), 60)
+}
+
+#[cfg(unix)]
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "here".to_owned())
+}

@@ -1,0 +1,278 @@
+//! `tidegate run` and `tidegate resume`: a rollout on a real cluster, on screen or headless.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use tokio::sync::oneshot::Receiver;
+
+use super::live::{World, holder};
+use super::pace::answered;
+use super::signals::Signals;
+use super::{
+    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ThemeArg, dashboard, look, out, read_plan,
+    summary,
+};
+use crate::engine::{self, Config, Deps, End, Engine};
+use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
+use crate::plan::Advance;
+use crate::snapshot::{Command, Phase, Reply, Snapshot};
+use crate::tui::run::{Exit, Options, Source};
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Take the lease from a holder whose lease has not run out
+    #[arg(long, requires = "reason")]
+    take_over: bool,
+    /// Why it is taken over; kept in the journal
+    #[arg(long, value_name = "TEXT", requires = "take_over")]
+    reason: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// The plan
+    #[arg(value_name = "PLAN")]
+    plan: PathBuf,
+    /// No dashboard: print the journal's records and a summary
+    #[arg(long)]
+    headless: bool,
+    /// How stages advance, whatever the plan says; kept for the whole rollout
+    #[arg(long, value_enum)]
+    advance: Option<AdvanceArg>,
+    /// Headless: stop at a safe point with exit code 4 when only an operator can go on
+    #[arg(long)]
+    exit_when_needed: bool,
+    /// What becomes of the rollout when the terminal is gone: it goes on, or stops at a safe point
+    #[arg(long, value_enum, default_value = "continue")]
+    on_hangup: OnHangup,
+    /// The local copy of the journal [default: <plan id>.journal.jsonl]
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Who runs it, for the lease and the journal [default: user@host:pid]
+    #[arg(id = "as", long = "as", value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    theme: ThemeArg,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum OnHangup {
+    Continue,
+    Stop,
+}
+
+pub(super) fn run(args: RunArgs) -> Outcome {
+    begin(&args.common, Config::default())
+}
+
+pub(super) fn resume(args: ResumeArgs) -> Outcome {
+    begin(&args.common, Config { resume: true, take_over: args.reason, ..Config::default() })
+}
+
+fn begin(args: &Common, config: Config) -> Outcome {
+    let plan = read_plan(&args.plan)?;
+    let headless = args.headless || args.json.json || !out::has_terminal();
+    let ui = if headless { None } else { Some(look::ui(&args.theme)?) };
+    let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)));
+    let world = World::connect(plan)?;
+    let printing = Arc::new(AtomicBool::new(headless));
+    let deps = deps(&world, &file, printing.clone(), args.json.json)?;
+    let config = Config { holder: holder(args.name.as_deref()), advance: args.advance.map(Advance::from), ..config };
+    let signals = Signals::listen()?;
+    let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
+    let rollout = Rollout { args, world, engine, signals, printing, file };
+    if let Some(mut ui) = ui
+        && let Some(code) = rollout.on_screen(&mut ui)?
+    {
+        rollout.world.shut_down();
+        return Ok(code);
+    }
+    rollout.headless()
+}
+
+fn deps(world: &World, file: &std::path::Path, printing: Arc<AtomicBool>, as_json: bool) -> Result<Deps, Failure> {
+    let truth = ClusterStore::new(world.clusters[0].clone(), world.rt.clone(), &world.plan.id);
+    let copy = FileStore::open_or_create(file, world.rt.clone()).map_err(Failure::new)?;
+    let on_record = move |r: &Record| {
+        if printing.load(Ordering::SeqCst) {
+            out::line(&if as_json { r.line() } else { summary::human(r) });
+        }
+    };
+    Ok(Deps {
+        journal: Arc::new(TeeStore::new(Arc::new(truth), Arc::new(copy))),
+        on_record: Arc::new(on_record),
+        ..world.deps()
+    })
+}
+
+struct Rollout<'a> {
+    args: &'a Common,
+    world: World,
+    engine: Engine,
+    signals: Signals,
+    printing: Arc<AtomicBool>,
+    file: PathBuf,
+}
+
+impl Rollout<'_> {
+    /// The dashboard. `None` when the rollout is to be followed headless from here.
+    fn on_screen(&self, ui: &mut crate::tui::UiState) -> Result<Option<u8>, Failure> {
+        let mut source = LiveSource { engine: self.engine.clone(), replies: Vec::new(), problems: Vec::new() };
+        let options = Options { stop: self.signals.any.clone(), exit_when_finished: false };
+        let exit = match dashboard::show(&mut source, ui, &options) {
+            Ok(exit) => exit,
+            // The rollout outlives its screen.
+            Err(e) => {
+                out::say(&format!("the terminal cannot be used: {e}; the rollout goes on without it"));
+                Exit::TerminalGone
+            }
+        };
+        if self.engine.ended().is_none() {
+            match exit {
+                Exit::Detached => {
+                    out::say("the dashboard is closed; the rollout goes on here, Ctrl-C stops it at a safe point");
+                }
+                Exit::TerminalGone => self.signals.note_hangup(),
+                Exit::Signal => {}
+                // The dashboard waited for the safe point and gave up: this goes on waiting.
+                Exit::Quit | Exit::Stopped | Exit::Finished => self.signals.end.store(true, Ordering::SeqCst),
+            }
+            self.printing.store(true, Ordering::SeqCst);
+            return Ok(None);
+        }
+        let sum = self.summary();
+        let w = &sum["writes"];
+        out::line(&format!(
+            "{}: {}; {} writes acknowledged, {} lost; journal {}",
+            self.world.plan.id,
+            sum["outcome"].as_str().unwrap_or("?").replace('_', " "),
+            w["acknowledged"],
+            w["lost"].as_u64().map_or_else(|| "unknown".to_owned(), out::thousands),
+            super::shown(&self.file),
+        ));
+        self.say_why();
+        Ok(Some(self.code(&sum)))
+    }
+
+    /// Follows the rollout to its end, printing what is journalled.
+    fn headless(self) -> Outcome {
+        let mut stopping = false;
+        while self.engine.ended().is_none() {
+            let hung_up = self.signals.is_hangup() && self.args.on_hangup == OnHangup::Stop;
+            if !stopping && (self.signals.is_end() || hung_up || self.is_needed()) {
+                // A full queue takes it the next time round.
+                stopping = self.engine.send(Command::Stop).is_some();
+            }
+            self.world.pause(50);
+        }
+        let sum = self.summary();
+        if self.args.json.json {
+            out::json(&sum);
+        } else {
+            summary::closing(&self.world.plan.id, &sum);
+        }
+        self.say_why();
+        let code = self.code(&sum);
+        self.world.shut_down();
+        Ok(code)
+    }
+
+    /// `--exit-when-needed`, and only an operator can go on.
+    fn is_needed(&self) -> bool {
+        let waits = |p| matches!(p, Phase::NeedsOperator | Phase::AwaitingOperator | Phase::Paused);
+        self.args.exit_when_needed && waits(self.engine.snapshot().phase)
+    }
+
+    /// Why it did not complete, for a person.
+    fn say_why(&self) {
+        match self.engine.ended() {
+            Some(End::Failed(why)) => out::say(&format!("failed: {why}")),
+            Some(End::Fenced(why)) => out::say(&format!("stopped, another runner has it: {why}")),
+            Some(End::Stopped) => out::say("stopped at a safe point; `tidegate resume` goes on"),
+            Some(End::Completed) | None => {}
+        }
+    }
+
+    fn code(&self, sum: &Value) -> u8 {
+        match self.engine.ended() {
+            Some(End::Completed) if sum["writes"]["lost"].as_u64().unwrap_or(0) == 0 => DONE,
+            Some(End::Completed | End::Failed(_) | End::Fenced(_)) => FAILED,
+            Some(End::Stopped) | None => NEEDS_OPERATOR,
+        }
+    }
+
+    fn summary(&self) -> Value {
+        let s = self.engine.snapshot();
+        let outcome = match self.engine.ended() {
+            Some(End::Completed) => "completed",
+            Some(End::Failed(_) | End::Fenced(_)) => "failed",
+            Some(End::Stopped) | None => "needs_operator",
+        };
+        let r = s.reconcile.first().cloned().unwrap_or_default();
+        // The journal's copy has every stage, those before a resume too.
+        let stages = crate::journal::read_file(&self.file, None).map(|(records, _)| summary::stages(&records));
+        json!({
+            "kind": "summary",
+            "outcome": outcome,
+            "documents": {
+                "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,
+                "checked_ratio": r.checked,
+            },
+            "writes": {
+                "acknowledged": s.traffic.acknowledged,
+                "lost": s.traffic.lost,
+                "stale": s.traffic.stale_owner,
+                "stale_copy": s.traffic.stale_copy,
+                "stray": s.traffic.stray,
+            },
+            "stages": stages.unwrap_or_default(),
+        })
+    }
+}
+
+/// A running engine as the dashboard's source.
+struct LiveSource {
+    engine: Engine,
+    replies: Vec<(u64, Receiver<Reply>)>,
+    problems: Vec<String>,
+}
+
+impl Source for LiveSource {
+    fn frame(&mut self, _elapsed: Duration) -> Arc<Snapshot> {
+        self.engine.snapshot()
+    }
+
+    fn send(&mut self, id: u64, cmd: Command) {
+        // Without a receiver the dashboard says after a while that the outcome is unknown.
+        match self.engine.send(cmd) {
+            Some(reply) => self.replies.push((id, reply)),
+            None => self.problems.push("the rollout takes no commands now".to_owned()),
+        }
+    }
+
+    fn replies(&mut self) -> Vec<(u64, Reply)> {
+        answered(&mut self.replies)
+    }
+
+    fn problems(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems)
+    }
+
+    fn finished(&self) -> bool {
+        self.engine.ended().is_some()
+    }
+}
