@@ -30,11 +30,22 @@ pub enum Mishap {
     Calm,
 }
 
+/// What a run is inclined to; what is not said here is drawn from the seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leaning {
+    /// Weights of the mishaps, in the order of [`Mishap`].
+    pub weights: Option<[u64; 11]>,
+    /// The copy takes most of the rough time.
+    pub slow_copy: Option<bool>,
+    /// As many orders are created and deleted as updated.
+    pub churn: Option<bool>,
+}
+
 /// The mishaps of one seed, in order. Rates differ per seed: some runs are rough, some nearly quiet.
-pub fn schedule(seed: u64, until: Micros) -> Vec<(Micros, Mishap)> {
+pub fn schedule(seed: u64, until: Micros, leaning: Leaning) -> Vec<(Micros, Mishap)> {
     let draw = |n: u64| keyed_hash(seed, 0xFA17, 0, n);
     let mean_ms = 400 + draw(0) % 4_000;
-    let weights: Vec<u64> = (0..11).map(|k| draw(10 + k) % 4).collect();
+    let weights = leaning.weights.unwrap_or_else(|| std::array::from_fn(|k| draw(10 + k as u64) % 4));
     let total: u64 = weights.iter().sum::<u64>().max(1);
     let mut at = Micros::from_ms(500 + draw(1) % 3_000);
     let mut out = Vec::new();

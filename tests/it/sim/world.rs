@@ -16,7 +16,7 @@ use tidegate::runtime::{Group, Micros, Rt};
 use tidegate::snapshot::Command;
 use tidegate::workload::{self, Shapes, Workload, initial_orders};
 
-use super::faults::{Mishap, schedule, set_fates, set_rates};
+use super::faults::{Leaning, Mishap, schedule, set_fates, set_rates};
 use super::monitor::Monitor;
 
 const PLAN: &str = r#"
@@ -123,6 +123,7 @@ pub struct Simulation {
     journal: MemStore,
     plan: Arc<Plan>,
     planted: Planted,
+    leaning: Leaning,
     workload: Arc<Workload>,
     monitor: Monitor,
     engine: Option<Engine>,
@@ -135,12 +136,12 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    pub fn new(seed: u64, planted: Planted) -> Simulation {
+    pub fn new(seed: u64, planted: Planted, leaning: Leaning) -> Simulation {
         let sim = Sim::new(seed);
         let rt: Rt = sim.clone();
         let cluster = Embedded::new(rt.clone(), embedded::Config::default());
         // Every third run copies so slowly that most mishaps fall into the backfill.
-        let max_rate = if seed % 3 == 2 { "12" } else { "1000000" };
+        let max_rate = if leaning.slow_copy.unwrap_or(seed % 3 == 2) { "12" } else { "1000000" };
         let text = PLAN.replace("MAX_RATE", max_rate);
         let plan = Arc::new(Plan::parse(&text, "sim.toml").unwrap_or_else(|e| panic!("{}", e.render(false))));
         let load = workload::Config {
@@ -151,7 +152,7 @@ impl Simulation {
             lanes: 2,
             padding: 10,
             // Every other run creates and deletes as much as it updates.
-            churn_percent: if seed % 2 == 1 { (30, 35) } else { (12, 8) },
+            churn_percent: if leaning.churn.unwrap_or(seed % 2 == 1) { (30, 35) } else { (12, 8) },
         };
         let c = &plan.collections[0];
         cluster.load(&c.legacy, initial_orders(&load, Shapes::of(c).unwrap()).collect()).unwrap();
@@ -167,6 +168,7 @@ impl Simulation {
             journal,
             plan,
             planted,
+            leaning,
             workload: Arc::new(workload),
             monitor,
             engine: None,
@@ -321,7 +323,7 @@ impl Simulation {
 
     pub fn run(mut self) -> Result<Stats, String> {
         self.plant();
-        let mut mishaps = schedule(self.seed, ROUGH).into_iter().peekable();
+        let mut mishaps = schedule(self.seed, ROUGH, self.leaning).into_iter().peekable();
         let mut calmed = false;
         loop {
             let now = self.rt.now();
