@@ -263,7 +263,8 @@ async fn deliver(ctx: &Arc<Ctx>, src: Side, batch: ChangeBatch, flush: bool) -> 
     for event in &batch.events {
         ctx.saw(src, event.at);
         if event.kind == ChangeKind::Gone {
-            if state.stop.load(Ordering::SeqCst) {
+            let expected = state.stop.load(Ordering::SeqCst) || super::tasks::is_quarantined(ctx).await == Ok(true);
+            if expected {
                 return false;
             }
             let why = format!("{} was dropped or renamed under the rollout", ctx.ns(src));

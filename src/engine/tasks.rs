@@ -171,6 +171,12 @@ pub(super) fn quarantine_ns(legacy: &Ns, plan: &str) -> Ns {
     Ns::new(&legacy.db, &format!("{}.quarantine.{plan}", legacy.coll))
 }
 
+/// True once legacy has been renamed away by this rollout.
+pub(super) async fn is_quarantined(ctx: &Arc<Ctx>) -> Result<bool, Halt> {
+    let kept = quarantine_ns(ctx.ns(Side::Legacy), &ctx.plan.id);
+    Ok(kind(ctx, Side::Legacy, &kept).await? == CollKind::Collection)
+}
+
 /// Refuses writes on legacy, lets the last events pass, renames it away and leaves an empty view (DESIGN rule 15).
 async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     let legacy = ctx.ns(Side::Legacy).clone();
@@ -186,7 +192,11 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
             tail.stop(ctx).await;
         }
     }
-    ctx.admin(Side::Legacy, "renaming legacy", AdminOp::Rename { from: legacy.clone(), to: kept.clone() }).await?;
+    // A runner cut off half-way, or still at it while this one took over, may have done any part of the rest.
+    if kind(ctx, Side::Legacy, &legacy).await? == CollKind::Collection || !is_quarantined(ctx).await? {
+        let op = AdminOp::Rename { from: legacy.clone(), to: kept.clone() };
+        ctx.admin(Side::Legacy, "renaming legacy", op).await?;
+    }
     let op = AdminOp::CreateEmptyView { ns: legacy.clone(), on: kept.clone() };
     ctx.admin(Side::Legacy, "leaving an empty view", op).await?;
     if kind(ctx, Side::Legacy, &kept).await? != CollKind::Collection

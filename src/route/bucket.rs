@@ -1,7 +1,8 @@
 //! The bucket of a key: the top ten bits of MongoDB's own hashed-index value, so that any language and the server itself agree.
 //!
-//! hash64 is the first 8 bytes, little-endian signed, of `md5(int32 0 ‖ int32 canonical type ‖ value)`, with numbers truncated to
-//! int64 and NaN as 0 (MongoDB's `BSONElementHasher`). Test vectors checked against a server stand in docs/routing.md.
+//! hash64 is the first 8 bytes, little-endian signed, of `md5(int32 0 ‖ int32 canonical type ‖ value)`, with doubles truncated to
+//! int64 and NaN as 0 (MongoDB's `BSONElementHasher`). docs/routing.md defines it for other languages; its test vectors are checked
+//! here and, in tests/mongo, against a server.
 
 use bson::{RawBsonRef, RawDocument};
 use md5::{Digest, Md5};
@@ -22,6 +23,11 @@ pub enum BucketError {
         "the number {0} is 2^63 or larger in magnitude: equal values of different numeric types would not share a bucket"
     )]
     TooLarge(String),
+    /// The server rounds a decimal where it truncates a double, so that 1.5 and Decimal 1.5, one `_id`, differ in their hashes.
+    #[error(
+        "the decimal {0} is no whole number: the double of the same value, which is the same _id, would not share its bucket"
+    )]
+    Fraction(String),
     /// Nothing that can be an `_id`.
     #[error("the value is malformed: {0}")]
     Malformed(String),
@@ -30,7 +36,7 @@ pub enum BucketError {
 /// The bucket of a key.
 ///
 /// # Errors
-/// For numbers of magnitude 2^63 or more, and malformed values.
+/// For numbers of magnitude 2^63 or more, decimals that are no whole number, and malformed values.
 pub fn bucket_of(key: &Key) -> Result<Bucket, BucketError> {
     Ok(bucket_of_hash(hash64(key.value())?))
 }
@@ -63,9 +69,11 @@ fn feed(md5: &mut Md5, v: RawBsonRef<'_>, name: Option<&str>) -> Result<(), Buck
     }
     match v {
         RawBsonRef::Int32(n) => md5.update(i64::from(n).to_le_bytes()),
+        // Equal to the double -2^63, which is refused.
+        RawBsonRef::Int64(i64::MIN) => return Err(BucketError::TooLarge(i64::MIN.to_string())),
         RawBsonRef::Int64(n) => md5.update(n.to_le_bytes()),
         RawBsonRef::Double(x) => md5.update(truncate_double(x)?.to_le_bytes()),
-        RawBsonRef::Decimal128(d) => md5.update(truncate_decimal(&d.to_string())?.to_le_bytes()),
+        RawBsonRef::Decimal128(d) => md5.update(whole_decimal(&d.to_string())?.to_le_bytes()),
         RawBsonRef::Document(d) => feed_document(md5, d)?,
         RawBsonRef::Array(a) => feed_document(md5, RawDocument::from_bytes(a.as_bytes()).map_err(malformed)?)?,
         RawBsonRef::JavaScriptCodeWithScope(c) => {
@@ -104,8 +112,8 @@ fn truncate_double(x: f64) -> Result<i64, BucketError> {
     Ok(x as i64)
 }
 
-/// Truncates a decimal numeral towards zero.
-fn truncate_decimal(text: &str) -> Result<i64, BucketError> {
+/// The whole number that a decimal numeral stands for.
+fn whole_decimal(text: &str) -> Result<i64, BucketError> {
     let too_large = || BucketError::TooLarge(text.to_owned());
     let (negative, body) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -122,13 +130,16 @@ fn truncate_decimal(text: &str) -> Result<i64, BucketError> {
         None => (body, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = whole.bytes().chain(fraction.bytes()).map(|b| i128::from(b.wrapping_sub(b'0')));
+    let digits: Vec<i128> = whole.bytes().chain(fraction.bytes()).map(|b| i128::from(b.wrapping_sub(b'0'))).collect();
     let places = whole.len() as i64 + exponent;
     let mut n: i128 = 0;
     let mut taken = 0i64;
     for d in digits {
         if taken >= places {
-            break;
+            if d != 0 {
+                return Err(BucketError::Fraction(text.to_owned()));
+            }
+            continue;
         }
         n = n * 10 + d;
         taken += 1;
@@ -166,5 +177,74 @@ fn canonical_type(v: RawBsonRef<'_>) -> i32 {
         RawBsonRef::DbPointer(_) => 55,
         RawBsonRef::JavaScriptCode(_) => 60,
         RawBsonRef::JavaScriptCodeWithScope(_) => 65,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use bson::{Bson, Decimal128, RawBson};
+    use proptest::prelude::*;
+
+    /// The rows of the table in docs/routing.md: a value in canonical extended JSON, its hash, its bucket.
+    fn vectors() -> Vec<(RawBson, i64, Bucket)> {
+        let row = |line: &str| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(|c| c.trim().trim_matches('`').to_owned());
+            let value: serde_json::Value = serde_json::from_str(&cells.next()?).unwrap();
+            let value = RawBson::try_from(Bson::try_from(value).unwrap()).unwrap();
+            Some((value, cells.next()?.parse().unwrap(), cells.next()?.parse().unwrap()))
+        };
+        include_str!("../../docs/routing.md").lines().filter_map(row).collect()
+    }
+
+    #[test]
+    fn the_documented_vectors_hold() {
+        let all = vectors();
+        assert!(all.len() >= 30, "{} vectors", all.len());
+        for (value, hash, bucket) in all {
+            assert_eq!(hash64(value.as_raw_bson_ref()).unwrap(), hash, "{value:?}");
+            assert_eq!(bucket_of_hash(hash), bucket, "{value:?}");
+        }
+    }
+
+    fn of(v: impl Into<RawBson>) -> Result<Bucket, BucketError> {
+        bucket_of(&Key::new(v.into().as_raw_bson_ref()).unwrap())
+    }
+    fn dec(text: &str) -> RawBson {
+        RawBson::Decimal128(text.parse::<Decimal128>().unwrap())
+    }
+
+    #[test]
+    fn numbers_that_would_not_share_a_bucket_are_refused() {
+        for v in
+            [2f64.powi(63).into(), (-2f64.powi(63)).into(), RawBson::Int64(i64::MIN), f64::INFINITY.into(), dec("1E19")]
+        {
+            assert!(matches!(of(v.clone()), Err(BucketError::TooLarge(_))), "{v:?}");
+        }
+        for text in ["1.5", "-0.9", "1E-6176", "12345678901234567.8"] {
+            assert!(matches!(of(dec(text)), Err(BucketError::Fraction(_))), "{text}");
+        }
+        for text in ["1.0", "0.5E1", "0E-10", "-7E+3", "NaN"] {
+            assert!(of(dec(text)).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_hash_range_are_the_ends_of_the_buckets() {
+        assert_eq!([i64::MIN, -1, 0, i64::MAX].map(bucket_of_hash), [0, 511, 512, 1023]);
+    }
+
+    proptest! {
+        #[test]
+        fn equal_numbers_share_a_bucket(n in -(1i64 << 53)..(1i64 << 53)) {
+            let b = of(n).unwrap();
+            prop_assert_eq!(of(n as f64).unwrap(), b);
+            prop_assert_eq!(of(dec(&n.to_string())).unwrap(), b);
+            prop_assert_eq!(of(dec(&format!("{n}.000"))).unwrap(), b);
+            if let Ok(n) = i32::try_from(n) {
+                prop_assert_eq!(of(n).unwrap(), b);
+            }
+        }
     }
 }

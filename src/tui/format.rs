@@ -11,7 +11,7 @@ pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(' ');
         }
         out.push(c);
@@ -106,7 +106,8 @@ pub fn share(x: f64) -> String {
 pub fn percent(p: f64) -> String {
     match p {
         p if !p.is_finite() => NOT_KNOWN.into(),
-        p if p == 0.0 => "0%".into(),
+        0.0 => "0%".into(),
+        p if p < 0.0 => format!("{p:.2}%"),
         p if p < 0.005 => "<0.01%".into(),
         p if p < 0.995 => format!("{p:.2}%"),
         p if p < 10.0 && (p - p.round()).abs() >= 0.05 => format!("{p:.1}%"),

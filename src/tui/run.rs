@@ -43,6 +43,10 @@ pub trait Source {
     }
     /// Nothing more will come: the engine has ended.
     fn finished(&self) -> bool;
+    /// Whether silence means that something is wrong. False for a drill or a recording that may stand still.
+    fn is_live(&self) -> bool {
+        true
+    }
 }
 
 /// How the dashboard runs.
@@ -188,7 +192,9 @@ impl<'a> Loop<'a> {
         for problem in self.source.problems() {
             self.take(Input::Problem(problem));
         }
-        let tick = Input::Tick { elapsed: micros(elapsed), snapshot_age: micros(now - self.last_change) };
+        let silent =
+            if self.source.is_live() && !self.snapshot.drill { now - self.last_change } else { Duration::ZERO };
+        let tick = Input::Tick { elapsed: micros(elapsed), snapshot_age: micros(silent) };
         if let Some(exit) = self.take(tick) {
             return Some(exit);
         }

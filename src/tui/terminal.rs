@@ -4,6 +4,7 @@
 //! terminal shows half of it. Nothing here knows what is drawn.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use ratatui::backend::CrosstermBackend;
@@ -79,6 +80,7 @@ impl Screen {
     pub fn take_over() -> io::Result<Screen> {
         restore_on_panic();
         enable_raw_mode()?;
+        TAKEN.store(true, Ordering::SeqCst);
         let entered = (|| {
             execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, cursor::Hide)?;
             let frame = FrameBuffer::default();
@@ -119,8 +121,15 @@ impl Drop for Screen {
     }
 }
 
+/// Whether the terminal is taken over.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
 /// Gives the terminal back: safe to call at any time and more than once, for example from a signal's task.
 pub fn restore() {
+    // Leaving the alternate screen twice would put the cursor back to where it was and overwrite a panic's message.
+    if !TAKEN.swap(false, Ordering::SeqCst) {
+        return;
+    }
     // Errors are ignored: either the terminal is gone, or there is nobody left to tell.
     let _ = execute!(io::stdout(), EndSynchronizedUpdate, DisableBracketedPaste, LeaveAlternateScreen, cursor::Show);
     let _ = disable_raw_mode();

@@ -267,7 +267,7 @@ mod tests {
     fn an_unknown_key_is_named_with_its_line() {
         let text = include_str!("../../themes/dark.toml").replace("warn = 221", "wran = 221");
         let said = Theme::parse("mine.toml", &text).unwrap_err().to_string();
-        assert!(said.contains("wran") && said.contains("line 10"), "{said}");
+        assert!(said.contains("wran") && said.contains("line 9"), "{said}");
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
         for bad in ["\"reddish\"", "256", "-1", "true"] {
             let text = include_str!("../../themes/dark.toml").replace("warn = 221", &format!("warn = {bad}"));
             let said = Theme::parse("mine.toml", &text).unwrap_err().to_string();
-            assert!(said.contains("line 10") && said.contains("256-colour index"), "{said}");
+            assert!(said.contains("line 9") && said.contains("256-colour index"), "{said}");
         }
     }
 

@@ -38,7 +38,7 @@ fn latency(next: bool, columns: u64) -> LatencyView {
             for (row, share) in rows.iter_mut().zip(shape) {
                 *row = (share / 60 * (70 + draw(n, u64::from(share)) as u32 % 40)) / 90;
             }
-            if next && draw(n, 7) % 17 == 0 {
+            if next && draw(n, 7).is_multiple_of(17) {
                 rows[12] = 1;
             }
             // The newest column has only begun to fill.

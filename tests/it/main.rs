@@ -10,3 +10,4 @@ mod plan;
 mod sim;
 mod tui;
 mod tui_keys;
+mod tui_pty;

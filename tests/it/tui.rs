@@ -1,4 +1,5 @@
 //! The dashboard, screen by screen.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -154,6 +155,18 @@ fn the_monochrome_theme_sends_no_colour() {
 }
 
 #[test]
+fn every_glyph_is_one_column_wide() {
+    let mut terminal = Terminal::new(TestBackend::new(160, 50)).unwrap();
+    for (s, ui) in [(canary(), UiState::default()), (copying(), after(&copying(), &[key('?')]))] {
+        terminal.draw(|frame| tui::draw(frame, &s, &ui)).unwrap();
+        for cell in &terminal.backend().buffer().content {
+            assert_eq!(tui::format::width(cell.symbol()), 1, "{:?}", cell.symbol());
+            assert_eq!(cell.symbol().chars().count(), 1, "{:?}", cell.symbol());
+        }
+    }
+}
+
+#[test]
 fn hostile_text_reaches_no_cell() {
     let mut s = canary();
     let hostile = "x\u{1b}]52;c;eA==\u{7}\u{1b}[2Jy\u{202E}z\r\n\t\u{9b}31m";
@@ -198,4 +211,48 @@ fn freezing_stops_the_panels_and_neither_the_verdict_nor_the_event_count() {
     let text = screen(&s, &ui, 120, 36);
     assert!(!text.contains("77.0ms"));
     assert!(text.contains("PAUSED") && text.contains("FROZEN, +1 events"), "{text}");
+}
+
+/// Collects what a terminal would be sent.
+#[derive(Clone, Default)]
+struct Wire(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+
+impl std::io::Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_tick_sends_little_and_a_repaint_is_bounded() {
+    use ratatui::{TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
+    let wire = Wire::default();
+    let viewport = Viewport::Fixed(Rect::new(0, 0, 200, 60));
+    let mut terminal =
+        Terminal::with_options(CrosstermBackend::new(wire.clone()), TerminalOptions { viewport }).unwrap();
+    let ui = UiState::default();
+    let mut s = canary();
+    terminal.draw(|frame| tui::draw(frame, &s, &ui)).unwrap();
+    let repaint = wire.0.take().len();
+    // Five seconds later: a new column, new figures, an event.
+    s.wall_ms += 5_000;
+    for view in s.reads.iter_mut().chain(&mut s.writes) {
+        let mut column = *view.heat.last().unwrap();
+        column.start += tidegate::snapshot::HEAT_COLUMN;
+        view.heat.push(column);
+        view.count += 1_517;
+        view.p99 = view.p99.map(|p| p + tidegate::runtime::Micros(800));
+        view.p99_history.rotate_left(1);
+    }
+    s.lag.apply_history.rotate_left(1);
+    s.events.push(tidegate::snapshot::EventLine { seq: 43, text: "a new record".into(), ..s.events[0].clone() });
+    terminal.draw(|frame| tui::draw(frame, &s, &ui)).unwrap();
+    let tick = wire.0.take().len();
+    assert!(repaint <= 24_000, "a repaint of 200x60 sends {repaint} bytes");
+    assert!(tick <= 6_000, "a tick at 200x60 sends {tick} bytes");
+    println!("repaint {repaint} bytes, tick {tick} bytes");
 }

@@ -1,4 +1,5 @@
 //! What keys do: commands, dialogs, and what must never happen by accident.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use proptest::prelude::*;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ impl ReplSet {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // A group of its own: what ends the tests' group must not end the watchdog first.
+            .process_group(0)
             .spawn()
             .map_err(|e| format!("sh: {e}"))?;
         // All ports are held until all are chosen, so that they differ.

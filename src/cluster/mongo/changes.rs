@@ -217,15 +217,15 @@ mod tests {
     #[test]
     fn tokens_tell_their_time_and_their_kind() {
         // Both from a 6.0.5 server: a high-water mark, and the token of an insert.
-        let mark = rawdoc! { "_data": "8263E1A2B40000000A2B0429296E1404" };
+        let mark = rawdoc! { "_data": "826B018FF8000000162B0229296E04" };
         let p = position(&mark).unwrap();
-        assert_eq!(p, Position { time: ClusterTime { secs: 0x63E1_A2B4, inc: 10 }, high_water: true });
+        assert_eq!(p, Position { time: ClusterTime { secs: 0x6B01_8FF8, inc: 0x16 }, high_water: true });
         assert_eq!(p.reached(true), p.time);
-        let event = rawdoc! { "_data": "8263E1A2B40000000A2B042C0100296E5A1004" };
+        let event = rawdoc! { "_data": "826B018FF8000000182B022C0100296E5A10040415B029962B40413ED514F707117B4295461E5F6964002B040004" };
         let p = position(&event).unwrap();
         assert!(!p.high_water);
         assert_eq!(p.reached(false), p.time);
-        assert_eq!(p.reached(true), ClusterTime { secs: 0x63E1_A2B4, inc: 9 });
+        assert_eq!(p.reached(true), ClusterTime { secs: 0x6B01_8FF8, inc: 0x17 });
         assert_eq!(position(&rawdoc! { "_data": "82ZZ" }), None);
     }
 

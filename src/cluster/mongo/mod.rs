@@ -39,6 +39,9 @@ const OP_TIMEOUT: Micros = Micros::from_secs(20);
 const WRITE_TIMEOUT_MS: i32 = 10_000;
 /// How long to look for a primary, unless the connection string says otherwise.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often to look at the members. A primary given up after an error is found again, and one that stands still noticed, within
+/// about this; the driver's ten seconds would be most of a freeze.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Snapshot reads outside transactions came with MongoDB 5.0.
 const OLDEST_WIRE_VERSION: i32 = 13;
 
@@ -74,6 +77,8 @@ impl Mongo {
         options.write_concern = None;
         options.app_name.get_or_insert_with(|| "tidegate".into());
         options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
+        options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
+        options.heartbeat_freq.get_or_insert(HEARTBEAT);
         let client = Client::with_options(options).map_err(invalid)?;
         let hello = client
             .database("admin")
@@ -95,6 +100,12 @@ impl Mongo {
     #[must_use]
     pub fn set_name(&self) -> &str {
         &self.set
+    }
+
+    /// The runtime whose clock deadlines are measured on.
+    #[must_use]
+    pub fn runtime(&self) -> &Rt {
+        &self.rt
     }
 
     /// The driver's error as the port's, without secrets.

@@ -8,6 +8,7 @@ use super::super::canvas::Canvas;
 use super::super::format;
 use super::super::keymap::{Action, BINDINGS, Group};
 use super::super::theme::Role;
+use super::super::widgets::verdict;
 
 fn name(command: &Command) -> &'static str {
     match command {
@@ -61,8 +62,10 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
         if (b.group == Group::Act && s.phase.is_final()) || (b.action == Action::Continue && s.phase != Phase::Paused) {
             continue;
         }
+        let blocked = b.action == Action::Advance && verdict::advance(s).word == verdict::BLOCKED;
+        let text = if blocked { format!("{} ({})", b.short, verdict::BLOCKED) } else { b.short.to_owned() };
         let gap = if b.group != group && group == Group::Act { 2 } else { 0 };
-        if x + gap + format::width(&key) + 1 + format::width(b.short) > w {
+        if x + gap + format::width(&key) + 1 + format::width(&text) > w {
             break;
         }
         if gap > 0 {
@@ -71,6 +74,6 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
         }
         group = b.group;
         x = c.put(x, 0, &key, Role::Accent) + 1;
-        x = c.put(x, 0, b.short, Role::Dim) + 2;
+        x = c.put(x, 0, &text, Role::Dim) + 2;
     }
 }

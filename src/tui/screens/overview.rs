@@ -93,8 +93,11 @@ fn verdict_rows(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState) -> u
         ("BACK", &back),
         ("IF IDLE", &idle),
         ("LEASE", &lease),
+        ("ADVANCE", &advance),
     ];
-    let shown = answers.len().min(usize::from(area.height) - 2);
+    // The gates say the same as the last one, so it only comes in where there is plenty of room.
+    let most = if area.height >= 30 { 7 } else { 6 };
+    let shown = most.min(usize::from(area.height) - 2);
     let mut c = c.part(cut(area, 1, shown as u16));
     for (y, (label, a)) in answers[..shown].iter().enumerate() {
         let word = if *label == "ON NEXT" {

@@ -16,7 +16,7 @@ pub(crate) fn pipeline(c: &mut Canvas<'_>, s: &Snapshot) {
     let mut x = 1;
     // The fullest wording that fits the line.
     let wordings = [
-        words(s, |st| passed_long(st), true),
+        words(s, passed_long, true),
         words(s, |st| format!("✓ {}", st.id), true),
         words(s, |st| format!("✓ {}", st.id), false),
         folded(s),

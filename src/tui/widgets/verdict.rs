@@ -19,6 +19,9 @@ const ERRORS_SHOW: f64 = 0.001;
 /// Writes held for longer than this are felt.
 const HELD_FELT: Micros = Micros::from_secs(1);
 
+/// The word for a stage that cannot be left yet.
+pub const BLOCKED: &str = "blocked";
+
 /// How good or bad an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -255,7 +258,7 @@ pub fn advance(s: &Snapshot) -> Answer {
         _ if total == 0 => answer(Level::Plain, "", "no gates on this stage"),
         _ if passing < total => {
             let failing = s.gates.iter().any(|g| g.verdict == Verdict::Fail);
-            answer(if failing { Level::Bad } else { Level::Warn }, "blocked", count)
+            answer(if failing { Level::Bad } else { Level::Warn }, BLOCKED, count)
         }
         Phase::Soaking => answer(Level::Ok, "after the soak", count),
         _ => answer(Level::Ok, "", count),

@@ -383,6 +383,10 @@ impl Simulation {
     }
 
     fn why(&self) -> String {
+        if let Ok(path) = std::env::var("TIDEGATE_SIM_JOURNAL") {
+            let lines: Vec<String> = self.journal.records().iter().map(tidegate::journal::show).collect();
+            std::fs::write(path, lines.join("\n")).unwrap();
+        }
         let last: Vec<String> = self.journal.records().iter().rev().take(6).map(tidegate::journal::show).collect();
         let why = self.engine.as_ref().map_or_else(
             || "no runner".to_owned(),
