@@ -128,6 +128,6 @@ mod tests {
         let places: Vec<_> = e.iter().map(|m| (m.line, m.column)).collect();
         assert_eq!(places, [(2, 1), (3, 1), (4, 3), (5, 5), (6, 10)]);
         assert!(e[3].what.contains("did you mean `advance`"), "{}", e[3].what);
-        assert!(e[2].what.contains("advance, pause, continue, stop"), "{}", e[2].what);
+        assert!(e[2].what.contains("`advance`, `pause`, `continue`, `stop`"), "{}", e[2].what);
     }
 }

@@ -26,6 +26,9 @@ use crate::tui::run::{Exit, Options, Source};
 pub(super) struct RunArgs {
     #[command(flatten)]
     common: Common,
+    /// How stages advance, whatever the plan says; kept for the whole rollout
+    #[arg(long, value_enum)]
+    advance: Option<AdvanceArg>,
 }
 
 #[derive(Args, Debug)]
@@ -48,9 +51,6 @@ struct Common {
     /// No dashboard: print the journal's records and a summary
     #[arg(long)]
     headless: bool,
-    /// How stages advance, whatever the plan says; kept for the whole rollout
-    #[arg(long, value_enum)]
-    advance: Option<AdvanceArg>,
     /// Headless: stop at a safe point with exit code 4 when only an operator can go on
     #[arg(long)]
     exit_when_needed: bool,
@@ -76,7 +76,7 @@ enum OnHangup {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    begin(&args.common, Config::default())
+    begin(&args.common, Config { advance: args.advance.map(Advance::from), ..Config::default() })
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Outcome {
@@ -91,7 +91,7 @@ fn begin(args: &Common, config: Config) -> Outcome {
     let world = World::connect(plan)?;
     let printing = Arc::new(AtomicBool::new(headless));
     let deps = deps(&world, &file, printing.clone(), args.json.json)?;
-    let config = Config { holder: holder(args.name.as_deref()), advance: args.advance.map(Advance::from), ..config };
+    let config = Config { holder: holder(args.name.as_deref()), ..config };
     let signals = Signals::listen()?;
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
     let rollout = Rollout { args, world, engine, signals, printing, file };

@@ -1,5 +1,7 @@
 //! The program itself: what it prints, where, and how it ends.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)] // a person at a terminal lives in real time
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -398,12 +400,14 @@ mod terminal {
         assert!(pty.screen.lock().unwrap().screen().alternate_screen());
         pty.wait_for("a screen that moves", |t| t != first && t.contains("orders-small"));
 
+        // From here on nothing is journalled but what the keys do, so that none of it scrolls away unseen.
+        pty.wait_for("the soak", |t| t.contains("gates are watched"));
+
         pty.press("P");
         pty.wait_for("the pause", |t| t.contains("PAUSED"));
         pty.press("C");
         pty.wait_for("the question", |t| t.contains("CONTINUE?"));
         pty.press("\r");
-        // The journal's line about the pause stays; what the rollout does is the second line.
         pty.wait_for("it going on", |t| !t.contains("CONTINUE?") && t.contains("continued"));
 
         pty.press("A");

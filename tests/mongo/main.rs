@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 mod conformance;
 
 mod buckets;
+mod cli;
 mod conform;
 mod connecting;
 mod losses;
@@ -90,6 +91,7 @@ fn main() {
     let args = Arguments::from_args();
     let mut trials = conform::trials();
     trials.extend(buckets::trials());
+    trials.extend(cli::trials());
     trials.extend(connecting::trials());
     trials.extend(losses::trials());
     let skip = mongod::skipped();
