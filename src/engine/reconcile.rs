@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bson::{RawDocument, RawDocumentBuf};
+use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
 use crate::cluster::{Key, Page, PageLimit};
@@ -57,6 +58,32 @@ impl Outcome {
         self.missing + self.extra + self.differing + self.in_flight == 0
     }
 
+    /// The evidence that the journal keeps of a clean pass.
+    pub(super) fn evidence(&self) -> Value {
+        json!({
+            "text": format!("{} documents match on both sides", self.matched),
+            "matched": self.matched,
+            "missing": self.missing,
+            "extra": self.extra,
+            "differing": self.differing,
+            "checked_ratio": 1.0,
+            "verified_through_ms": self.through_ms,
+        })
+    }
+
+    /// The outcome behind journalled evidence.
+    pub(super) fn from_evidence(e: &Value) -> Outcome {
+        let n = |name: &str| e.get(name).and_then(Value::as_u64).unwrap_or(0);
+        Outcome {
+            matched: n("matched"),
+            missing: n("missing"),
+            extra: n("extra"),
+            differing: n("differing"),
+            through_ms: e.get("verified_through_ms").and_then(Value::as_i64).unwrap_or(0),
+            ..Outcome::default()
+        }
+    }
+
     fn count(&mut self, key: &Key, finding: Finding) {
         match finding {
             Finding::Absent => {}
@@ -101,7 +128,9 @@ pub(super) async fn pass(ctx: &Arc<Ctx>) -> Result<Option<Outcome>, Halt> {
     lock(&ctx.live).reconcile.begin();
     let mut out = Outcome::default();
     let Some(scanned) = scan_both(ctx, &mut out).await? else { return Ok(None) };
-    settle(ctx, &mut out, scanned).await?;
+    if !settle(ctx, &mut out, scanned).await? {
+        return Ok(None);
+    }
     lock(&ctx.live).reconcile.finish(&out);
     Ok(Some(out))
 }
@@ -207,25 +236,30 @@ fn pair(a: &mut Cursor, b: &mut Cursor) -> Option<Pair> {
     }
 }
 
-/// Compares again whatever differed or had an event, until it is judged, and fixes the time all of it is true of.
-async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<(), Halt> {
+/// Compares again whatever differed or had an event up to a marker, until it is judged. The outcome is true of the data at that
+/// marker: keys touched later stay in `dirty`, for whoever must know what has moved since. False when the engine is stopping.
+async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<bool, Halt> {
+    let Some(through_ms) = pass_markers(ctx).await? else { return Ok(false) };
+    out.through_ms = through_ms;
+    let mut open = scanned.open;
+    open.extend(lock(&ctx.dirty).replace(BTreeSet::new()).unwrap_or_default());
     let mut judged: BTreeMap<Key, Finding> = BTreeMap::new();
-    let mut again = scanned.open;
     for round in 0..ROUNDS {
-        let through_ms = pass_markers(ctx).await?;
-        again.extend(lock(&ctx.dirty).replace(BTreeSet::new()).unwrap_or_default());
-        let keys: Vec<Key> = std::mem::take(&mut again).into_iter().collect();
+        let keys: Vec<Key> = std::mem::take(&mut open).into_iter().collect();
         for (key, finding) in compare_again(ctx, &keys).await? {
             if !finding.is_equal() {
-                again.insert(key.clone());
+                open.insert(key.clone());
             }
             judged.insert(key, finding);
         }
-        out.through_ms = through_ms;
-        if again.is_empty() {
+        if open.is_empty() {
             break;
         }
-        ctx.sleep(Micros::from_ms(100 * (round as u64 + 1))).await;
+        ctx.sleep(Micros::from_ms(50 * (round as u64 + 1))).await;
+        // What was under way when it was read has been applied by then, or its key has an event.
+        if pass_markers(ctx).await?.is_none() {
+            return Ok(false);
+        }
     }
     let counted = judged.keys().filter(|k| scanned.matched.binary_search(&fingerprint(k)).is_ok()).count();
     out.matched = out.matched.saturating_sub(counted as u64);
@@ -237,11 +271,12 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<(
             out.count(&key, finding);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
-/// Waits until every running tail has applied everything up to a marker taken now. Returns the wall-clock time of the markers.
-async fn pass_markers(ctx: &Arc<Ctx>) -> Result<i64, Halt> {
+/// Waits until every running tail has applied everything up to a marker taken now. Returns the wall-clock time of the markers, or
+/// `None` when the engine is stopping.
+async fn pass_markers(ctx: &Arc<Ctx>) -> Result<Option<i64>, Halt> {
     let wall_ms = ctx.rt.wall_ms();
     for side in Side::BOTH {
         let tail = &ctx.tails[side as usize];
@@ -251,27 +286,33 @@ async fn pass_markers(ctx: &Arc<Ctx>) -> Result<i64, Halt> {
         let at = ctx.marker(side).await?;
         while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await {
             if ctx.is_stopping() {
-                break;
+                return Ok(None);
             }
         }
     }
-    Ok(wall_ms)
+    Ok(Some(wall_ms))
 }
 
 /// Reads each key's owner first and the copy after, and compares. Nothing is cached.
 pub(super) async fn compare_again(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<(Key, Finding)>, Halt> {
     let mut found = Vec::with_capacity(keys.len());
-    for part in keys.chunks(500) {
-        let mut docs: [Vec<Option<RawDocumentBuf>>; 2] = [Vec::new(), Vec::new()];
-        for side in Side::BOTH {
-            let after = ctx.seen(side);
-            let read = ctx.retry("reading to compare", || ctx.db(side).read(ctx.ns(side), part, after)).await?;
-            docs[side as usize] = read.docs;
-        }
-        for (i, key) in part.iter().enumerate() {
-            let of = |side: usize| docs[side].get(i).and_then(Option::as_deref);
-            found.push((key.clone(), compare(ctx, owner_of(ctx, key), of(0), of(1))));
+    for owner in Side::BOTH {
+        let owned: Vec<Key> = keys.iter().filter(|k| owner_of(ctx, k) == owner).cloned().collect();
+        for part in owned.chunks(500) {
+            let own = read(ctx, owner, part).await?;
+            let copies = read(ctx, owner.other(), part).await?;
+            let (legacy, next) = if owner == Side::Legacy { (own, copies) } else { (copies, own) };
+            for ((key, l), n) in part.iter().zip(&legacy).zip(&next) {
+                found.push((key.clone(), compare(ctx, owner, l.as_deref(), n.as_deref())));
+            }
         }
     }
     Ok(found)
+}
+
+async fn read(ctx: &Arc<Ctx>, side: Side, keys: &[Key]) -> Result<Vec<Option<RawDocumentBuf>>, Halt> {
+    let after = ctx.seen(side);
+    let read = ctx.retry("reading to compare", || ctx.db(side).read(ctx.ns(side), keys, after)).await?;
+    ctx.saw(side, read.at);
+    Ok(read.docs)
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::ctx::{Ctx, Halt};
+use super::ctx::{Ctx, Halt, lock};
 use super::lease::{self, Lease, LeaseError};
 use super::observe;
 use super::publish::Publisher;
+use super::reconcile::Outcome;
 use super::runner::Runner;
 use super::{Config, Deps, Engine};
 use crate::cluster::{AdminDone, AdminOp, CollKind};
@@ -98,6 +99,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     for r in &records {
         runner.show(r);
     }
+    lock(&ctx.live).reconcile.last = runner.state().reconciled.as_ref().map(Outcome::from_evidence);
     let input = if begun {
         Input::Resume { holder: config.holder.clone(), reason: config.take_over.clone() }
     } else {

@@ -102,15 +102,7 @@ async fn reconcile_until_clean(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<
         let Some(out) = reconcile::pass(ctx).await? else { return Ok(None) };
         note_counts(ctx, &out);
         if out.is_clean() {
-            return Ok(Some(json!({
-                "text": format!("{} documents match on both sides", out.matched),
-                "matched": out.matched,
-                "missing": out.missing,
-                "extra": out.extra,
-                "differing": out.differing,
-                "checked_ratio": 1.0,
-                "verified_through_ms": out.through_ms,
-            })));
+            return Ok(Some(out.evidence()));
         }
         held(format!(
             "missing {}, extra {}, differing {}, in flight {}: {}",

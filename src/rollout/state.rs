@@ -61,6 +61,8 @@ pub struct State {
     pub reverse_from: Option<(u32, u32)>,
     /// The reverse tail was stopped: no way back.
     pub reverse_stopped: bool,
+    /// Evidence of the last clean reconciliation.
+    pub reconciled: Option<serde_json::Value>,
     /// Strays found.
     pub strays: u64,
     /// The journal is closed.
@@ -126,6 +128,7 @@ impl State {
             Some(Task::StartTail) => self.tail_from = time(),
             Some(Task::StartReverse) => self.reverse_from = time(),
             Some(Task::StopReverse) => self.reverse_stopped = true,
+            Some(Task::Reconcile) => self.reconciled = Some(evidence.clone()),
             _ => {}
         }
         self.tasks_done = index + 1;

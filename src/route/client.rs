@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::report::{Report, Totals};
 use super::{Bucket, Route, Side};
-use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, WriteOp};
+use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, Reason, WriteOp};
 use crate::runtime::{Group, Micros, Rt, race, sleep};
 
 /// The namespace of route documents.
@@ -29,6 +29,9 @@ pub fn acks_ns() -> Ns {
 
 /// How often a process acks and reads the route.
 const POLL: Micros = Micros::from_ms(250);
+
+/// The lease while there is no route to say how long it lasts.
+const BEFORE_ROUTE: Micros = Micros::from_secs(2);
 
 #[derive(Default)]
 struct Inner {
@@ -51,6 +54,7 @@ pub struct RouteClient {
     db: Db,
     plan: Arc<str>,
     process: Arc<str>,
+    legacy: Ns,
     inner: Arc<Mutex<Inner>>,
     changed: Arc<Notify>,
 }
@@ -96,10 +100,12 @@ pub struct ReadPlan {
 }
 
 impl RouteClient {
-    /// A client for `process`, following `plan`'s route on legacy's cluster. Nothing runs until [`RouteClient::start`].
+    /// A client for `process`, following `plan`'s route on legacy's cluster; until there is a route, everything goes to `legacy`
+    /// under epoch 0 (the first freeze waits for the acks of such processes too). Nothing runs until [`RouteClient::start`].
     #[must_use]
-    pub fn new(rt: Rt, db: Db, plan: &str, process: &str) -> Self {
+    pub fn new(rt: Rt, db: Db, plan: &str, process: &str, legacy: Ns) -> Self {
         RouteClient {
+            legacy,
             rt,
             db,
             plan: plan.into(),
@@ -128,13 +134,15 @@ impl RouteClient {
         }
     }
 
-    /// Where a read of this bucket goes; `None` before a route was seen (legacy is the only side then).
+    /// Where a read of this bucket goes.
     #[must_use]
-    pub fn read_plan(&self, bucket: Bucket) -> Option<ReadPlan> {
+    pub fn read_plan(&self, bucket: Bucket) -> ReadPlan {
         let inner = self.lock();
-        let r = inner.route.as_ref()?;
+        let Some(r) = inner.route.as_ref() else {
+            return ReadPlan { side: Side::Legacy, ns: self.legacy.clone(), owner: Side::Legacy, epoch: 0, shadow: 0 };
+        };
         let side = r.reader(bucket);
-        Some(ReadPlan { side, ns: r.ns(side).clone(), owner: r.owner(bucket), epoch: r.epoch, shadow: r.shadow })
+        ReadPlan { side, ns: r.ns(side).clone(), owner: r.owner(bucket), epoch: r.epoch, shadow: r.shadow }
     }
 
     /// A permit to write this bucket, waiting while it is frozen or the lease has run out; `None` once the client is stopping.
@@ -145,16 +153,24 @@ impl RouteClient {
                 if inner.stopping {
                     return None;
                 }
-                let leased = self.rt.now() < inner.lease_until;
-                if let Some(r) = inner.route.as_ref().filter(|r| leased && !r.is_frozen(bucket)) {
-                    let (side, epoch) = (r.owner(bucket), r.epoch);
-                    let ns = r.ns(side).clone();
+                let frozen = inner.route.as_ref().is_some_and(|r| r.is_frozen(bucket));
+                if self.rt.now() < inner.lease_until && !frozen {
+                    let (side, epoch, ns) = match inner.route.as_ref() {
+                        Some(r) => (r.owner(bucket), r.epoch, r.ns(r.owner(bucket)).clone()),
+                        None => (Side::Legacy, 0, self.legacy.clone()),
+                    };
                     *inner.in_flight.entry(epoch).or_insert(0) += 1;
                     return Some(WritePermit { client: self.clone(), side, ns, epoch });
                 }
             }
             let _ = race(self.changed.notified(), sleep(&self.rt, Micros::from_ms(50))).await;
         }
+    }
+
+    /// True once [`RouteClient::stop`] was called.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     /// Adds to what the process reports with its next ack.
@@ -202,9 +218,16 @@ impl RouteClient {
         let key = self.ack_key();
         let op = WriteOp::Replace { ns: acks_ns(), key, only_if: None, doc, upsert: true };
         let Ok(written) = self.db.write(&op).await else { return false };
-        let route = match self.read_route(written.at).await {
-            Ok(Some(route)) => route,
-            _ => return false,
+        let Ok(route) = self.read_route(written.at).await else { return false };
+        let Some(route) = route else {
+            // Nobody has begun: the lease is on legacy, and the ack document tells the first freeze to wait for this process.
+            let mut inner = self.lock();
+            if inner.route.is_none() {
+                inner.lease_until = sent + BEFORE_ROUTE;
+            }
+            drop(inner);
+            self.changed.notify_waiters();
+            return true;
         };
         let news = {
             let mut inner = self.lock();
@@ -250,7 +273,10 @@ impl RouteClient {
     async fn read_route(&self, after: ClusterTime) -> Result<Option<Route>, Failed> {
         let keys = [Key::from(&*self.plan)];
         let read = self.db.read(&routes_ns(), &keys, after).await?;
-        Ok(read.docs.into_iter().next().flatten().and_then(|d| Route::from_raw(&d).ok()))
+        match read.docs.into_iter().next().flatten() {
+            None => Ok(None),
+            Some(d) => Route::from_raw(&d).map(Some).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string()))),
+        }
     }
 
     /// Undoes a freeze whose `until` has passed in server time: one compare-and-set wins, with the old owner.

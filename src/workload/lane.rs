@@ -32,7 +32,16 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>, client: RouteClient, index: u64, lanes: u64) -> Lane {
         shared.oracle.lane_started();
         let first = shared.config.documents.next_multiple_of(lanes) + index;
-        Lane { shared, client, index, lanes, draws: 0, next_insert: first, last_written: None, never_delete: Default::default() }
+        Lane {
+            shared,
+            client,
+            index,
+            lanes,
+            draws: 0,
+            next_insert: first,
+            last_written: None,
+            never_delete: Default::default(),
+        }
     }
 
     fn draw(&mut self) -> u64 {
@@ -64,9 +73,10 @@ impl Lane {
         let n = self.draw() % self.shared.oracle.numbers().max(1);
         let shadowed = self.draw() % 100;
         let Some(floor) = self.shared.oracle.known(n) else { return true };
-        let Some(plan) = self.client.read_plan(bucket(&floor.order.id())) else {
-            return self.client.permit(bucket(&floor.order.id())).await.is_some();
-        };
+        let plan = self.client.read_plan(bucket(&floor.order.id()));
+        if self.client.is_stopping() {
+            return false;
+        }
         let side = plan.side;
         let Some(found) = self.fetch(&floor.order, side).await else {
             self.client.report(|r| r.error(OpKind::Read, side));
@@ -103,7 +113,8 @@ impl Lane {
         // The route may have moved between the plan and the answer: judge by the newest one, reading again.
         if plan.owner == side {
             let now = self.client.read_plan(bucket(&floor.order.id()));
-            if let Some(now) = now.filter(|p| p.owner == side && p.epoch == plan.epoch)
+            if now.owner == side
+                && now.epoch == plan.epoch
                 && let Some(again) = self.fetch(&floor.order, now.side).await
                 && is_older(again, floor)
                 && !(again.is_none() && self.shared.oracle.may_be_gone(floor.order.n))

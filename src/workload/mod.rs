@@ -46,7 +46,15 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { documents: 50_000, ops_per_s: 400, read_percent: 75, processes: 4, lanes: 3, padding: 180, churn_percent: (12, 8) }
+        Config {
+            documents: 50_000,
+            ops_per_s: 400,
+            read_percent: 75,
+            processes: 4,
+            lanes: 3,
+            padding: 180,
+            churn_percent: (12, 8),
+        }
     }
 }
 
@@ -99,7 +107,8 @@ impl Workload {
         let mut clients = Vec::new();
         let lanes = u64::from(shared.config.processes * shared.config.lanes);
         for p in 0..shared.config.processes {
-            let client = RouteClient::new(rt.clone(), shared.clusters[0].clone(), &plan.id, &format!("app-{}", p + 1));
+            let (db, name) = (shared.clusters[0].clone(), format!("app-{}", p + 1));
+            let client = RouteClient::new(rt.clone(), db, &plan.id, &name, shared.ns[0].clone());
             client.report(|r| r.has_oracle = true);
             client.start(group);
             for l in 0..shared.config.lanes {

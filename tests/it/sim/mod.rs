@@ -6,8 +6,8 @@ mod faults;
 mod monitor;
 mod world;
 
-use tidegate::engine::planted::Planted;
 use faults::Leaning;
+use tidegate::engine::planted::Planted;
 use world::Simulation;
 
 /// What one seed showed.
@@ -62,8 +62,7 @@ mod planted {
     /// and leanings without the mistake hold (`the_leanings_alone_hold`).
     fn is_found(bug: Bug, within: u64) {
         for start in (0..within).step_by(4) {
-            let found =
-                world::in_parallel(start..start + 4, |seed| run(seed, Planted::one(bug), leaning(bug)));
+            let found = world::in_parallel(start..start + 4, |seed| run(seed, Planted::one(bug), leaning(bug)));
             if let Some((seed, Err(e))) = found.into_iter().find(|(_, o)| o.is_err()) {
                 println!("{bug:?} found by seed {seed}: {e}");
                 return;
