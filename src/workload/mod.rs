@@ -95,7 +95,7 @@ impl Workload {
     ) -> Result<Workload, ShapeError> {
         let collection = plan.collections.first().ok_or(ShapeError::NoCollection)?;
         let shapes = Shapes::of(collection)?;
-        let oracle = Oracle::new(config.documents);
+        let oracle = Oracle::new(config.documents, Arc::ptr_eq(&clusters[0], &clusters[1]));
         let shared = Arc::new(Shared {
             rt: rt.clone(),
             ns: [collection.legacy.clone(), collection.next.clone()],

@@ -34,6 +34,8 @@ struct Inner {
 /// The oracle. Shared by all lanes of an application.
 pub struct Oracle {
     documents: u64,
+    /// Both sides are one cluster: what was seen on one holds for a read of the other.
+    one_cluster: bool,
     inner: Mutex<Inner>,
 }
 
@@ -49,8 +51,8 @@ pub struct Verification {
 }
 
 impl Oracle {
-    pub(super) fn new(documents: u64) -> Oracle {
-        Oracle { documents, inner: Mutex::new(Inner { inserted_above: documents, ..Inner::default() }) }
+    pub(super) fn new(documents: u64, one_cluster: bool) -> Oracle {
+        Oracle { documents, one_cluster, inner: Mutex::new(Inner { inserted_above: documents, ..Inner::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -71,12 +73,13 @@ impl Oracle {
         let mut inner = self.lock();
         inner.inserted_above = inner.inserted_above.max(known.order.n + 1);
         inner.changed.insert(known.order.n, known);
-        inner.seen[side] = inner.seen[side].max(at);
+        let cluster = if self.one_cluster { 0 } else { side };
+        inner.seen[cluster] = inner.seen[cluster].max(at);
     }
 
     /// A time on `side`'s cluster after which a read must reflect everything acknowledged so far.
     pub(super) fn seen(&self, side: usize) -> ClusterTime {
-        self.lock().seen[side]
+        self.lock().seen[if self.one_cluster { 0 } else { side }]
     }
 
     /// One past the highest order number ever acknowledged.

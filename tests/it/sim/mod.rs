@@ -43,6 +43,7 @@ fn faults_really_happen_in_these_runs() {
     assert!(total.unknown > 100 && total.landed_late > 20, "{total:?}");
     assert!(total.pauses > 10, "{total:?}");
     assert!(total.acknowledged > 10_000, "{total:?}");
+    assert!(total.commits > 10_000, "{total:?}");
 }
 
 #[test]

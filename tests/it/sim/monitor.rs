@@ -170,10 +170,19 @@ impl Monitor {
 }
 
 async fn follow(rt: Rt, db: Db, ns: Ns, commits: Commits) {
-    let mut pos = StreamPos { token: None, at: ClusterTime::ZERO };
+    let seen = loop {
+        if let Ok(seen) = db.observe().await {
+            break seen.majority;
+        }
+        sleep(&rt, Micros::from_ms(10)).await;
+    };
+    let mut pos = StreamPos { token: None, at: seen };
     loop {
         if let Ok(mut stream) = db.changes(&ns, &pos).await {
             while let Ok(batch) = stream.next(Micros::from_secs(1)).await {
+                if std::env::var_os("TIDEGATE_SIM_EVENTS").is_some() {
+                    batch.events.iter().for_each(|e| println!("{} {ns} {:?} {:?} {}", rt.now(), e.kind, e.key, e.at));
+                }
                 let mut list = commits.lock().unwrap();
                 list.extend(batch.events.iter().filter_map(|e| Some((e.at, e.session?))));
                 pos = batch.pos;

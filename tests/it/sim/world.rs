@@ -339,7 +339,7 @@ impl Simulation {
             self.attend(now)?;
             self.monitor.look()?;
             if let Some(v) = self.workload.oracle().violations().first() {
-                return Err(format!("I1: {v}"));
+                return Err(format!("I1: {v}; {}", self.why()));
             }
             if calmed && self.is_over() {
                 break;
