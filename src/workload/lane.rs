@@ -32,7 +32,16 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>, client: RouteClient, index: u64, lanes: u64) -> Lane {
         shared.oracle.lane_started();
         let first = shared.config.documents.next_multiple_of(lanes) + index;
-        Lane { shared, client, index, lanes, draws: 0, next_insert: first, last_written: None, never_delete: Default::default() }
+        Lane {
+            shared,
+            client,
+            index,
+            lanes,
+            draws: 0,
+            next_insert: first,
+            last_written: None,
+            never_delete: Default::default(),
+        }
     }
 
     fn draw(&mut self) -> u64 {

@@ -46,7 +46,15 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { documents: 50_000, ops_per_s: 400, read_percent: 75, processes: 4, lanes: 3, padding: 180, churn_percent: (12, 8) }
+        Config {
+            documents: 50_000,
+            ops_per_s: 400,
+            read_percent: 75,
+            processes: 4,
+            lanes: 3,
+            padding: 180,
+            churn_percent: (12, 8),
+        }
     }
 }
 
