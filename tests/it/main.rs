@@ -11,6 +11,7 @@ mod drill;
 mod embedded;
 mod fixture;
 mod plan;
+mod screens;
 mod sim;
 mod tui;
 mod tui_keys;
