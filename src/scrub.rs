@@ -6,7 +6,7 @@ pub fn line(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) { '\u{FFFD}' } else { c }).collect()
 }
 
-/// As [`line`], cut to at most `max` characters with an ellipsis.
+/// As [`line()`], cut to at most `max` characters with an ellipsis.
 #[must_use]
 pub fn short(text: &str, max: usize) -> String {
     let clean = line(text);

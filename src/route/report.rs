@@ -132,13 +132,13 @@ const NAMES: [[&str; 2]; 2] = [["read_legacy", "read_next"], ["write_legacy", "w
 
 fn slice_document(s: &Slice) -> Document {
     let mut d = doc! { "n": s.n };
-    for kind in 0..2 {
-        for side in 0..2 {
+    for (kind, names) in NAMES.iter().enumerate() {
+        for (side, name) in names.iter().enumerate() {
             let pairs = &s.latency[kind][side];
             if !pairs.is_empty() || s.errors[kind][side] > 0 {
                 let flat: Vec<Bson> =
                     pairs.iter().flat_map(|(v, c)| [Bson::Int32(*v as i32), Bson::Int32(*c as i32)]).collect();
-                d.insert(NAMES[kind][side], doc! { "us_count": flat, "errors": s.errors[kind][side] as i32 });
+                d.insert(*name, doc! { "us_count": flat, "errors": s.errors[kind][side] as i32 });
             }
         }
     }
@@ -176,9 +176,9 @@ impl ReadReport {
 
 fn read_slice(d: &Document) -> Slice {
     let mut s = Slice { n: d.get_i64("n").unwrap_or(0), ..Slice::default() };
-    for kind in 0..2 {
-        for side in 0..2 {
-            let Ok(part) = d.get_document(NAMES[kind][side]) else { continue };
+    for (kind, names) in NAMES.iter().enumerate() {
+        for (side, name) in names.iter().enumerate() {
+            let Ok(part) = d.get_document(name) else { continue };
             s.errors[kind][side] = part.get_i32("errors").unwrap_or(0).max(0) as u32;
             let flat = part.get_array("us_count").map(Vec::as_slice).unwrap_or(&[]);
             for pair in flat.chunks_exact(2) {

@@ -1,5 +1,9 @@
 //! Integration tests that need no server.
 
+// All of this is test code, helpers included.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)] // waits for other processes, in real time
 mod cli;
 #[path = "../conformance/mod.rs"]
 mod conformance;
@@ -7,6 +11,7 @@ mod drill;
 mod embedded;
 mod fixture;
 mod plan;
+mod screens;
 mod sim;
 mod tui;
 mod tui_keys;
