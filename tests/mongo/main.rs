@@ -24,7 +24,9 @@ mod conform;
 mod connecting;
 mod losses;
 mod mongod;
+mod program;
 mod replset;
+mod rollout;
 
 use replset::ReplSet;
 
@@ -35,6 +37,8 @@ static TOKIO: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio starts")
 });
 static SHARED: Mutex<Option<Result<Arc<ReplSet>, String>>> = Mutex::new(None);
+/// The set of three nodes that the tests of whole rollouts share, one at a time: two cores carry no more.
+static THREE: Mutex<Option<ReplSet>> = Mutex::new(None);
 
 /// The replica set of one node that most tests share; the first who asks starts it.
 fn shared() -> Result<Arc<ReplSet>, String> {
@@ -67,6 +71,21 @@ where
     })
 }
 
+/// A test on the replica set of three nodes, which it has to itself.
+fn on_three(name: &str, test: impl FnOnce(&ReplSet) -> R + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let mut three = THREE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if three.is_none() {
+            let mongod = mongod::find()?;
+            *three = Some(TOKIO.block_on(ReplSet::start(&mongod, 3))?);
+        }
+        match &*three {
+            Some(set) => test(set).map_err(Failed::from),
+            None => Err("no set of three nodes".into()),
+        }
+    })
+}
+
 fn serve(n: usize) -> R {
     let mongod = mongod::find()?;
     TOKIO.block_on(async {
@@ -92,9 +111,11 @@ fn main() {
     trials.extend(buckets::trials());
     trials.extend(connecting::trials());
     trials.extend(losses::trials());
+    trials.extend(rollout::trials());
     let skip = mongod::skipped();
     let trials = trials.into_iter().map(|t| if skip { t.with_ignored_flag(true) } else { t }).collect();
     let conclusion = libtest_mimic::run(&args, trials);
     drop(SHARED.lock().map(|mut s| s.take()));
+    drop(THREE.lock().map(|mut s| s.take()));
     conclusion.exit();
 }
