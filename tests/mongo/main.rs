@@ -1,7 +1,8 @@
 //! Tests against a real `mongod`: the conformance cases, the bucket function, and what happens when answers are lost.
 //!
 //! `TIDEGATE_TEST_MONGOD=skip` reports them as ignored. `cargo test --test mongo -- serve 3` starts a replica set of three nodes,
-//! prints its connection string and keeps it until interrupted.
+//! prints its connection string and keeps it until interrupted. `cargo test --release --test mongo -- demo 500000` carries so many
+//! documents through a whole rollout and prints what it took.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // Real time is what these tests are about.
@@ -22,6 +23,7 @@ mod conformance;
 mod buckets;
 mod conform;
 mod connecting;
+mod demo;
 mod losses;
 mod mongod;
 mod program;
@@ -101,6 +103,14 @@ fn main() {
     if raw.get(1).is_some_and(|a| a == "serve") {
         let n = raw.get(2).and_then(|n| n.parse().ok()).unwrap_or(3);
         if let Err(e) = serve(n) {
+            eprintln!("{e}");
+            std::process::exit(1);
+        }
+        return;
+    }
+    if raw.get(1).is_some_and(|a| a == "demo") {
+        let documents = raw.get(2).and_then(|n| n.parse().ok()).unwrap_or(50_000);
+        if let Err(e) = demo::run(documents) {
             eprintln!("{e}");
             std::process::exit(1);
         }
