@@ -158,6 +158,9 @@ fn may_not_advance(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary) 
     if let Some(why) = &state.paused {
         return Some(format!("paused: {why}; continue first"));
     }
+    if state.passed {
+        return Some("the stage has passed".into());
+    }
     let Status::Soaking { since_ms } = state.status else { return Some("the stage's work is not done".into()) };
     let soak_ms = plan.stages.get(state.stage).map_or(0, |s| s.soak.as_ms()) as i64;
     let left = soak_ms - (at_ms - since_ms);
@@ -174,14 +177,20 @@ fn leave_stage(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, tota
     let id = plan.stages.get(state.stage).map_or_else(String::new, |s| s.id.clone());
     let evidence = json!({ "at_ms": at_ms, "gates": gates.evidence });
     let mut events = vec![Event::StagePassed { stage: state.stage, id, evidence }];
-    match plan.stages.get(state.stage + 1) {
-        Some(next) => events.push(Event::StageEntered { stage: state.stage + 1, id: next.id.clone(), at_ms }),
-        None => {
-            events.push(Event::Completed { evidence: totals.clone() });
-            events.push(Event::Closed { outcome: "completed".into() });
-        }
-    }
+    events.extend(after_stage(state, plan, at_ms, totals));
     events
+}
+
+/// What follows a stage that has passed. A runner may be cut off between any two of these records.
+fn after_stage(state: &State, plan: &Plan, at_ms: i64, totals: &Value) -> Vec<Event> {
+    match plan.stages.get(state.stage + 1) {
+        Some(next) => vec![Event::StageEntered { stage: state.stage + 1, id: next.id.clone(), at_ms }],
+        None => vec![Event::Completed { evidence: totals.clone() }, closed()],
+    }
+}
+
+fn closed() -> Event {
+    Event::Closed { outcome: "completed".into() }
 }
 
 fn decide_tick(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, totals: &Value) -> Vec<Event> {
@@ -189,6 +198,8 @@ fn decide_tick(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, tota
         return Vec::new();
     }
     match state.status {
+        Status::Completed => vec![closed()],
+        _ if state.passed => after_stage(state, plan, at_ms, totals),
         Status::New if !state.plan_hash.is_empty() => {
             plan.stages.first().map(|s| Event::StageEntered { stage: 0, id: s.id.clone(), at_ms }).into_iter().collect()
         }
@@ -206,6 +217,71 @@ fn decide_tick(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, tota
                 Vec::new()
             }
         }
-        Status::New | Status::Completed => Vec::new(),
+        Status::New => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A plan of two stages without gates, and its rollout run to the end by itself.
+    fn rollout() -> (Plan, Vec<Event>) {
+        let plan = r#"
+            schema = 1
+            plan = { id = "p", title = "t", version = 1, owner = "o" }
+            route = { mode = "route" }
+            [[collection]]
+            legacy = "a.b"
+            next = "a.c"
+            steps = [{ set = "v", value = 2 }]
+            [[stage]]
+            id = "copy"
+            do = ["create", "backfill"]
+            advance = "auto"
+            [[stage]]
+            id = "shadow"
+            shadow = 10
+        "#;
+        let plan = Plan::parse(plan, "plan.toml").map_err(|d| d.render(false)).unwrap();
+        let mut events = decide(&State::default(), &plan, &Input::Start { advance: None, holder: "a".into() }).unwrap();
+        let mut state = State::default();
+        events.iter().for_each(|e| state.apply(e, &plan));
+        go_on(&mut state, &plan, &mut events);
+        (plan, events)
+    }
+
+    /// Ticks until nothing more happens; tasks are done at once.
+    fn go_on(state: &mut State, plan: &Plan, events: &mut Vec<Event>) {
+        loop {
+            let gates = GateSummary { pass: true, ..GateSummary::default() };
+            let input = match state.intended {
+                true => Input::TaskDone { evidence: Value::Null },
+                false => Input::Tick { at_ms: 5, gates, totals: Value::Null },
+            };
+            let new = decide(state, plan, &input).unwrap();
+            if new.is_empty() {
+                return;
+            }
+            new.iter().for_each(|e| state.apply(e, plan));
+            events.extend(new);
+        }
+    }
+
+    #[test]
+    fn a_rollout_cut_off_after_any_record_is_resumed_to_the_same_records() {
+        let (plan, whole) = rollout();
+        assert!(matches!(whole.last(), Some(Event::Closed { .. })), "{whole:?}");
+        for cut in 1..whole.len() {
+            let mut events = whole[..cut].to_vec();
+            let mut state = State::default();
+            events.iter().for_each(|e| state.apply(e, &plan));
+            for e in decide(&state, &plan, &Input::Resume { holder: "b".into(), reason: None }).unwrap() {
+                state.apply(&e, &plan);
+            }
+            go_on(&mut state, &plan, &mut events);
+            assert_eq!(events, whole, "cut off after {cut} records");
+        }
     }
 }

@@ -35,6 +35,8 @@ pub struct State {
     pub stage_times: Vec<(i64, Option<i64>)>,
     /// What the current stage is doing.
     pub status: Status,
+    /// The current stage has passed; what follows has not been recorded yet.
+    pub passed: bool,
     /// Tasks of the current stage that are done.
     pub tasks_done: usize,
     /// The next task's intent is durable, its outcome is not.
@@ -84,6 +86,7 @@ impl State {
             Event::Resumed { .. } => self.needs_operator = None,
             Event::StageEntered { stage, at_ms, .. } => {
                 self.stage = *stage;
+                self.passed = false;
                 self.status = Status::Working;
                 self.tasks_done = 0;
                 self.intended = false;
@@ -107,6 +110,7 @@ impl State {
                 self.needs_operator = None;
             }
             Event::StagePassed { evidence, .. } => {
+                self.passed = true;
                 let at = evidence.get("at_ms").and_then(serde_json::Value::as_i64);
                 if let Some(t) = self.stage_times.last_mut() {
                     t.1 = at.or(Some(t.0));

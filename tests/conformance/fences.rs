@@ -217,6 +217,17 @@ pub async fn bump_all_moves_every_slot_of_the_rollout(env: Env) -> R {
     Ok(())
 }
 
+/// A slot that was not there yet could not be bumped; it must not be opened under the older epoch either.
+pub async fn an_older_runner_opens_no_slot_after_a_take_over(env: Env) -> R {
+    let ns = env.ns("data");
+    env.admin(AdminOp::BumpAll { rollout: env.name.clone(), epoch: 2 }).await?;
+    let r = env.db.admin(&AdminOp::OpenSlot { slot: env.slot("late"), epoch: 1 }).await;
+    ensure!(matches!(r, Err(Failed::Fenced { newer: 2 })), "{r:?}");
+    let mut slot = env.open("late", 2).await?;
+    text(env.txn("late", &mut slot, &[put(&ns, rawdoc! { "_id": 1 })]).await)?;
+    Ok(())
+}
+
 pub async fn sessions_are_listed(env: Env) -> R {
     let sessions = |done| match done {
         AdminDone::Sessions(s) => Ok(s),

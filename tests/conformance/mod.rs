@@ -54,6 +54,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         fences::a_put_is_byte_for_byte,
         fences::a_deadline_that_has_passed_is_refused,
         fences::bump_all_moves_every_slot_of_the_rollout,
+        fences::an_older_runner_opens_no_slot_after_a_take_over,
         fences::sessions_are_listed,
         streams::events_come_in_order_with_kinds_and_sessions,
         streams::a_stream_resumes_exactly_where_it_stopped,

@@ -1,7 +1,8 @@
 //! Tests against a real `mongod`: the conformance cases, the bucket function, and what happens when answers are lost.
 //!
 //! `TIDEGATE_TEST_MONGOD=skip` reports them as ignored. `cargo test --test mongo -- serve 3` starts a replica set of three nodes,
-//! prints its connection string and keeps it until interrupted.
+//! prints its connection string and keeps it until interrupted. `cargo test --release --test mongo -- demo 500000` carries so many
+//! documents through a whole rollout and prints what it took.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // Real time is what these tests are about.
@@ -23,9 +24,12 @@ mod buckets;
 mod cli;
 mod conform;
 mod connecting;
+mod demo;
 mod losses;
 mod mongod;
+mod program;
 mod replset;
+mod rollout;
 
 use replset::ReplSet;
 
@@ -36,6 +40,8 @@ static TOKIO: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio starts")
 });
 static SHARED: Mutex<Option<Result<Arc<ReplSet>, String>>> = Mutex::new(None);
+/// The set of three nodes that the tests of whole rollouts share, one at a time: two cores carry no more.
+static THREE: Mutex<Option<ReplSet>> = Mutex::new(None);
 
 /// The replica set of one node that most tests share; the first who asks starts it.
 fn shared() -> Result<Arc<ReplSet>, String> {
@@ -68,6 +74,21 @@ where
     })
 }
 
+/// A test on the replica set of three nodes, which it has to itself.
+fn on_three(name: &str, test: impl FnOnce(&ReplSet) -> R + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let mut three = THREE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if three.is_none() {
+            let mongod = mongod::find()?;
+            *three = Some(TOKIO.block_on(ReplSet::start(&mongod, 3))?);
+        }
+        match &*three {
+            Some(set) => test(set).map_err(Failed::from),
+            None => Err("no set of three nodes".into()),
+        }
+    })
+}
+
 fn serve(n: usize) -> R {
     let mongod = mongod::find()?;
     TOKIO.block_on(async {
@@ -88,15 +109,25 @@ fn main() {
         }
         return;
     }
+    if raw.get(1).is_some_and(|a| a == "demo") {
+        let documents = raw.get(2).and_then(|n| n.parse().ok()).unwrap_or(50_000);
+        if let Err(e) = demo::run(documents) {
+            eprintln!("{e}");
+            std::process::exit(1);
+        }
+        return;
+    }
     let args = Arguments::from_args();
     let mut trials = conform::trials();
     trials.extend(buckets::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
     trials.extend(losses::trials());
+    trials.extend(rollout::trials());
     let skip = mongod::skipped();
     let trials = trials.into_iter().map(|t| if skip { t.with_ignored_flag(true) } else { t }).collect();
     let conclusion = libtest_mimic::run(&args, trials);
     drop(SHARED.lock().map(|mut s| s.take()));
+    drop(THREE.lock().map(|mut s| s.take()));
     conclusion.exit();
 }

@@ -76,6 +76,11 @@ impl ReplSet {
         format!("mongodb://{}/?replicaSet={NAME}", hosts.join(","))
     }
 
+    /// The directory of the set. A process whose pid stands in a `.pid` file there is killed together with the nodes.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// How many nodes there are.
     pub fn len(&self) -> usize {
         self.nodes.len()

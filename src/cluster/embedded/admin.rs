@@ -162,6 +162,10 @@ impl Core {
     }
 
     fn move_slot(&self, s: &mut State, now: Micros, name: &str, epoch: i64, open: bool, bits: u64) -> Applied {
+        let rollout = name.split_once('/').map_or(name, |(r, _)| r);
+        if open && let Some(newer) = newest(&slots_of(s, rollout)).filter(|e| *e > epoch) {
+            return Err(Failed::Fenced { newer });
+        }
         s.sessions += 1;
         let session = self.new_session(s.sessions, name);
         let mut stage = Stage::plain(s, now);
@@ -187,16 +191,15 @@ impl Core {
     }
 
     fn bump_all(&self, s: &mut State, now: Micros, rollout: &str, epoch: i64, bits: u64) -> Applied {
-        let prefix = format!("{rollout}/");
-        let name = |k: &Key| match k.value() {
-            RawBsonRef::String(name) if name.starts_with(&prefix) => Some(name.to_owned()),
-            _ => None,
-        };
-        let docs = s.colls.get(&fences()).into_iter().flat_map(|c| &c.docs);
-        let slots: Vec<(String, SlotState)> =
-            docs.filter_map(|(k, c)| Some((name(k)?, parse_slot(c.newest()?)?))).collect();
-        if let Some(newer) = slots.iter().map(|(_, slot)| slot.epoch).filter(|e| *e > epoch).max() {
+        let mut slots = slots_of(s, rollout);
+        if let Some(newer) = newest(&slots).filter(|e| *e > epoch) {
             return Err(Failed::Fenced { newer });
+        }
+        // A slot that no worker uses keeps the epoch: an older runner must not open one that was not there to be bumped.
+        let mark = format!("{rollout}/");
+        if slots.iter().all(|(name, _)| *name != mark) {
+            let state = SlotState { session: SessionId([0; 16]), epoch, seq: 0, done: 0, checkpoint: None };
+            slots.push((mark, state));
         }
         let mut stage = Stage::plain(s, now);
         for (name, slot) in slots {
@@ -219,6 +222,21 @@ impl Core {
         id[8] = id[8] & 0x3F | 0x80;
         SessionId(id)
     }
+}
+
+/// The slots of a rollout.
+fn slots_of(s: &State, rollout: &str) -> Vec<(String, SlotState)> {
+    let prefix = format!("{rollout}/");
+    let name = |k: &Key| match k.value() {
+        RawBsonRef::String(name) if name.starts_with(&prefix) => Some(name.to_owned()),
+        _ => None,
+    };
+    let docs = s.colls.get(&fences()).into_iter().flat_map(|c| &c.docs);
+    docs.filter_map(|(k, c)| Some((name(k)?, parse_slot(c.newest()?)?))).collect()
+}
+
+fn newest(slots: &[(String, SlotState)]) -> Option<i64> {
+    slots.iter().map(|(_, slot)| slot.epoch).max()
 }
 
 fn kind(s: &State, ns: &Ns) -> CollKind {

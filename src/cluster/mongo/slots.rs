@@ -89,7 +89,11 @@ impl Mongo {
             )
             .await;
         match found {
-            Ok(Some(d)) => slot_state(&d).map(AdminDone::Slot),
+            Ok(Some(d)) => {
+                // A slot that did not exist could not be bumped: a take-over before this shows in another one.
+                self.refuse_newer(rollout, epoch).await?;
+                slot_state(&d).map(AdminDone::Slot)
+            }
             Ok(None) => Err(malformed("an upsert without its document")),
             Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Err(self.fenced_or_conflict(name, epoch).await?),
             Err(other) => Err(other),
@@ -113,6 +117,7 @@ impl Mongo {
     }
 
     pub(super) async fn bump_all(&self, rollout: &str, epoch: i64) -> Result<AdminDone, Failed> {
+        self.mark_epoch(rollout, epoch).await?;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -136,11 +141,37 @@ impl Mongo {
                 Err(f) => return Err(f),
             }
         }
+        self.refuse_newer(rollout, epoch).await?;
+        Ok(AdminDone::Done)
+    }
+
+    /// Leaves the epoch in a slot that no worker uses, before any slot is bumped: an older runner that opens a slot for the first time
+    /// after the bump finds it there.
+    async fn mark_epoch(&self, rollout: &str, epoch: i64) -> Result<(), Failed> {
+        let marked = self
+            .find_and_modify(
+                rawdoc! { "_id": format!("{rollout}/"), "epoch": { "$lt": epoch } },
+                rawdoc! {
+                    "$set": { "epoch": epoch }, "$inc": { "seq": 1i64 },
+                    "$setOnInsert": { "done": 0i64, "session": uuid(SessionId([0; 16])) },
+                },
+                true,
+            )
+            .await;
+        match marked {
+            // It is there, with this epoch or a newer one.
+            Ok(_) | Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(()),
+            Err(f) => Err(f),
+        }
+    }
+
+    /// An error when any slot of the rollout has a newer epoch.
+    async fn refuse_newer(&self, rollout: &str, epoch: i64) -> Result<(), Failed> {
         let mut newer = of_rollout("_id", rollout);
         newer.insert("epoch", doc! { "$gt": epoch });
         match self.find_control("fences", &newer).await?.first() {
             Some(d) => Err(Failed::Fenced { newer: slot_state(d)?.epoch }),
-            None => Ok(AdminDone::Done),
+            None => Ok(()),
         }
     }
 
