@@ -223,15 +223,17 @@ impl Rollout<'_> {
             Some(End::Stopped) | None => "needs_operator",
         };
         let r = s.reconcile.first().cloned().unwrap_or_default();
-        // The journal's copy has every stage, those before a resume too.
-        let stages = crate::journal::read_file(&self.file, None).map(|(records, _)| summary::stages(&records));
+        // The journal's copy has every stage and every comparison, those before a resume too.
+        let records = crate::journal::read_file(&self.file, None).map(|(records, _)| records).unwrap_or_default();
+        let here = json!({
+            "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,
+            "checked_ratio": r.checked,
+        });
+        let documents = if r.matched.is_some() { here } else { summary::compared(&records).unwrap_or(here) };
         json!({
             "kind": "summary",
             "outcome": outcome,
-            "documents": {
-                "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,
-                "checked_ratio": r.checked,
-            },
+            "documents": documents,
             "writes": {
                 "acknowledged": s.traffic.acknowledged,
                 "lost": s.traffic.lost,
@@ -239,7 +241,7 @@ impl Rollout<'_> {
                 "stale_copy": s.traffic.stale_copy,
                 "stray": s.traffic.stray,
             },
-            "stages": stages.unwrap_or_default(),
+            "stages": summary::stages(&records),
         })
     }
 }

@@ -62,3 +62,15 @@ pub(super) fn stages(records: &[Record]) -> Vec<Value> {
     }
     passed
 }
+
+/// What the last comparison of both sides found, by whichever runner made it.
+#[cfg(feature = "mongo")]
+pub(super) fn compared(records: &[Record]) -> Option<Value> {
+    records.iter().rev().find_map(|r| match Event::from_parts(&r.kind, &r.body) {
+        Ok(Event::TaskDone { evidence, .. }) if evidence.get("matched").is_some() => {
+            let kept = ["matched", "missing", "extra", "differing", "checked_ratio"];
+            Some(kept.iter().map(|k| ((*k).to_owned(), evidence[*k].clone())).collect::<Map<_, _>>().into())
+        }
+        _ => None,
+    })
+}
