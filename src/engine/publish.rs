@@ -340,10 +340,10 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     let route = ctx.ownership.route();
     let writes = route.as_ref().map_or(0, |r| r.writes_next_below);
     if state.reverse_stopped {
-        return WayBack { open: false, writes_at_risk: None, until_stage, text: "shut: legacy is quarantined".into() };
+        return WayBack { open: false, writes_at_risk: None, until_stage, text: "legacy is quarantined".into() };
     }
     if writes == 0 {
-        let text = "open: legacy owns every write".into();
+        let text = "legacy owns every write".into();
         return WayBack { open: true, writes_at_risk: Some(0), until_stage, text };
     }
     let share = f64::from(writes) * 100.0 / f64::from(BUCKETS);
@@ -353,9 +353,9 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
         read.saturating_sub(applied)
     });
     let text = match (tail.is_running(), live.apply_lag(Side::Next, now)) {
-        (true, Some(lag)) => format!("open: {share:.0}% of writes are on next, legacy follows {lag} behind"),
-        (true, None) => format!("open: {share:.0}% of writes are on next, lag not known yet"),
-        (false, _) => format!("AT RISK: {share:.0}% of writes are on next and legacy does not follow"),
+        (true, Some(lag)) => format!("{share:.0}% of writes are on next, legacy follows {lag} behind"),
+        (true, None) => format!("{share:.0}% of writes are on next, lag not known yet"),
+        (false, _) => format!("{share:.0}% of writes are on next and legacy does not follow"),
     };
     WayBack { open: tail.is_running(), writes_at_risk: waiting, until_stage, text }
 }

@@ -334,7 +334,8 @@ impl State {
 
     /// How far back the oplog reaches.
     pub(super) fn window(&self, now: Micros) -> Micros {
-        let us = |ts: Ts| (ts >> 32) * 1_000_000 + (ts & 0xFFFF_FFFF);
+        // The increment counts microseconds; right before a second begins it stands at its largest.
+        let us = |ts: Ts| (ts >> 32) * 1_000_000 + (ts & 0xFFFF_FFFF).min(999_999);
         Micros(us(self.clock(now)).saturating_sub(us(self.history)))
     }
 
