@@ -68,7 +68,10 @@ fn the_screen_in_the_docs_is_the_programs() {
         }
     }
     assert_eq!(read(file), shown, "the screen changed; run with TIDEGATE_BLESS=1 and look at the difference");
-    assert!(read("README.md").contains(&format!("```text\n{shown}```\n")), "README.md shows another screen than {file}");
+    assert!(
+        read("README.md").contains(&format!("```text\n{shown}```\n")),
+        "README.md shows another screen than {file}"
+    );
 }
 
 #[test]
