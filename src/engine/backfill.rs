@@ -7,7 +7,7 @@ use bson::{RawBson, RawDocumentBuf};
 use super::ctx::{Ctx, Halt, lock};
 use super::live_view::Progress;
 use super::planted::Bug;
-use super::resync::{image, resync};
+use super::resync::{Absent, differences, image, resync};
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::{Side, bucket_of};
@@ -60,7 +60,11 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     }
 }
 
-/// Inserts first: on a first copy nothing is there. A duplicate aborts the whole batch, and then each key is read afresh and compared.
+/// Replaces a transaction (DESIGN rule 3).
+const PUTS: usize = 200;
+
+/// Inserts first: on a first copy hardly anything is there. A duplicate aborts the whole batch (the tail has carried that key already),
+/// and then both sides are read afresh: what is not there yet is inserted, the rest compared.
 async fn write_chunk(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
@@ -84,7 +88,15 @@ async fn write_chunk(
         Ok(_) => Ok(()),
         Err(NotCommitted::Halt(h)) => Err(h),
         Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {
-            let mut parts = held.chunks(200).peekable();
+            let ops = differences(ctx, Side::Legacy, held, Absent::Insert).await?;
+            if ops.len() <= PUTS {
+                match writer.commit(&ops, Some(checkpoint.clone())).await {
+                    Ok(_) => return Ok(()),
+                    Err(NotCommitted::Halt(h)) => return Err(h),
+                    Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {}
+                }
+            }
+            let mut parts = held.chunks(PUTS).peekable();
             while let Some(part) = parts.next() {
                 let point = parts.peek().is_none().then(|| checkpoint.clone());
                 resync(ctx, writer, Side::Legacy, part, point).await?;

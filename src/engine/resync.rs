@@ -31,7 +31,7 @@ pub(super) async fn resync(
     checkpoint: Option<RawDocumentBuf>,
 ) -> Result<usize, Halt> {
     loop {
-        let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys).await? };
+        let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys, Absent::Put).await? };
         if ops.is_empty() && checkpoint.is_none() {
             return Ok(0);
         }
@@ -50,8 +50,17 @@ pub(super) async fn resync(
     }
 }
 
+/// How a copy that is not there yet is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// One at a time, whatever is there.
+    Put,
+    /// All in one statement: many times faster, and refused should one be there after all.
+    Insert,
+}
+
 /// What must be written so that the copies equal the images of the owner's documents; equal bytes are not written.
-async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key]) -> Result<Vec<TxnOp>, Halt> {
+pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent: Absent) -> Result<Vec<TxnOp>, Halt> {
     let dst = src.other();
     let after = ctx.seen(src);
     let owned = ctx.retry("reading the owner's documents", || ctx.db(src).read(ctx.ns(src), keys, after)).await?;
@@ -61,17 +70,23 @@ async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key]) -> Result<Vec<TxnO
     let ns = ctx.ns(dst);
     let mut ops = Vec::new();
     let mut gone = Vec::new();
+    let mut new = Vec::new();
     for ((key, own), copy) in keys.iter().zip(owned.docs).zip(copies.docs) {
         match own {
             None if copy.is_some() => gone.push(key.clone()),
             None => {}
             Some(doc) => {
                 let wanted = image(ctx, src, &doc)?;
-                if copy.is_none_or(|c| c.as_bytes() != wanted.as_bytes()) {
+                if copy.is_none() && absent == Absent::Insert {
+                    new.push(wanted);
+                } else if copy.is_none_or(|c| c.as_bytes() != wanted.as_bytes()) {
                     ops.push(TxnOp::Put { ns: ns.clone(), doc: wanted });
                 }
             }
         }
+    }
+    if !new.is_empty() {
+        ops.push(TxnOp::Insert { ns: ns.clone(), docs: new });
     }
     if !gone.is_empty() {
         ops.push(TxnOp::Delete { ns: ns.clone(), keys: gone });
