@@ -39,32 +39,39 @@ pub(super) enum Message {
     Fenced(i64),
 }
 
+/// The route in force, and a range of buckets that nobody knows the owner of.
+#[derive(Default)]
+struct Owners {
+    route: Option<Route>,
+    undecided: Option<(Bucket, Bucket)>,
+}
+
 /// Which buckets belong to whom, as the engine knows it.
 #[derive(Default)]
 pub(super) struct Ownership {
-    inner: Mutex<(Option<Route>, Option<(Bucket, Bucket)>)>,
+    inner: Mutex<Owners>,
     changed: Notify,
 }
 
 impl Ownership {
-    fn lock(&self) -> MutexGuard<'_, (Option<Route>, Option<(Bucket, Bucket)>)> {
+    fn lock(&self) -> MutexGuard<'_, Owners> {
         lock(&self.inner)
     }
 
     /// The route in force, once there is one.
     pub(super) fn route(&self) -> Option<Route> {
-        self.lock().0.clone()
+        self.lock().route.clone()
     }
 
     /// Takes a newer route as the one in force; anything undecided is decided with it.
     pub(super) fn set(&self, route: Route) {
-        *self.lock() = (Some(route), None);
+        *self.lock() = Owners { route: Some(route), undecided: None };
         self.changed.notify_waiters();
     }
 
     /// From here until [`Ownership::set`], nobody knows who owns these buckets: a compare-and-set is under way.
     pub(super) fn undecided(&self, from: Bucket, to: Bucket) {
-        self.lock().1 = Some((from, to));
+        self.lock().undecided = Some((from, to));
     }
 
     /// The owner of a bucket, waiting while it is undecided.
@@ -72,9 +79,9 @@ impl Ownership {
         loop {
             let changed = self.changed.notified();
             {
-                let (route, undecided) = &*self.lock();
-                if undecided.is_none_or(|(from, to)| !(from..to).contains(&bucket)) {
-                    return route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket));
+                let owners = self.lock();
+                if owners.undecided.is_none_or(|(from, to)| !(from..to).contains(&bucket)) {
+                    return owners.route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket));
                 }
             }
             changed.await;

@@ -151,7 +151,7 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
     let mut writers = Vec::new();
     for i in 0..WORKERS {
         let writer = SlotWriter::open(ctx, src.other(), &format!("{prefix}-{i}")).await?;
-        let pos = writer.checkpoint().and_then(|d| position(d)).unwrap_or(StreamPos { token: None, at: from });
+        let pos = writer.checkpoint().and_then(position).unwrap_or(StreamPos { token: None, at: from });
         if start.as_ref().is_none_or(|s| pos.at < s.at) {
             start = Some(pos);
         }

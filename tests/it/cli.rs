@@ -1,7 +1,5 @@
 //! The program itself: what it prints, where, and how it ends.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)] // a person at a terminal lives in real time
-
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

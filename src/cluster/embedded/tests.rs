@@ -520,3 +520,14 @@ fn a_virtual_minute_of_traffic_is_cheap() {
     // A task is polled about once a sleep: four a write, three a read, and a few for each batch of the tail.
     assert!(sim.polls() < ops * 6, "{} polls for {ops} operations", sim.polls());
 }
+
+#[test]
+fn the_oplog_window_of_a_young_cluster_is_its_age() {
+    let sim = Sim::new(1);
+    let rt: Rt = sim.clone();
+    let cluster = Embedded::new(rt.clone(), Config::default());
+    sim.run_until(Micros::from_secs(90));
+    let seen = sim.block_on(async move { cluster.observe().await }).unwrap().unwrap();
+    let window = seen.oplog_window.unwrap();
+    assert!(window >= Micros::from_secs(89) && window <= Micros::from_secs(92), "{window}");
+}
