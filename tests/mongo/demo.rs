@@ -65,8 +65,8 @@ async fn load(set: &ReplSet, documents: u64) -> R {
 /// From a task's intent to this record of its end.
 fn seconds_of(lines: &[Value], done: &Value) -> f64 {
     let at = |l: &Value| l["at"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok());
-    let before = lines.iter().filter(|l| l["kind"] == "task_intended" && l["seq"].as_u64() < done["seq"].as_u64());
-    match (before.last().and_then(at), at(done)) {
+    let mut before = lines.iter().filter(|l| l["kind"] == "task_intended" && l["seq"].as_u64() < done["seq"].as_u64());
+    match (before.next_back().and_then(at), at(done)) {
         (Some(a), Some(b)) => (b.as_millisecond() - a.as_millisecond()) as f64 / 1e3,
         _ => 0.0,
     }
