@@ -487,7 +487,7 @@ pub enum CollKind {
     Collection,
     /// A view.
     View,
-    /// Something tidegate does not migrate (time-series, capped).
+    /// Something tidegate does not migrate (time-series, capped, with a collation).
     Other,
 }
 

@@ -1,6 +1,6 @@
 //! What every actor of the engine shares: the ports, the plan, who owns what, and how far each cluster has been seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
 use super::tail::TailState;
-use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Ns, Reason, SessionId, WriteOp};
+use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, Reason, SessionId, WriteOp};
 use crate::plan::Plan;
 use crate::rollout::{Event, Input};
 use crate::route::{Bucket, Route, Side};
@@ -44,6 +44,8 @@ pub(super) enum Message {
 struct Owners {
     route: Option<Route>,
     undecided: Option<(Bucket, Bucket)>,
+    /// Re-syncs under way, by bucket.
+    writing: BTreeMap<Bucket, usize>,
 }
 
 /// Which buckets belong to whom, as the engine knows it.
@@ -65,13 +67,59 @@ impl Ownership {
 
     /// Takes a newer route as the one in force; anything undecided is decided with it.
     pub(super) fn set(&self, route: Route) {
-        *self.lock() = Owners { route: Some(route), undecided: None };
+        {
+            let mut owners = self.lock();
+            owners.route = Some(route);
+            owners.undecided = None;
+        }
         self.changed.notify_waiters();
     }
 
     /// From here until [`Ownership::set`], nobody knows who owns these buckets: a compare-and-set is under way.
     pub(super) fn undecided(&self, from: Bucket, to: Bucket) {
         self.lock().undecided = Some((from, to));
+    }
+
+    /// Before a re-sync: waits while a bucket of the keys is undecided, then answers which keys `src` owns and which it does not.
+    /// No bucket of the first changes hands before [`Ownership::end_write`].
+    pub(super) async fn begin_write(&self, src: Side, keys: Vec<(Key, Bucket)>) -> (Vec<(Key, Bucket)>, Vec<Key>) {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut owners = self.lock();
+                let open = |b: Bucket| owners.undecided.is_some_and(|(from, to)| (from..to).contains(&b));
+                if !keys.iter().any(|(_, b)| open(*b)) {
+                    let owner = |b: Bucket| owners.route.as_ref().map_or(Side::Legacy, |r| r.owner(b));
+                    let (mine, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(_, b)| owner(*b) == src);
+                    for (_, b) in &mine {
+                        *owners.writing.entry(*b).or_insert(0) += 1;
+                    }
+                    return (mine, others.into_iter().map(|(k, _)| k).collect());
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// A re-sync has a known outcome.
+    pub(super) fn end_write(&self, keys: &[(Key, Bucket)]) {
+        {
+            let mut owners = self.lock();
+            for (_, b) in keys {
+                if let Some(n) = owners.writing.get_mut(b) {
+                    *n -= 1;
+                    if *n == 0 {
+                        owners.writing.remove(b);
+                    }
+                }
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// True while a re-sync of a bucket in the range is under way.
+    pub(super) fn is_writing(&self, from: Bucket, to: Bucket) -> bool {
+        self.lock().writing.range(from..to).next().is_some()
     }
 
     /// The owner of a bucket, waiting while it is undecided.
@@ -108,7 +156,7 @@ pub(super) struct Ctx {
     pub tails: [TailState; 2],
     pub live: Mutex<LiveView>,
     /// Keys with an event since the last reconciliation began; `None` when none has begun in this process.
-    pub dirty: Mutex<Option<BTreeSet<crate::cluster::Key>>>,
+    pub dirty: Mutex<Option<BTreeSet<Key>>>,
     pub paused: AtomicBool,
     pub stopping: AtomicBool,
     pub to_runner: mpsc::UnboundedSender<Message>,
@@ -257,7 +305,14 @@ impl Ctx {
         F: Future<Output = Result<T, Failed>>,
     {
         let mut pause = Micros::from_ms(20);
+        let mut tries_while_stopping = 0;
         loop {
+            if self.is_stopping() {
+                tries_while_stopping += 1;
+                if tries_while_stopping > 10 {
+                    return Err(Halt::Broken(format!("{what}: the cluster did not answer while stopping")));
+                }
+            }
             match op().await {
                 Ok(v) => return Ok(v),
                 Err(Failed::Fenced { newer }) => return Err(Halt::Fenced(newer)),
@@ -289,15 +344,8 @@ impl Ctx {
         Ok(written.at)
     }
 
-    /// Counts a stray write and remembers it for the journal and the screen.
-    pub(super) fn stray(&self, side: Side, key: &crate::cluster::Key) {
-        let event = Event::StrayFound { key: key.to_string(), side: side.name().to_owned() };
-        let (tx, _rx) = oneshot::channel();
-        let _ = self.to_runner.send(Message::Record(event, tx));
-    }
-
     /// Notes that a key had an event since the last reconciliation began.
-    pub(super) fn touched(&self, keys: impl Iterator<Item = crate::cluster::Key>) {
+    pub(super) fn touched(&self, keys: impl Iterator<Item = Key>) {
         if let Some(dirty) = lock(&self.dirty).as_mut() {
             dirty.extend(keys);
         }

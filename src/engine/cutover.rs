@@ -122,6 +122,8 @@ pub(super) async fn move_writes(
             Err(why) => {
                 unfreeze(ctx).await?;
                 held(why);
+                // What was touched meanwhile is compared outside a freeze: the next one must not be longer than this one.
+                *lock(&ctx.dirty) = None;
                 ctx.sleep(AGAIN).await;
             }
         }
@@ -132,6 +134,12 @@ pub(super) async fn move_writes(
 fn not_ready(ctx: &Ctx) -> Option<String> {
     if ctx.planted.has(Bug::DrainSkipped) {
         return None;
+    }
+    if let Some(silent) = silent_process(ctx) {
+        return Some(format!(
+            "application process {silent} has not renewed its acknowledgement; if it is gone for good, delete its document in \
+             tidegate.route_acks"
+        ));
     }
     for side in Side::BOTH {
         if !ctx.tails[side as usize].is_running() {
@@ -144,6 +152,14 @@ fn not_ready(ctx: &Ctx) -> Option<String> {
         }
     }
     None
+}
+
+/// A process whose lease has run out without a renewal: it would hold up a freeze for nothing.
+fn silent_process(ctx: &Ctx) -> Option<String> {
+    let limit = ctx.plan.lease + Micros::from_secs(2);
+    let now = ctx.rt.now();
+    let live = lock(&ctx.live);
+    live.applications.iter().find(|(_, a)| now.since(a.last_change) > limit).map(|(name, _)| name.clone())
 }
 
 /// One freeze, from (b) to (e). The inner `Err` says why ownership stays what it was.
@@ -169,7 +185,12 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, from: Bucket, to: Bucket) -> Res
     if !differing.is_empty() && !ctx.planted.has(Bug::DrainSkipped) && !ctx.planted.has(Bug::FlipWithBatchInFlight) {
         return Ok(Err(format!("{} keys differ after the drain, {} first", differing.len(), differing[0])));
     }
+    if let Err(why) = hold(ctx, from, to, &touched, deadline).await? {
+        ctx.ownership.set(frozen);
+        return Ok(Err(why));
+    }
     if ctx.rt.now() >= deadline {
+        ctx.ownership.set(frozen);
         return Ok(Err(format!("it took longer than freeze_max {}", ctx.plan.freeze_max)));
     }
     let flipped = Route { frozen: None, writes_next_below: to, applied_through: marker, ..frozen.clone() };
@@ -187,6 +208,34 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, from: Bucket, to: Bucket) -> Res
         "compared": touched.len(),
         "drained_through": marker.to_string(),
     })))
+}
+
+/// Rule 8 (b): from here on no batch of the range is written until ownership is decided, and none is under way. What was touched
+/// after the drain, by a process that does not follow the route, is compared too.
+async fn hold(
+    ctx: &Arc<Ctx>,
+    from: Bucket,
+    to: Bucket,
+    compared: &[Key],
+    deadline: Micros,
+) -> Result<Result<(), String>, Halt> {
+    if ctx.planted.has(Bug::FlipWithBatchInFlight) || ctx.planted.has(Bug::DrainSkipped) {
+        return Ok(Ok(()));
+    }
+    ctx.ownership.undecided(from, to);
+    while ctx.ownership.is_writing(from, to) {
+        if ctx.rt.now() >= deadline {
+            return Ok(Err("a batch of the range was still under way at the end of freeze_max".into()));
+        }
+        ctx.sleep(Micros::from_ms(2)).await;
+    }
+    let mut late = in_range(lock(&ctx.dirty).as_ref(), from, to);
+    late.retain(|k| !compared.contains(k));
+    let differing = differing(ctx, &late).await?;
+    Ok(match differing.first() {
+        Some(key) => Err(format!("{key} was written on legacy while the range was frozen")),
+        None => Ok(()),
+    })
 }
 
 /// Rule 8 (c): nothing written on legacy before the marker is still on its way, and no restart will see it again.

@@ -340,7 +340,7 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     let route = ctx.ownership.route();
     let writes = route.as_ref().map_or(0, |r| r.writes_next_below);
     if state.reverse_stopped {
-        return WayBack { open: false, writes_at_risk: None, until_stage, text: "legacy is quarantined".into() };
+        return WayBack { open: false, writes_at_risk: None, until_stage, text: "legacy no longer follows".into() };
     }
     if writes == 0 {
         let text = "legacy owns every write".into();
@@ -348,7 +348,9 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     }
     let share = f64::from(writes) * 100.0 / f64::from(BUCKETS);
     let tail = &ctx.tails[Side::Next as usize];
-    let waiting = tail.is_running().then(|| {
+    // Beyond this the count of what was read says little about what was not.
+    let current = live.apply_lag(Side::Next, now).is_some_and(|lag| lag <= Micros::from_secs(10));
+    let waiting = (tail.is_running() && current).then(|| {
         let (read, applied) = tail.counts();
         read.saturating_sub(applied)
     });

@@ -5,19 +5,30 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf, Timestamp};
 
 use super::ctx::Ctx;
-use crate::cluster::{CONTROL_DB, Change, Failed, Key, Ns, Reason, WriteOp};
+use crate::cluster::{CONTROL_DB, ChangeKind, ClusterTime, Failed, Key, Ns, Reason, WriteOp};
+use crate::rollout::Event;
 use crate::route::Side;
 
 /// Puts a stray aside in `quarantine` (idempotent: a replayed event finds its record there) and reports it.
-pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, event: &Change) {
+pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: ChangeKind, at: ClusterTime) {
     let keys = [key.clone()];
+    let id = format!("{}/{}/{at}/{key}", ctx.plan.id, src.name());
+    let ns = Ns::new(CONTROL_DB, "quarantine");
+    let known = [Key::from(id.as_str())];
+    let seen =
+        ctx.retry("looking for a stray", || ctx.db(Side::Legacy).read(&ns, &known, ctx.seen(Side::Legacy))).await;
+    if seen.is_ok_and(|r| r.docs.first().is_some_and(Option::is_some)) {
+        return;
+    }
+    // Told before it is stored: cut off between the two, a restart tells it again rather than never.
+    ctx.record(Event::StrayFound { key: key.to_string(), side: src.name().to_owned() }).await;
     let mut d = RawDocumentBuf::new();
-    d.append(bson::cstr!("_id"), format!("{}/{}/{}/{key}", ctx.plan.id, src.name(), event.at));
+    d.append(bson::cstr!("_id"), id);
     d.append(bson::cstr!("plan"), ctx.plan.id.as_str());
     d.append(bson::cstr!("side"), src.name());
     d.append(bson::cstr!("key"), RawBson::from(key.value()));
-    d.append(bson::cstr!("at"), Timestamp::from(event.at));
-    d.append(bson::cstr!("event"), format!("{:?}", event.kind).to_lowercase());
+    d.append(bson::cstr!("at"), Timestamp::from(at));
+    d.append(bson::cstr!("event"), format!("{kind:?}").to_lowercase());
     for (side, name) in [(Side::Legacy, bson::cstr!("legacy")), (Side::Next, bson::cstr!("next"))] {
         let read = ctx.retry("reading a stray", || ctx.db(side).read(ctx.ns(side), &keys, ctx.seen(side))).await;
         match read.ok().and_then(|r| r.docs.into_iter().next().flatten()) {
@@ -25,18 +36,14 @@ pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, event: &Chan
             None => d.append(name, RawBson::Null),
         }
     }
-    let op = WriteOp::Insert { ns: Ns::new(CONTROL_DB, "quarantine"), doc: d };
-    let stored = ctx
-        .retry("storing a stray", || async {
-            match ctx.db(Side::Legacy).write(&op).await {
-                Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(false),
-                other => other.map(|_| true),
-            }
-        })
-        .await;
-    match stored {
-        Ok(false) => {}
-        Ok(true) => ctx.stray(src, key),
-        Err(halt) => ctx.report_halt(halt).await,
+    let op = WriteOp::Insert { ns: ns.clone(), doc: d };
+    let store = || async {
+        match ctx.db(Side::Legacy).write(&op).await {
+            Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(()),
+            other => other.map(drop),
+        }
+    };
+    if let Err(halt) = ctx.retry("storing a stray", store).await {
+        ctx.report_halt(halt).await;
     }
 }

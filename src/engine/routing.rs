@@ -134,7 +134,13 @@ async fn compare_and_set(ctx: &Arc<Ctx>, from: &Route, to: &Route) -> Result<Rou
         upsert: false,
     };
     // An attempt of unknown outcome is repeated until it is known: once the epoch has moved, none can land any more.
-    let written = ctx.retry("changing the route", || ctx.db(Side::Legacy).write(&op)).await?;
+    let attempt = || async {
+        match ctx.db(Side::Legacy).write(&op).await {
+            Err(Failed::Unknown(r)) => Err(Failed::Unknown(Reason::Network(r.to_string()))),
+            other => other,
+        }
+    };
+    let written = ctx.retry("changing the route", attempt).await?;
     ctx.saw(Side::Legacy, written.at);
     match read_route(ctx).await? {
         Some(route) => Ok(route),

@@ -12,7 +12,7 @@ use super::reconcile::Outcome;
 use super::runner::Runner;
 use super::{Config, Deps, Engine};
 use crate::cluster::{AdminDone, AdminOp, CollKind};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Record};
 use crate::rollout::{Event, EventError, Input, State, Status, decide};
 use crate::route::Side;
 use crate::runtime::Micros;
@@ -58,6 +58,12 @@ pub enum StartError {
 pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
     let plan_id = deps.plan.id.clone();
     let take_over = config.take_over.is_some();
+    if take_over {
+        // What would be refused afterwards is refused before a healthy runner is fenced out for it.
+        let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
+        let (begun, state) = replay(&journal.open().await?, &deps)?;
+        admissible(&deps, &config, &state, begun)?;
+    }
     let held = lease::acquire(&deps.rt, &deps.clusters[0], &plan_id, &config.holder, take_over).await?;
     match take_up(&deps, &config, &held).await {
         Ok(engine) => Ok(engine),
@@ -87,11 +93,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     fence_out(&ctx).await?;
     let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
     let records = journal.open().await?;
-    let mut state = State::default();
-    for r in &records {
-        state.apply(&Event::from_parts(&r.kind, &r.body)?, &deps.plan);
-    }
-    let begun = !records.is_empty();
+    let (begun, state) = replay(&records, deps)?;
     admissible(deps, config, &state, begun)?;
     let publisher = Arc::new(Publisher::new(&ctx, config, state.clone()));
     let (commands, command_inbox) = mpsc::channel(32);
@@ -116,6 +118,15 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     });
     spawn_watchers(&ctx);
     Ok(Engine { commands, publisher })
+}
+
+/// The state that the records stand for, and whether there are any.
+fn replay(records: &[Record], deps: &Deps) -> Result<(bool, State), StartError> {
+    let mut state = State::default();
+    for r in records {
+        state.apply(&Event::from_parts(&r.kind, &r.body)?, &deps.plan);
+    }
+    Ok((!records.is_empty(), state))
 }
 
 /// Moves every slot of the rollout to this epoch on both clusters: what an older runner has under way can no longer commit.

@@ -308,7 +308,7 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
         }
     };
     if ctx.ownership.owner(bucket).await != src {
-        super::quarantine::put_aside(ctx, src, &key, event).await;
+        super::quarantine::put_aside(ctx, src, &key, event.kind, event.at).await;
         return None;
     }
     Some((key, usize::from(bucket) % WORKERS))
@@ -330,14 +330,22 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
             units.iter().flat_map(|u| u.keys.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
         let last = &units[units.len() - 1];
         let at = last.pos.at;
+        let flush = units.iter().any(|u| u.flush);
+        // Routed when they were read; a range may have changed hands since, and then they are strays after all.
+        let routed = keys.into_iter().filter_map(|k| bucket_of(&k).ok().map(|b| (k, b))).collect();
+        let (held, strays) = ctx.ownership.begin_write(src, routed).await;
+        for key in strays {
+            super::quarantine::put_aside(&ctx, src, &key, ChangeKind::Update, at).await;
+        }
+        let keys: Vec<Key> = held.iter().map(|(k, _)| k.clone()).collect();
         if src == Side::Legacy {
             ctx.registry.begin_tail(&keys).await;
         }
-        let flush = units.iter().any(|u| u.flush);
         let stored = apply(&ctx, &mut writer, src, &keys, &last.pos, flush).await;
         if src == Side::Legacy {
             ctx.registry.end_tail(&keys);
         }
+        ctx.ownership.end_write(&held);
         {
             let mut inner = lock(&state.inner);
             inner.queued -= events;

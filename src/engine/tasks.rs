@@ -55,7 +55,9 @@ async fn index_list(ctx: &Arc<Ctx>, side: Side) -> Result<Vec<IndexSpec>, Halt> 
 async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
     if kind(ctx, Side::Legacy, legacy).await? != CollKind::Collection {
-        return Err(Halt::Broken(format!("{legacy} is not a plain collection (or does not exist)")));
+        return Err(Halt::Broken(format!(
+            "{legacy} is not a plain collection: it does not exist, is capped, a view, time-series, or has a collation"
+        )));
     }
     if let Some(unique) = index_list(ctx, Side::Legacy).await?.iter().find(|i| i.unique && i.name != "_id_") {
         return Err(Halt::Broken(format!(
@@ -65,6 +67,12 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     }
     if !matches!(kind(ctx, Side::Next, next).await?, CollKind::Absent | CollKind::Collection) {
         return Err(Halt::Broken(format!("{next} exists and is not a plain collection")));
+    }
+    let filled = |n: &AdminDone| matches!(n, AdminDone::Count(n) if *n > 0);
+    if super::observe::read_route(ctx).await?.is_none()
+        && filled(&ctx.admin(Side::Next, "looking into next", AdminOp::Count { ns: next.clone() }).await?)
+    {
+        return Err(Halt::Broken(format!("{next} holds documents already; name an empty or a new collection as next")));
     }
     ctx.admin(Side::Next, "creating next", AdminOp::Create { ns: next.clone() }).await?;
     routing::create(ctx).await?;
@@ -179,7 +187,11 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
         ctx.admin(Side::Legacy, "refusing writes on legacy", op).await?;
         let at = ctx.marker(Side::Legacy).await?;
         let tail = &ctx.tails[Side::Legacy as usize];
-        while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {}
+        while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {
+            if ctx.is_stopping() {
+                return Err(Halt::Broken("stopped while the last changes of legacy were applied".into()));
+            }
+        }
         if tail.is_running() {
             tail.stop(ctx).await;
         }

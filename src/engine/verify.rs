@@ -13,6 +13,16 @@ pub enum VerifyError {
     /// The cluster.
     #[error("{0}")]
     Cluster(#[from] Halt),
+    /// Legacy has been renamed away.
+    #[error(
+        "rollout `{plan}` is finished: legacy is kept as {kept} and no longer follows, so there is nothing to compare"
+    )]
+    Finished {
+        /// The plan.
+        plan: String,
+        /// Where legacy is.
+        kept: String,
+    },
     /// There is nothing to compare with.
     #[error("rollout `{0}` has not been begun: there is no route, and next holds nothing to compare with")]
     NoRoute(String),
@@ -71,6 +81,10 @@ pub async fn verify(deps: &Deps) -> Result<VerifyOutcome, VerifyError> {
         ctx.saw(side, seen.majority);
     }
     let route = observe::read_route(&ctx).await?.ok_or_else(|| VerifyError::NoRoute(deps.plan.id.clone()))?;
+    if super::tasks::is_quarantined(&ctx).await? {
+        let kept = super::tasks::quarantine_ns(ctx.ns(Side::Legacy), &deps.plan.id).to_string();
+        return Err(VerifyError::Finished { plan: deps.plan.id.clone(), kept });
+    }
     ctx.ownership.set(route);
     // Nothing can stop it: it answers with an outcome.
     let out = pass(&ctx).await?.unwrap_or_default();

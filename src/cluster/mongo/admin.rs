@@ -139,6 +139,14 @@ impl Mongo {
         let options = d.get_document("options").unwrap_or(&none);
         Ok(match d.get_str("type") {
             Ok("view") => CollKind::View,
+            // With a collation the server's order and equality of `_id`s are not those of their bytes.
+            Ok("collection")
+                if options
+                    .get_document("collation")
+                    .is_ok_and(|c| c.get_str("locale").is_ok_and(|l| l != "simple")) =>
+            {
+                CollKind::Other
+            }
             Ok("collection") if !options.get_bool("capped").unwrap_or(false) => CollKind::Collection,
             _ => CollKind::Other,
         })
