@@ -151,6 +151,11 @@ impl LiveView {
         self.revision += 1;
     }
 
+    /// The last slice of a process that was taken; -1 for a process that is new, or was started anew.
+    pub(super) fn slices_taken(&self, process: &str, beat: i64) -> i64 {
+        self.applications.get(process).filter(|a| beat >= a.beat).map_or(-1, |a| a.slice)
+    }
+
     /// Takes a process's report into the metrics. Slices that were taken before are skipped.
     pub(super) fn take_report(&mut self, process: &str, epoch: i64, beat: i64, report: &ReadReport, now: Micros) {
         let seen = self.applications.entry(process.to_owned()).or_insert(AppSeen {

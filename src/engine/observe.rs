@@ -33,11 +33,14 @@ pub(super) async fn acks(ctx: &Arc<Ctx>) -> Result<Vec<Ack>, Halt> {
                 bson::RawBsonRef::String(s) if s.starts_with(&prefix) => s,
                 _ => return Ok(out),
             };
+            let process = crate::scrub::short(&id[prefix.len()..], 60);
+            let beat = doc.get_i64("beat").unwrap_or(0);
+            let taken = lock(&ctx.live).slices_taken(&process, beat);
             out.push(Ack {
-                process: crate::scrub::short(&id[prefix.len()..], 60),
                 epoch: doc.get_i64("epoch").unwrap_or(0),
-                beat: doc.get_i64("beat").unwrap_or(0),
-                report: ReadReport::from_ack(doc),
+                beat,
+                report: ReadReport::from_ack(doc, taken),
+                process,
             });
         }
         match page.docs.last() {

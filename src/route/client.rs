@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Bson, RawDocumentBuf, cstr};
 use tokio::sync::Notify;
 
 use super::report::{Report, Totals};
@@ -258,16 +258,14 @@ impl RouteClient {
         let epoch = inner.in_flight.keys().next().map_or(known, |oldest| known.min(*oldest));
         inner.beat += 1;
         let beat = inner.beat;
-        let mut d: Document = doc! {
-            "_id": format!("{}/{}", self.plan, self.process),
-            "plan": &*self.plan,
-            "process": &*self.process,
-            "epoch": epoch,
-            "beat": beat,
-        };
-        d.insert("report", inner.report.take_document(now));
-        // No NUL in the names and far below 16 MB, the only ways this can fail.
-        (RawDocumentBuf::try_from(&d).unwrap_or_default(), epoch)
+        let mut d = RawDocumentBuf::new();
+        d.append(cstr!("_id"), format!("{}/{}", self.plan, self.process));
+        d.append(cstr!("plan"), &*self.plan);
+        d.append(cstr!("process"), &*self.process);
+        d.append(cstr!("epoch"), epoch);
+        d.append(cstr!("beat"), beat);
+        d.append(cstr!("report"), inner.report.take_document(now));
+        (d, epoch)
     }
 
     async fn read_route(&self, after: ClusterTime) -> Result<Option<Route>, Failed> {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bson::{Bson, Document, RawDocument, doc};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 
 use super::Side;
 use crate::runtime::Micros;
@@ -74,7 +74,8 @@ pub struct Report {
     /// The epoch of the last ack that was written.
     pub(super) acked_epoch: i64,
     current: Slice,
-    closed: VecDeque<Slice>,
+    /// Written down once, when they are closed.
+    closed: VecDeque<RawDocumentBuf>,
     closed_at: Micros,
 }
 
@@ -108,37 +109,53 @@ impl Report {
     }
 
     /// Closes the current slice (at most four a second) and writes everything down.
-    pub(super) fn take_document(&mut self, now: Micros) -> Document {
+    pub(super) fn take_document(&mut self, now: Micros) -> RawDocumentBuf {
         let empty = self.current.errors == [[0; 2]; 2] && self.current.latency.iter().flatten().all(BTreeMap::is_empty);
         if !empty && now.since(self.closed_at) >= Micros::from_ms(240) {
             let n = self.current.n;
-            self.closed.push_back(std::mem::replace(&mut self.current, Slice { n: n + 1, ..Slice::default() }));
+            let closed = std::mem::replace(&mut self.current, Slice { n: n + 1, ..Slice::default() });
+            self.closed.push_back(slice_document(&closed));
             self.closed_at = now;
             if self.closed.len() > KEEP {
                 self.closed.pop_front();
             }
         }
         let t = self.totals;
-        let slices: Vec<Bson> = self.closed.iter().map(|s| Bson::Document(slice_document(s))).collect();
-        doc! {
-            "oracle": self.has_oracle,
-            "totals": [t.acknowledged, t.lost, t.stale_owner, t.stale_copy, t.shadow_compared, t.shadow_different],
-            "slices": slices,
+        let mut totals = RawArrayBuf::new();
+        for n in [t.acknowledged, t.lost, t.stale_owner, t.stale_copy, t.shadow_compared, t.shadow_different] {
+            totals.push(n);
         }
+        let mut slices = RawArrayBuf::new();
+        for s in &self.closed {
+            slices.push(s.clone());
+        }
+        let mut d = RawDocumentBuf::new();
+        d.append(cstr!("oracle"), self.has_oracle);
+        d.append(cstr!("totals"), totals);
+        d.append(cstr!("slices"), slices);
+        d
     }
 }
 
-const NAMES: [[&str; 2]; 2] = [["read_legacy", "read_next"], ["write_legacy", "write_next"]];
+const NAMES: [[&bson::raw::CStr; 2]; 2] =
+    [[cstr!("read_legacy"), cstr!("read_next")], [cstr!("write_legacy"), cstr!("write_next")]];
 
-fn slice_document(s: &Slice) -> Document {
-    let mut d = doc! { "n": s.n };
+fn slice_document(s: &Slice) -> RawDocumentBuf {
+    let mut d = RawDocumentBuf::new();
+    d.append(cstr!("n"), s.n);
     for (kind, names) in NAMES.iter().enumerate() {
         for (side, name) in names.iter().enumerate() {
             let pairs = &s.latency[kind][side];
             if !pairs.is_empty() || s.errors[kind][side] > 0 {
-                let flat: Vec<Bson> =
-                    pairs.iter().flat_map(|(v, c)| [Bson::Int32(*v as i32), Bson::Int32(*c as i32)]).collect();
-                d.insert(*name, doc! { "us_count": flat, "errors": s.errors[kind][side] as i32 });
+                let mut flat = RawArrayBuf::new();
+                for (value, count) in pairs {
+                    flat.push(*value as i32);
+                    flat.push(*count as i32);
+                }
+                let mut part = RawDocumentBuf::new();
+                part.append(cstr!("us_count"), flat);
+                part.append(cstr!("errors"), s.errors[kind][side] as i32);
+                d.append(*name, part);
             }
         }
     }
@@ -146,16 +163,16 @@ fn slice_document(s: &Slice) -> Document {
 }
 
 impl ReadReport {
-    /// Reads the `report` of an ack document; anything that is not understood is left out, for another process's bug must not
-    /// stop a rollout.
+    /// Reads the `report` of an ack document, of its slices those after number `after`; anything that is not understood is left
+    /// out, for another process's bug must not stop a rollout.
     #[must_use]
-    pub fn from_ack(ack: &RawDocument) -> ReadReport {
+    pub fn from_ack(ack: &RawDocument, after: i64) -> ReadReport {
         let mut out = ReadReport::default();
-        let Ok(Some(report)) = ack.get("report").map(|v| v.and_then(|v| v.as_document())) else { return out };
-        let Ok(report) = Document::try_from(report) else { return out };
+        let Ok(report) = ack.get_document("report") else { return out };
         out.has_oracle = report.get_bool("oracle").unwrap_or(false);
-        if let Ok(t) = report.get_array("totals") {
-            let at = |i: usize| t.get(i).and_then(Bson::as_i64).unwrap_or(0);
+        if let Ok(list) = report.get_array("totals") {
+            let t: Vec<i64> = list.into_iter().map(|v| v.ok().and_then(|v| v.as_i64()).unwrap_or(0)).collect();
+            let at = |i: usize| t.get(i).copied().unwrap_or(0);
             out.totals = Totals {
                 acknowledged: at(0),
                 lost: at(1),
@@ -165,30 +182,38 @@ impl ReadReport {
                 shadow_different: at(5),
             };
         }
-        for s in report.get_array("slices").map(Vec::as_slice).unwrap_or(&[]) {
-            if let Some(s) = s.as_document() {
-                out.slices.push(read_slice(s));
+        if let Ok(list) = report.get_array("slices") {
+            for s in list.into_iter().filter_map(|s| s.ok().and_then(|s| s.as_document())) {
+                if s.get_i64("n").is_ok_and(|n| n > after) {
+                    out.slices.push(read_slice(s));
+                }
             }
         }
         out
     }
 }
 
-fn read_slice(d: &Document) -> Slice {
+fn read_slice(d: &RawDocument) -> Slice {
     let mut s = Slice { n: d.get_i64("n").unwrap_or(0), ..Slice::default() };
     for (kind, names) in NAMES.iter().enumerate() {
         for (side, name) in names.iter().enumerate() {
             let Ok(part) = d.get_document(name) else { continue };
             s.errors[kind][side] = part.get_i32("errors").unwrap_or(0).max(0) as u32;
-            let flat = part.get_array("us_count").map(Vec::as_slice).unwrap_or(&[]);
-            for pair in flat.chunks_exact(2) {
-                if let (Some(v), Some(c)) = (pair[0].as_i32(), pair[1].as_i32()) {
-                    *s.latency[kind][side].entry(v.max(0) as u32).or_insert(0) += c.max(0) as u32;
+            let Ok(flat) = part.get_array("us_count") else { continue };
+            let mut value = None;
+            for v in flat.into_iter().filter_map(|v| v.ok().and_then(as_count)) {
+                match value.take() {
+                    None => value = Some(v),
+                    Some(us) => *s.latency[kind][side].entry(us).or_insert(0) += v,
                 }
             }
         }
     }
     s
+}
+
+fn as_count(v: RawBsonRef<'_>) -> Option<u32> {
+    v.as_i32().map(|n| n.max(0) as u32)
 }
 
 #[cfg(test)]
@@ -203,10 +228,10 @@ mod tests {
         r.latency(OpKind::Read, Side::Next, Micros(1_234));
         r.latency(OpKind::Read, Side::Next, Micros(1_236));
         r.error(OpKind::Write, Side::Legacy);
-        let mut ack = Document::new();
-        ack.insert("report", r.take_document(Micros::from_secs(1)));
-        let raw = bson::RawDocumentBuf::try_from(&ack).unwrap();
-        let back = ReadReport::from_ack(&raw);
+        let mut ack = RawDocumentBuf::new();
+        ack.append(cstr!("report"), r.take_document(Micros::from_secs(1)));
+        assert!(ReadReport::from_ack(&ack, 0).slices.is_empty(), "slice 0 was taken before");
+        let back = ReadReport::from_ack(&ack, -1);
         assert_eq!(back.totals.acknowledged, 3);
         assert_eq!(back.slices.len(), 1);
         assert_eq!(back.slices[0].latency[0][1].values().sum::<u32>(), 2);
