@@ -344,7 +344,9 @@ proptest! {
             if t.fidelity() == Fidelity::Exact {
                 prop_assert_eq!(back.as_bytes(), d.as_bytes());
             }
-            prop_assert_eq!(n.get("_id").unwrap(), d.get("_id").unwrap());
+            // By bytes: a NaN does not equal itself.
+            let id = |d: &RawDocument| d.get("_id").unwrap().map(|v| crate::cluster::value_bytes(v).unwrap());
+            prop_assert_eq!(id(&n), id(&d));
             Document::try_from(n.as_ref()).unwrap();
         }
         if let Ok(l) = t.invert(&d) {
