@@ -121,7 +121,6 @@ pub(super) struct LiveView {
     pub frozen_since: Option<Micros>,
     pub rates: (f64, f64),
     pub counted: (Micros, u64, u64),
-    pub revision: u64,
 }
 
 impl LiveView {
@@ -148,7 +147,6 @@ impl LiveView {
         if self.events.len() > EVENTS {
             self.events.pop_front();
         }
-        self.revision += 1;
     }
 
     /// The last slice of a process that was taken; -1 for a process that is new, or was started anew.
