@@ -8,8 +8,8 @@ use clap::Args;
 use super::pace::{PacedDrill, Scripted};
 use super::signals::Signals;
 use super::{
-    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ThemeArg, dashboard, keys, look, out, scenarios,
-    summary,
+    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ROLLED_BACK, ThemeArg, dashboard, keys, look,
+    out, scenarios, summary,
 };
 use crate::drill::{Drill, DrillError, Scenario, Settings};
 use crate::engine::{End, OnRecord};
@@ -151,7 +151,8 @@ fn flat_out(args: &DrillArgs, mut scripted: Scripted) -> Outcome {
 fn code(end: Option<&End>, lost: Option<i64>) -> u8 {
     match end {
         Some(End::Completed) if lost.unwrap_or(0) == 0 => DONE,
-        Some(End::Completed | End::Failed(_) | End::Fenced(_)) => FAILED,
+        Some(End::RolledBack) if lost.unwrap_or(0) == 0 => ROLLED_BACK,
+        Some(End::Completed | End::RolledBack | End::Failed(_) | End::Fenced(_)) => FAILED,
         Some(End::Stopped) | None => NEEDS_OPERATOR,
     }
 }

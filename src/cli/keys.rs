@@ -15,13 +15,16 @@ pub(super) enum KeyCommand {
     Pause,
     Continue,
     Stop,
+    Rollback { hard: bool },
 }
 
-const COMMANDS: [(&str, KeyCommand); 4] = [
+const COMMANDS: [(&str, KeyCommand); 6] = [
     ("advance", KeyCommand::Advance),
     ("pause", KeyCommand::Pause),
     ("continue", KeyCommand::Continue),
     ("stop", KeyCommand::Stop),
+    ("rollback", KeyCommand::Rollback { hard: false }),
+    ("rollback hard", KeyCommand::Rollback { hard: true }),
 ];
 
 impl KeyCommand {
@@ -79,11 +82,13 @@ fn parse(text: &str) -> Result<Vec<Press>, Vec<Mistake>> {
             wrong(content.trim_end().chars().count() + 1, format!("a command is missing; {}", nearest("", names())));
             continue;
         };
-        let Some((_, command)) = COMMANDS.iter().find(|(n, _)| *n == word) else {
+        let two = words.get(2).map(|(_, more)| format!("{word} {more}"));
+        let of_two = COMMANDS.iter().find(|(n, _)| Some(*n) == two.as_deref());
+        let Some((name, command)) = of_two.or_else(|| COMMANDS.iter().find(|(n, _)| *n == word)) else {
             wrong(column, format!("`{word}` is not a command; {}", nearest(word, names())));
             continue;
         };
-        if let Some(&(column, more)) = words.get(2) {
+        if let Some(&(column, more)) = words.get(1 + name.split(' ').count()) {
             wrong(column, format!("`{more}` is too much; expected one command a line"));
         }
         presses.push(Press { at, command: *command, line: i + 1 });
@@ -117,17 +122,29 @@ mod tests {
 
     #[test]
     fn times_commands_and_comments_are_read() {
-        let presses = parse("# by hand\n6m12s advance\n\n  8m pause # enough\n9m\tcontinue\n").unwrap();
+        let presses =
+            parse("# by hand\n6m12s advance\n\n  8m pause # enough\n9m\tcontinue\n10m rollback\n10m rollback hard\n")
+                .unwrap();
         let read: Vec<_> = presses.iter().map(|p| (p.at.as_ms() / 1000, p.command, p.line)).collect();
-        assert_eq!(read, [(372, KeyCommand::Advance, 2), (480, KeyCommand::Pause, 4), (540, KeyCommand::Continue, 5)]);
+        assert_eq!(
+            read,
+            [
+                (372, KeyCommand::Advance, 2),
+                (480, KeyCommand::Pause, 4),
+                (540, KeyCommand::Continue, 5),
+                (600, KeyCommand::Rollback { hard: false }, 6),
+                (600, KeyCommand::Rollback { hard: true }, 7)
+            ]
+        );
     }
 
     #[test]
     fn mistakes_have_line_and_column() {
-        let e = parse("1m advance\n30s pause\nsoon pause\n2m\n2m  advanse\n3m pause now\n").unwrap_err();
+        let e =
+            parse("1m advance\n30s pause\nsoon pause\n2m\n2m  advanse\n3m pause now\n4m rollback soon\n").unwrap_err();
         let places: Vec<_> = e.iter().map(|m| (m.line, m.column)).collect();
-        assert_eq!(places, [(2, 1), (3, 1), (4, 3), (5, 5), (6, 10)]);
+        assert_eq!(places, [(2, 1), (3, 1), (4, 3), (5, 5), (6, 10), (7, 13)]);
         assert!(e[3].what.contains("did you mean `advance`"), "{}", e[3].what);
-        assert!(e[2].what.contains("`advance`, `pause`, `continue`, `stop`"), "{}", e[2].what);
+        assert!(e[2].what.contains("`advance`, `pause`, `continue`, `stop`, `rollback`"), "{}", e[2].what);
     }
 }

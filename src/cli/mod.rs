@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand. It parses, calls the rooms below and prints; decisions are made elsewhere.
 //!
-//! Exit codes: 0 completed (check and verify: clean), 1 failed (verify: differences), 2 bad usage or an invalid file, 4 an operator
-//! is needed. No connection string ever reaches an output.
+//! Exit codes: 0 completed (check and verify: clean), 1 failed (verify: differences), 2 bad usage or an invalid file, 3 rolled back
+//! and verified, 4 an operator is needed. No connection string ever reaches an output.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -40,6 +40,8 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 /// Bad usage, or a file that is not valid.
 const USAGE: u8 = 2;
+/// Rolled back, compared and recovered.
+const ROLLED_BACK: u8 = 3;
 /// An operator is needed.
 const NEEDS_OPERATOR: u8 = 4;
 

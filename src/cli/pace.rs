@@ -58,6 +58,7 @@ impl Scripted {
             KeyCommand::Pause => Command::Pause,
             KeyCommand::Continue => Command::Continue,
             KeyCommand::Stop => Command::Stop,
+            KeyCommand::Rollback { hard } => Command::Rollback { hard, to: None },
             KeyCommand::Advance => match current_stage(&self.drill.snapshot()) {
                 Some(stage) => Command::Advance { stage },
                 None => return self.refuse(press, "no stage is under way"),

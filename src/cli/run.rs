@@ -13,8 +13,8 @@ use super::live::{World, holder};
 use super::pace::answered;
 use super::signals::Signals;
 use super::{
-    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ThemeArg, dashboard, look, out, read_plan,
-    summary,
+    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ROLLED_BACK, ThemeArg, dashboard, look, out,
+    read_plan, summary,
 };
 use crate::engine::{self, Config, Deps, End, Engine};
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
@@ -203,14 +203,15 @@ impl Rollout<'_> {
             Some(End::Failed(why)) => out::say(&format!("failed: {why}")),
             Some(End::Fenced(why)) => out::say(&format!("stopped, another runner has it: {why}")),
             Some(End::Stopped) => out::say("stopped at a safe point; `tidegate resume` goes on"),
-            Some(End::Completed) | None => {}
+            Some(End::Completed | End::RolledBack) | None => {}
         }
     }
 
     fn code(&self, sum: &Value) -> u8 {
         match self.engine.ended() {
             Some(End::Completed) if sum["writes"]["lost"].as_u64().unwrap_or(0) == 0 => DONE,
-            Some(End::Completed | End::Failed(_) | End::Fenced(_)) => FAILED,
+            Some(End::RolledBack) if sum["writes"]["lost"].as_u64().unwrap_or(0) == 0 => ROLLED_BACK,
+            Some(End::Completed | End::RolledBack | End::Failed(_) | End::Fenced(_)) => FAILED,
             Some(End::Stopped) | None => NEEDS_OPERATOR,
         }
     }
@@ -219,6 +220,7 @@ impl Rollout<'_> {
         let s = self.engine.snapshot();
         let outcome = match self.engine.ended() {
             Some(End::Completed) => "completed",
+            Some(End::RolledBack) => "rolled_back",
             Some(End::Failed(_) | End::Fenced(_)) => "failed",
             Some(End::Stopped) | None => "needs_operator",
         };

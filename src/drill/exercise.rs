@@ -193,6 +193,7 @@ impl Summary {
         let r = s.reconcile.first().cloned().unwrap_or_default();
         let outcome = match &end {
             Some(End::Completed) => "completed",
+            Some(End::RolledBack) => "rolled_back",
             Some(End::Failed(_) | End::Fenced(_)) => "failed",
             Some(End::Stopped) | None => "needs_operator",
         };

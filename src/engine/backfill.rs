@@ -27,7 +27,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     let first = copied;
     let limit = PageLimit { docs: ctx.chunk_docs, bytes: CHUNK_BYTES };
     loop {
-        if ctx.is_stopping() {
+        if ctx.is_leaving() {
             return Ok(None);
         }
         if ctx.is_paused() {
@@ -126,7 +126,7 @@ async fn throttle(ctx: &Ctx, began: Micros, copied: u64) {
     loop {
         let why = throttle_reason(ctx, began, copied);
         lock(&ctx.live).throttled.clone_from(&why);
-        if why.is_none() || ctx.is_stopping() || ctx.is_paused() {
+        if why.is_none() || ctx.is_leaving() || ctx.is_paused() {
             return;
         }
         ctx.sleep(Micros::from_ms(50)).await;

@@ -159,6 +159,8 @@ pub(super) struct Ctx {
     pub dirty: Mutex<Option<BTreeSet<Key>>>,
     pub paused: AtomicBool,
     pub stopping: AtomicBool,
+    /// A rollback has been decided: the task under way comes to its next safe point and ends there.
+    pub abandoned: AtomicBool,
     pub to_runner: mpsc::UnboundedSender<Message>,
     seen: [Mutex<ClusterTime>; 2],
     sessions: Mutex<BTreeSet<SessionId>>,
@@ -207,6 +209,7 @@ impl Ctx {
             dirty: Mutex::default(),
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             to_runner,
             seen: Default::default(),
             sessions: Mutex::default(),
@@ -244,6 +247,11 @@ impl Ctx {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// True when the task under way is to end at its next safe point.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_stopping() || self.abandoned.load(Ordering::SeqCst)
     }
 
     /// True for a session whose transactions are tidegate's own.

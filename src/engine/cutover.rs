@@ -1,4 +1,4 @@
-//! Moving the writes of a range of buckets to next (DESIGN rule 8), and reads ahead of them (rule 9).
+//! Moving the writes of a range of buckets to next and back (DESIGN rule 8), and reads ahead of them (rule 9).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use crate::runtime::Micros;
 
 /// Apply lag above which a freeze is not begun: the drain would take too long.
 const LAG_MAX: Micros = Micros::from_secs(2);
+/// Touched keys that can be compared while writes are held.
+const FEW: usize = 500;
 /// Pause between attempts.
 const AGAIN: Micros = Micros::from_secs(3);
 
@@ -61,9 +63,9 @@ pub(super) async fn set_shadow(ctx: &Arc<Ctx>, percent: u8, held: Held<'_>) -> R
 }
 
 /// The route, once nothing is paused; `None` when the engine is stopping.
-async fn ready(ctx: &Arc<Ctx>) -> Option<Route> {
+pub(super) async fn ready(ctx: &Arc<Ctx>) -> Option<Route> {
     loop {
-        if ctx.is_stopping() {
+        if ctx.is_leaving() {
             return None;
         }
         if let Some(route) = ctx.ownership.route().filter(|_| !ctx.is_paused()) {
@@ -78,11 +80,73 @@ async fn wait(ctx: &Arc<Ctx>, held: Held<'_>, why: String) {
     ctx.sleep(Micros::from_ms(250)).await;
 }
 
-/// Moves writes of the buckets `from..to` to next. `None` when the engine is stopping.
+/// Writes of a range of buckets change hands, in either direction.
+#[derive(Clone, Copy)]
+struct Shift {
+    /// The side that owns them now.
+    src: Side,
+    from: Bucket,
+    to: Bucket,
+    /// Back only: reads and shadow reads go back in the same moment.
+    hard: bool,
+}
+
+impl Shift {
+    fn text(self) -> String {
+        format!("buckets {}..{} to {}", self.from, self.to, self.src.other().name())
+    }
+
+    /// The route that decides it.
+    fn decided(self, frozen: &Route, marker: ClusterTime) -> Route {
+        let route = Route { frozen: None, ..frozen.clone() };
+        match self.src {
+            Side::Legacy => Route { writes_next_below: self.to, applied_through: marker, ..route },
+            Side::Next if self.hard => {
+                Route { writes_next_below: self.from, reads_next_below: self.from, shadow: 0, ..route }
+            }
+            Side::Next => Route { writes_next_below: self.from, ..route },
+        }
+    }
+}
+
+/// Moves writes of the buckets `from..to` to next. `None` when the task is left.
 pub(super) async fn move_writes(
     ctx: &Arc<Ctx>,
     from: Bucket,
     to: Bucket,
+    held: Held<'_>,
+) -> Result<Option<Value>, Halt> {
+    let open = |route: &Route| {
+        let from = from.max(route.writes_next_below);
+        (route.writes_next_below < to).then_some(Shift { src: Side::Legacy, from, to, hard: false })
+    };
+    let done = format!("buckets {from}..{to} belong to next");
+    shift(ctx, &open, &done, held).await
+}
+
+/// Moves writes of every bucket from `below` on back to legacy. `None` when the task is left.
+pub(super) async fn return_writes(
+    ctx: &Arc<Ctx>,
+    below: Bucket,
+    hard: bool,
+    held: Held<'_>,
+) -> Result<Option<Value>, Halt> {
+    let open = |route: &Route| {
+        let to = route.writes_next_below;
+        (to > below).then_some(Shift { src: Side::Next, from: below, to, hard })
+    };
+    let done = match below {
+        0 => "every write belongs to legacy".to_owned(),
+        _ => format!("writes from bucket {below} on belong to legacy"),
+    };
+    shift(ctx, &open, &done, held).await
+}
+
+/// Attempts until `open` finds nothing left to move.
+async fn shift(
+    ctx: &Arc<Ctx>,
+    open: &(dyn Fn(&Route) -> Option<Shift> + Send + Sync),
+    done: &str,
     held: Held<'_>,
 ) -> Result<Option<Value>, Halt> {
     let mut attempts = 0;
@@ -92,28 +156,20 @@ pub(super) async fn move_writes(
             unfreeze(ctx).await?;
             continue;
         }
-        if route.writes_next_below >= to {
-            let text = format!("buckets {from}..{to} belong to next");
-            return Ok(Some(json!({ "text": text, "epoch": route.epoch, "attempts": attempts })));
-        }
-        if let Some(why) = not_ready(ctx) {
+        let Some(shift) = open(&route) else {
+            return Ok(Some(json!({ "text": done, "epoch": route.epoch, "attempts": attempts })));
+        };
+        if let Some(why) = not_ready(ctx, shift) {
             wait(ctx, held, why).await;
             continue;
         }
-        if lock(&ctx.dirty).is_none() {
-            // A reconciliation of an earlier process says nothing about what was touched since.
-            match reconcile::pass(ctx).await? {
-                None => return Ok(None),
-                Some(out) if !out.is_clean() => {
-                    wait(ctx, held, format!("both sides differ: {}", out.examples.join(", "))).await;
-                    *lock(&ctx.dirty) = None;
-                }
-                Some(_) => {}
-            }
-            continue;
+        match compared(ctx, shift, held).await? {
+            None => return Ok(None),
+            Some(false) => continue,
+            Some(true) => {}
         }
         attempts += 1;
-        match attempt(ctx, &route, from.max(route.writes_next_below), to).await? {
+        match attempt(ctx, &route, shift).await? {
             Ok(evidence) => {
                 let mut evidence = evidence;
                 evidence["attempts"] = json!(attempts);
@@ -122,16 +178,58 @@ pub(super) async fn move_writes(
             Err(why) => {
                 unfreeze(ctx).await?;
                 held(why);
-                // What was touched meanwhile is compared outside a freeze: the next one must not be longer than this one.
-                *lock(&ctx.dirty) = None;
+                if !shift.hard {
+                    // What was touched meanwhile is compared outside a freeze: the next one must not be longer than this one.
+                    *lock(&ctx.dirty) = None;
+                }
                 ctx.sleep(AGAIN).await;
             }
         }
     }
 }
 
+/// Sees to it that only keys touched lately must be compared while writes are held. False when the caller should look again,
+/// `None` when the task is left.
+async fn compared(ctx: &Arc<Ctx>, shift: Shift, held: Held<'_>) -> Result<Option<bool>, Halt> {
+    if lock(&ctx.dirty).is_some() {
+        compare_ahead(ctx, shift).await?;
+        return Ok(Some(true));
+    }
+    if shift.hard {
+        // There is no time for a whole pass: the drain alone brings everything back, and the pass follows.
+        *lock(&ctx.dirty) = Some(BTreeSet::new());
+        return Ok(Some(true));
+    }
+    // A reconciliation of an earlier process says nothing about what was touched since.
+    match reconcile::pass(ctx).await? {
+        None => return Ok(None),
+        Some(out) if !out.is_clean() => {
+            wait(ctx, held, format!("both sides differ: {}", out.examples.join(", "))).await;
+            *lock(&ctx.dirty) = None;
+        }
+        Some(_) => {}
+    }
+    Ok(Some(false))
+}
+
+/// Compares what was touched so far while writes go on. A key found equal is forgotten: an event after that names it again.
+async fn compare_ahead(ctx: &Arc<Ctx>, shift: Shift) -> Result<(), Halt> {
+    for _ in 0..3 {
+        let touched = in_range(lock(&ctx.dirty).as_ref(), shift.from, shift.to);
+        if touched.len() <= FEW {
+            return Ok(());
+        }
+        if let Some(dirty) = lock(&ctx.dirty).as_mut() {
+            dirty.retain(|k| touched.binary_search(k).is_err());
+        }
+        let open = differing(ctx, &touched).await?;
+        ctx.touched(open.into_iter());
+    }
+    Ok(())
+}
+
 /// Rule 8 (a): what must hold before writes are held.
-fn not_ready(ctx: &Ctx) -> Option<String> {
+fn not_ready(ctx: &Ctx, shift: Shift) -> Option<String> {
     if ctx.planted.has(Bug::DrainSkipped) {
         return None;
     }
@@ -141,11 +239,13 @@ fn not_ready(ctx: &Ctx) -> Option<String> {
              tidegate.route_acks"
         ));
     }
-    for side in Side::BOTH {
-        if !ctx.tails[side as usize].is_running() {
+    // The way back needs only the tail that brings next's writes to legacy.
+    let needed: &[Side] = if shift.src == Side::Next { &[Side::Next] } else { &Side::BOTH };
+    for side in needed {
+        if !ctx.tails[*side as usize].is_running() {
             return Some(format!("the changes of {} are not followed yet", side.name()));
         }
-        match lock(&ctx.live).apply_lag(side, ctx.rt.now()) {
+        match lock(&ctx.live).apply_lag(*side, ctx.rt.now()) {
             None => return Some(format!("the lag of {}'s changes is not known yet", side.name())),
             Some(lag) if lag > LAG_MAX => return Some(format!("{}'s changes are {lag} behind", side.name())),
             Some(_) => {}
@@ -163,7 +263,8 @@ fn silent_process(ctx: &Ctx) -> Option<String> {
 }
 
 /// One freeze, from (b) to (e). The inner `Err` says why ownership stays what it was.
-async fn attempt(ctx: &Arc<Ctx>, route: &Route, from: Bucket, to: Bucket) -> Result<Result<Value, String>, Halt> {
+async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<Value, String>, Halt> {
+    let Shift { src, from, to, .. } = shift;
     let began = ctx.rt.now();
     let deadline = began + Micros(ctx.plan.freeze_max.0 * 9 / 10);
     let server = ctx.retry("asking for the time", || ctx.db(Side::Legacy).observe()).await?;
@@ -176,8 +277,8 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, from: Bucket, to: Bucket) -> Res
     if let Err(late) = await_acks(ctx, frozen.epoch, deadline).await? {
         return Ok(Err(late));
     }
-    let marker = ctx.marker(Side::Legacy).await?;
-    if let Err(why) = drain(ctx, marker, deadline).await {
+    let marker = ctx.marker(src).await?;
+    if let Err(why) = drain(ctx, src, marker, deadline).await {
         return Ok(Err(why));
     }
     let touched = in_range(lock(&ctx.dirty).as_ref(), from, to);
@@ -185,7 +286,7 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, from: Bucket, to: Bucket) -> Res
     if !differing.is_empty() && !ctx.planted.has(Bug::DrainSkipped) && !ctx.planted.has(Bug::FlipWithBatchInFlight) {
         return Ok(Err(format!("{} keys differ after the drain, {} first", differing.len(), differing[0])));
     }
-    if let Err(why) = hold(ctx, from, to, &touched, deadline).await? {
+    if let Err(why) = hold(ctx, shift, &touched, deadline).await? {
         ctx.ownership.set(frozen);
         return Ok(Err(why));
     }
@@ -193,17 +294,20 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, from: Bucket, to: Bucket) -> Res
         ctx.ownership.set(frozen);
         return Ok(Err(format!("it took longer than freeze_max {}", ctx.plan.freeze_max)));
     }
-    let flipped = Route { frozen: None, writes_next_below: to, applied_through: marker, ..frozen.clone() };
-    let flipped = match change(ctx, &frozen, flipped, &format!("buckets {from}..{to} to next")).await? {
+    let decided = match change(ctx, &frozen, shift.decided(&frozen, marker), &shift.text()).await? {
         Changed::Won(r) => r,
         Changed::Lost(r) => return Ok(Err(format!("the freeze was undone by epoch {} first", r.epoch))),
     };
     let took = ctx.rt.now().since(began);
-    lock(&ctx.live).metrics.set("freeze.duration", None, ctx.rt.now(), took.0 as f64);
-    confirm(ctx, &touched).await?;
+    {
+        let mut live = lock(&ctx.live);
+        live.metrics.set("freeze.duration", None, ctx.rt.now(), took.0 as f64);
+        live.longest_freeze = live.longest_freeze.max(Some(took));
+    }
+    confirm(ctx, src.other(), &touched).await?;
     Ok(Ok(json!({
-        "text": format!("buckets {from}..{to} belong to next, writes held for {}ms", took.as_ms()),
-        "epoch": flipped.epoch,
+        "text": format!("buckets {from}..{to} belong to {}, writes held for {}ms", src.other().name(), took.as_ms()),
+        "epoch": decided.epoch,
         "freeze_us": took.0,
         "compared": touched.len(),
         "drained_through": marker.to_string(),
@@ -212,16 +316,11 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, from: Bucket, to: Bucket) -> Res
 
 /// Rule 8 (b): from here on no batch of the range is written until ownership is decided, and none is under way. What was touched
 /// after the drain, by a process that does not follow the route, is compared too.
-async fn hold(
-    ctx: &Arc<Ctx>,
-    from: Bucket,
-    to: Bucket,
-    compared: &[Key],
-    deadline: Micros,
-) -> Result<Result<(), String>, Halt> {
+async fn hold(ctx: &Arc<Ctx>, shift: Shift, compared: &[Key], deadline: Micros) -> Result<Result<(), String>, Halt> {
     if ctx.planted.has(Bug::FlipWithBatchInFlight) || ctx.planted.has(Bug::DrainSkipped) {
         return Ok(Ok(()));
     }
+    let Shift { src, from, to, .. } = shift;
     ctx.ownership.undecided(from, to);
     while ctx.ownership.is_writing(from, to) {
         if ctx.rt.now() >= deadline {
@@ -233,17 +332,17 @@ async fn hold(
     late.retain(|k| !compared.contains(k));
     let differing = differing(ctx, &late).await?;
     Ok(match differing.first() {
-        Some(key) => Err(format!("{key} was written on legacy while the range was frozen")),
+        Some(key) => Err(format!("{key} was written on {} while the range was frozen", src.name())),
         None => Ok(()),
     })
 }
 
-/// Rule 8 (c): nothing written on legacy before the marker is still on its way, and no restart will see it again.
-async fn drain(ctx: &Arc<Ctx>, marker: ClusterTime, deadline: Micros) -> Result<(), String> {
+/// Rule 8 (c): nothing written on the owner's side before the marker is still on its way, and no restart will see it again.
+async fn drain(ctx: &Arc<Ctx>, src: Side, marker: ClusterTime, deadline: Micros) -> Result<(), String> {
     if ctx.planted.has(Bug::DrainSkipped) {
         return Ok(());
     }
-    let tail = &ctx.tails[Side::Legacy as usize];
+    let tail = &ctx.tails[src as usize];
     tail.store_after(marker);
     let drained = if ctx.planted.has(Bug::FlipWithBatchInFlight) {
         return if tail.read_past(ctx, marker, deadline).await { Ok(()) } else { Err("not read".into()) };
@@ -251,7 +350,7 @@ async fn drain(ctx: &Arc<Ctx>, marker: ClusterTime, deadline: Micros) -> Result<
         tail.drain(ctx, marker, deadline).await
     };
     if !drained {
-        return Err("legacy's changes were not applied within freeze_max".into());
+        return Err(format!("{}'s changes were not applied within freeze_max", src.name()));
     }
     if !tail.checkpoint(ctx, marker, deadline).await {
         return Err("the tail's position was not stored within freeze_max".into());
@@ -269,15 +368,15 @@ async fn differing(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<Key>, Halt> {
     Ok(found.into_iter().filter(|(_, f)| !matches!(f, Finding::Matched | Finding::Absent)).map(|(k, _)| k).collect())
 }
 
-/// After a grace period: the same keys once more, now that next owns them and legacy follows.
-async fn confirm(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<(), Halt> {
+/// After a grace period: the same keys once more, now that `owner` owns them and the other side follows.
+async fn confirm(ctx: &Arc<Ctx>, owner: Side, keys: &[Key]) -> Result<(), Halt> {
     let mut open = keys.to_vec();
     for round in 0u64..30 {
         ctx.sleep(Micros::from_ms(500 + 200 * round)).await;
-        let at = ctx.marker(Side::Next).await?;
-        ctx.tails[Side::Next as usize].drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await;
+        let at = ctx.marker(owner).await?;
+        ctx.tails[owner as usize].drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await;
         open = differing(ctx, &open).await?;
-        if open.is_empty() || ctx.is_stopping() {
+        if open.is_empty() || ctx.is_leaving() {
             return Ok(());
         }
     }

@@ -119,6 +119,8 @@ pub(super) struct LiveView {
     pub gone_oracle: bool,
     pub events: VecDeque<EventLine>,
     pub frozen_since: Option<Micros>,
+    /// The longest that writes were held so far in this process.
+    pub longest_freeze: Option<Micros>,
     pub rates: (f64, f64),
     pub counted: (Micros, u64, u64),
 }

@@ -3,6 +3,7 @@
 //! Every effect has a durable intent in the journal. Data is reached through `cluster` only; time, tasks and randomness come from
 //! `runtime` only, so that the same code runs live and simulated. Actors talk to the runner over one channel; state changes there.
 
+mod back;
 mod backfill;
 mod ctx;
 mod cutover;

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use serde_json::{Value, json};
+
 use super::Config;
 use super::ctx::{Ctx, lock};
 use super::live_view::{LiveView, Progress};
@@ -12,8 +14,8 @@ use crate::rollout::{State, Status};
 use crate::route::{BUCKETS, Side};
 use crate::runtime::Micros;
 use crate::snapshot::{
-    Activity, ApplicationView, GateView, LagView, Phase, PlanView, ReconcileView, RouteView, Snapshot, StageStatus,
-    StageView, TrafficView, Verdict, WayBack,
+    Activity, ApplicationView, BackView, GateView, LagView, Phase, PlanView, ReconcileView, RestView, RouteView,
+    Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
 };
 
 /// At most twenty snapshots a second.
@@ -89,6 +91,20 @@ impl Publisher {
         built
     }
 
+    /// What going back would cost now, for the journal.
+    pub(super) fn forecast(&self, state: &State) -> Value {
+        let live = lock(&self.ctx.live);
+        let w = way_back(&self.ctx, state, &live, self.ctx.rt.now());
+        let route = self.ctx.ownership.route();
+        json!({
+            "writes_at_risk": w.writes_at_risk,
+            "ms_at_risk": w.seconds_at_risk.map(Micros::as_ms),
+            "longest_freeze_ms": w.freeze.map(Micros::as_ms),
+            "reads_next_below": route.as_ref().map(|r| r.reads_next_below),
+            "writes_next_below": route.as_ref().map(|r| r.writes_next_below),
+        })
+    }
+
     fn build(&self, state: &State, open: bool, end: Option<&End>, now: Micros) -> Snapshot {
         let ctx = &self.ctx;
         let live = lock(&ctx.live);
@@ -115,6 +131,8 @@ impl Publisher {
             reconcile: vec![reconcile_view(ctx, &live)],
             traffic: traffic(state, &live),
             way_back: way_back(ctx, state, &live, now),
+            back: back_view(ctx, state),
+            rest: rest(ctx, state, &live),
             events: live.events.iter().cloned().collect(),
             dropped: 0,
             applications: applications(&live, now),
@@ -145,6 +163,7 @@ fn phase(ctx: &Ctx, state: &State, live: &LiveView, open: bool, end: Option<&End
     match end {
         Some(End::Failed(_) | End::Fenced(_)) => return Phase::Failed,
         Some(End::Completed) => return Phase::Completed,
+        Some(End::RolledBack) => return Phase::RolledBack,
         Some(End::Stopped) | None => {}
     }
     if state.needs_operator.is_some() {
@@ -155,6 +174,8 @@ fn phase(ctx: &Ctx, state: &State, live: &LiveView, open: bool, end: Option<&End
     }
     match state.status {
         Status::Completed => Phase::Completed,
+        Status::RolledBack => Phase::RolledBack,
+        _ if state.back.is_some() => Phase::RollingBack,
         Status::New => Phase::Starting,
         _ if !open => Phase::Starting,
         Status::Working => Phase::Working,
@@ -187,7 +208,7 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
         (Phase::Starting, _) => "taking up the rollout".into(),
         (Phase::NeedsOperator, _) => state.needs_operator.clone().unwrap_or_default(),
         (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
-        (Phase::Working, _) => {
+        (Phase::Working | Phase::RollingBack, _) => {
             let task = state.current_task(&ctx.plan).map_or("between tasks", crate::rollout::Task::name);
             match live.waiting.as_ref().or(live.throttled.as_ref()) {
                 Some(w) => format!("{task}: {w}"),
@@ -198,6 +219,7 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
         (Phase::Blocked, _) => failing().unwrap_or_default(),
         (Phase::AwaitingOperator, _) => "soaked and every gate passes: advance when ready".into(),
         (Phase::Completed, _) => "every stage passed".into(),
+        (Phase::RolledBack, _) => "everything is back on legacy".into(),
         (Phase::Failed, _) => String::new(),
     }
 }
@@ -216,7 +238,11 @@ fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
         Phase::Blocked | Phase::AwaitingOperator => "stays as it is; both sides are kept in step".into(),
         Phase::Paused => "stays paused; both sides are kept in step".into(),
         Phase::NeedsOperator => "stays stopped until somebody acts".into(),
-        Phase::Completed | Phase::Failed => "nothing more happens".into(),
+        Phase::RollingBack => match state.back.as_ref().and_then(|b| ctx.plan.stages.get(b.to?)) {
+            Some(s) => format!("goes back to stage {}, then waits", s.id),
+            None => "goes back until everything is on legacy, compared and recovered".into(),
+        },
+        Phase::Completed | Phase::RolledBack | Phase::Failed => "nothing more happens".into(),
     }
 }
 
@@ -339,12 +365,18 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     let until_stage = ctx.plan.stages.iter().find(|s| s.irreversible).map(|s| s.id.clone());
     let route = ctx.ownership.route();
     let writes = route.as_ref().map_or(0, |r| r.writes_next_below);
-    if state.reverse_stopped {
-        return WayBack { open: false, writes_at_risk: None, until_stage, text: "legacy no longer follows".into() };
+    let freeze = live.longest_freeze;
+    if state.status == Status::RolledBack {
+        let text = "everything is back on legacy".into();
+        return WayBack { open: false, writes_at_risk: Some(0), text, ..WayBack::default() };
+    }
+    if state.reverse_stopped && state.back.is_none() {
+        return WayBack { until_stage, text: "legacy no longer follows".into(), ..WayBack::default() };
     }
     if writes == 0 {
         let text = "legacy owns every write".into();
-        return WayBack { open: true, writes_at_risk: Some(0), until_stage, text };
+        let none = Some(Micros::ZERO);
+        return WayBack { open: true, writes_at_risk: Some(0), seconds_at_risk: none, until_stage, freeze: none, text };
     }
     let share = f64::from(writes) * 100.0 / f64::from(BUCKETS);
     let tail = &ctx.tails[Side::Next as usize];
@@ -359,7 +391,51 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
         (true, None) => format!("{share:.0}% of writes are on next, lag not known yet"),
         (false, _) => format!("{share:.0}% of writes are on next and legacy does not follow"),
     };
-    WayBack { open: tail.is_running(), writes_at_risk: waiting, until_stage, text }
+    let seconds_at_risk = tail.is_running().then(|| live.apply_lag(Side::Next, now)).flatten();
+    WayBack { open: tail.is_running(), writes_at_risk: waiting, seconds_at_risk, until_stage, freeze, text }
+}
+
+fn back_view(ctx: &Ctx, state: &State) -> Option<BackView> {
+    let back = state.back.as_ref()?;
+    let tasks = state.tasks(&ctx.plan);
+    Some(BackView {
+        hard: back.hard,
+        why: back.why.clone(),
+        to: back.to.and_then(|t| ctx.plan.stages.get(t)).map(|s| s.id.clone()),
+        step: tasks.get(state.tasks_done).map_or("", |t| t.name()).to_owned(),
+        steps: (state.tasks_done.min(tasks.len()), tasks.len()),
+    })
+}
+
+fn rest(ctx: &Ctx, state: &State, live: &LiveView) -> Option<RestView> {
+    let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
+    let proof = match live.reconcile.last.as_ref().filter(|r| r.is_clean()) {
+        Some(r) => format!("{} documents compared and equal on both sides before they parted", r.matched),
+        None => "next was never a whole copy: legacy was not touched".to_owned(),
+    };
+    let plan = &ctx.plan.id;
+    match state.status {
+        Status::Completed => Some(RestView {
+            applications: format!("applications read and write {next}"),
+            collections: vec![
+                format!("{next} is the collection in use"),
+                format!("{} is legacy, kept; {legacy} is an empty view", super::tasks::quarantine_ns(legacy, plan)),
+            ],
+            proof,
+        }),
+        Status::RolledBack => Some(RestView {
+            applications: format!("applications read and write {legacy}"),
+            collections: vec![
+                format!("{legacy} is the collection in use"),
+                match state.back.as_ref().is_some_and(|b| b.copied) {
+                    true => format!("{} is next, sealed and kept", super::back::isolated_ns(next, plan)),
+                    false => format!("{} is what had been copied, if anything", super::back::isolated_ns(next, plan)),
+                },
+            ],
+            proof,
+        }),
+        _ => None,
+    }
 }
 
 fn applications(live: &LiveView, now: Micros) -> Vec<ApplicationView> {

@@ -156,7 +156,7 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
     let mut scanned = Scanned::default();
     let mut seen = 0u64;
     loop {
-        if ctx.is_stopping() {
+        if ctx.is_leaving() {
             return Ok(None);
         }
         for side in Side::BOTH {
@@ -285,7 +285,7 @@ async fn pass_markers(ctx: &Arc<Ctx>) -> Result<Option<i64>, Halt> {
         }
         let at = ctx.marker(side).await?;
         while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await {
-            if ctx.is_stopping() {
+            if ctx.is_leaving() {
                 return Ok(None);
             }
         }

@@ -26,6 +26,8 @@ const TICK: Micros = Micros::from_ms(250);
 pub enum End {
     /// Every stage passed.
     Completed,
+    /// Everything is back on legacy, compared and recovered.
+    RolledBack,
     /// Stopped at a safe point; the rollout can be resumed.
     Stopped,
     /// Another runner took over.
@@ -110,6 +112,9 @@ impl Runner {
         let (kind, body) = event.to_parts();
         let record = self.journal.append(self.ctx.epoch, by, &kind, body).await?;
         self.state.apply(&event, &self.ctx.plan);
+        if matches!(event, Event::RollbackBegan { .. }) && self.task_running {
+            self.ctx.abandoned.store(true, Ordering::SeqCst);
+        }
         self.ctx.paused.store(self.state.paused.is_some(), Ordering::SeqCst);
         self.publisher.set_state(self.state.clone());
         self.show(&record);
@@ -157,16 +162,21 @@ impl Runner {
                 self.journal_now(event).await?;
                 // Whoever waited may have been cut off; the record stands.
                 let _ = done.send(());
-                if let Some(text) = stray {
-                    self.input(By::Trigger, Input::Tripped { why: text }).await?;
+                if let Some(why) = stray {
+                    self.input(By::Trigger, Input::Tripped { why, rollback: None, evidence: Value::Null }).await?;
                 }
                 Ok(())
             }
             Message::Input(input) => {
+                let of_task =
+                    matches!(input, Input::TaskDone { .. } | Input::TaskHeld { .. } | Input::TaskFailed { .. });
+                let abandoned = of_task && self.ctx.abandoned.load(Ordering::SeqCst);
                 if matches!(input, Input::TaskDone { .. } | Input::TaskFailed { .. }) {
                     self.task_running = false;
+                    self.ctx.abandoned.store(false, Ordering::SeqCst);
                 }
-                self.input(By::Engine, input).await
+                // What an abandoned task still says is not about the task that follows it.
+                if abandoned { Ok(()) } else { self.input(By::Engine, input).await }
             }
         }
     }
@@ -186,7 +196,8 @@ impl Runner {
             return Ok(());
         }
         let gates = self.summary();
-        let input = Input::Command { command, at_ms: self.ctx.rt.wall_ms(), gates };
+        let forecast = self.publisher.forecast(&self.state);
+        let input = Input::Command { command, at_ms: self.ctx.rt.wall_ms(), gates, forecast };
         let answer = match decide(&self.state, &self.ctx.plan, &input) {
             Err(refusal) => Reply::Refused(refusal.0),
             Ok(events) => {
@@ -229,6 +240,9 @@ impl Runner {
         }
         self.look();
         self.trip().await?;
+        if self.ctx.abandoned.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         loop {
             let at_ms = self.ctx.rt.wall_ms();
             let tick = Input::Tick { at_ms, gates: self.summary(), totals: self.totals() };
@@ -242,7 +256,8 @@ impl Runner {
             self.look();
         }
         if self.state.closed {
-            return Err(Over(End::Completed));
+            let back = self.state.status == Status::RolledBack;
+            return Err(Over(if back { End::RolledBack } else { End::Completed }));
         }
         self.start_task();
         Ok(())
@@ -255,8 +270,8 @@ impl Runner {
         }
         let Some(task) = self.state.current_task(&self.ctx.plan) else { return };
         self.task_running = true;
-        let ctx = self.ctx.clone();
-        self.ctx.spawn("task", async move { carry_out(ctx, task).await });
+        let (ctx, state) = (self.ctx.clone(), self.state.clone());
+        self.ctx.spawn("task", async move { carry_out(ctx, &state, task).await });
     }
 
     /// Evaluates the gates of the current stage.
@@ -288,7 +303,7 @@ impl Runner {
             self.triggers.iter_mut().filter_map(|t| t.evaluate(&live.metrics, now)).map(|t| t.text).collect()
         };
         for why in tripped {
-            self.input(By::Trigger, Input::Tripped { why }).await?;
+            self.input(By::Trigger, Input::Tripped { why, rollback: None, evidence: Value::Null }).await?;
         }
         Ok(())
     }
@@ -322,13 +337,13 @@ impl Runner {
     }
 }
 
-async fn carry_out(ctx: Arc<Ctx>, task: Task) {
+async fn carry_out(ctx: Arc<Ctx>, state: &State, task: Task) {
     let said = ctx.clone();
     let held = move |why: String| {
         lock(&said.live).waiting = Some(why.clone());
         said.input(Input::TaskHeld { why });
     };
-    let outcome = tasks::run(&ctx, task, &held).await;
+    let outcome = tasks::run(&ctx, state, task, &held).await;
     lock(&ctx.live).waiting = None;
     match outcome {
         Ok(Some(evidence)) => ctx.input(Input::TaskDone { evidence }),

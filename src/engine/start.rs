@@ -189,6 +189,9 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
         }
         super::routing::unfreeze(ctx).await?;
     }
+    if state.isolating || state.status == Status::RolledBack {
+        return Ok(());
+    }
     let time = |t: (u32, u32)| crate::cluster::ClusterTime { secs: t.0, inc: t.1 };
     if let Some(from) = state.tail_from.filter(|_| state.status != Status::Completed) {
         let op = AdminOp::Kind { ns: ctx.ns(Side::Legacy).clone() };

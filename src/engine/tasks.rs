@@ -7,15 +7,25 @@ use serde_json::{Value, json};
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, move_reads, move_writes, set_shadow};
 use super::routing::await_acks;
-use super::{backfill, reconcile, routing, tail};
+use super::{back, backfill, cutover, observe, reconcile, routing, tail};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
-use crate::rollout::Task;
+use crate::rollout::{State, Task};
 use crate::route::Side;
 use crate::runtime::Micros;
 
 /// Carries out one task. `None` when the engine is stopping; the task is then begun again by whoever resumes.
-pub(super) async fn run(ctx: &Arc<Ctx>, task: Task, held: Held<'_>) -> Result<Option<Value>, Halt> {
+pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_>) -> Result<Option<Value>, Halt> {
+    if state.back.is_some() && ctx.ownership.route().is_none() {
+        match observe::read_route(ctx).await? {
+            Some(route) => ctx.ownership.set(route),
+            None if task != Task::Isolate => {
+                return Ok(Some(json!({ "text": "there was no route yet: nothing had moved" })));
+            }
+            None => {}
+        }
+    }
     match task {
+        Task::Baseline => back::baseline(ctx).await,
         Task::Create => create(ctx).await.map(Some),
         Task::StartTail => start_tail(ctx, Side::Legacy).await.map(Some),
         Task::StartReverse => start_tail(ctx, Side::Next).await.map(Some),
@@ -35,10 +45,14 @@ pub(super) async fn run(ctx: &Arc<Ctx>, task: Task, held: Held<'_>) -> Result<Op
         Task::MoveWrites { from, to } => move_writes(ctx, from, to, held).await,
         Task::StopReverse => stop_reverse(ctx, held).await,
         Task::Quarantine => quarantine(ctx).await.map(Some),
+        Task::ReturnWrites { below, hard } => cutover::return_writes(ctx, below, hard, held).await,
+        Task::ReturnReads { below } => back::return_reads(ctx, below).await,
+        Task::Recover => back::recover(ctx, state.baseline.as_ref(), held).await,
+        Task::Isolate => back::isolate(ctx, held).await,
     }
 }
 
-async fn kind(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<CollKind, Halt> {
+pub(super) async fn kind(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<CollKind, Halt> {
     match ctx.admin(side, "looking at a collection", AdminOp::Kind { ns: ns.clone() }).await? {
         AdminDone::Kind(k) => Ok(k),
         _ => Err(Halt::Broken("the cluster answered Kind with something else".into())),
@@ -103,7 +117,7 @@ async fn indexes(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
 
 async fn reconcile_until_clean(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
     loop {
-        if ctx.is_paused() && !ctx.is_stopping() {
+        if ctx.is_paused() && !ctx.is_leaving() {
             ctx.sleep(Micros::from_ms(100)).await;
             continue;
         }
@@ -142,7 +156,7 @@ fn note_counts(ctx: &Ctx, out: &reconcile::Outcome) {
 async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
     let epoch = ctx.ownership.route().map_or(0, |r| r.epoch);
     loop {
-        if ctx.is_stopping() {
+        if ctx.is_leaving() {
             return Ok(None);
         }
         match await_acks(ctx, epoch, ctx.rt.now() + Micros::from_secs(3)).await? {
@@ -154,7 +168,7 @@ async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, H
     let at = if tail.is_running() { ctx.marker(Side::Next).await? } else { ClusterTime::ZERO };
     while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {
         held("waiting for legacy to have everything next has".into());
-        if ctx.is_stopping() {
+        if ctx.is_leaving() {
             return Ok(None);
         }
     }
@@ -188,7 +202,7 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
         let at = ctx.marker(Side::Legacy).await?;
         let tail = &ctx.tails[Side::Legacy as usize];
         while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {
-            if ctx.is_stopping() {
+            if ctx.is_leaving() {
                 return Err(Halt::Broken("stopped while the last changes of legacy were applied".into()));
             }
         }

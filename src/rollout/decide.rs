@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::event::Event;
 use super::state::{State, Status};
-use super::task::tasks_of;
+use super::task::Task;
 use crate::plan::{Advance, Plan};
 use crate::snapshot::Command;
 
@@ -44,11 +44,17 @@ pub enum Input {
         at_ms: i64,
         /// What the gates say at that moment.
         gates: GateSummary,
+        /// What going back would cost at that moment.
+        forecast: Value,
     },
     /// A trigger breached.
     Tripped {
         /// Which and by how much.
         why: String,
+        /// What it does: a rollback (hard when true), or a pause.
+        rollback: Option<bool>,
+        /// The measurements it stood on.
+        evidence: Value,
     },
     /// Time passed.
     Tick {
@@ -104,9 +110,11 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
             holder: holder.clone(),
         }],
         Input::Resume { holder, reason } => vec![Event::Resumed { holder: holder.clone(), reason: reason.clone() }],
-        Input::Command { command, at_ms, gates } => return decide_command(state, plan, *command, *at_ms, gates),
-        Input::Tripped { why } if state.paused.is_none() => vec![Event::Paused { why: why.clone() }],
-        Input::Tripped { .. } => Vec::new(),
+        Input::Command { command: Command::Rollback { hard, to }, forecast, .. } => {
+            return decide_rollback(state, plan, *hard, *to, "by the operator", forecast);
+        }
+        Input::Command { command, at_ms, gates, .. } => return decide_command(state, plan, *command, *at_ms, gates),
+        Input::Tripped { why, rollback, evidence } => decide_tripped(state, plan, why, *rollback, evidence),
         Input::Tick { at_ms, gates, totals } => decide_tick(state, plan, *at_ms, gates, totals),
         Input::TaskDone { evidence } if state.intended => {
             vec![Event::TaskDone { index: state.tasks_done, evidence: evidence.clone() }]
@@ -119,6 +127,58 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         }
         Input::TaskDone { .. } | Input::TaskHeld { .. } | Input::TaskFailed { .. } | Input::Broken { .. } => Vec::new(),
     })
+}
+
+/// Where a rollback is asked for twice, the one under way stands; a hard one, or one that goes further, takes its place.
+fn decide_rollback(
+    state: &State,
+    plan: &Plan,
+    hard: bool,
+    to: Option<usize>,
+    why: &str,
+    evidence: &Value,
+) -> Result<Vec<Event>, Refusal> {
+    if let Some(why) = no_way_back(state, plan) {
+        return Err(Refusal(why.to_owned()));
+    }
+    if let Some(to) = to.filter(|t| *t >= state.stage) {
+        let id = plan.stages.get(to).map_or("?", |s| s.id.as_str());
+        return Err(Refusal(format!("stage {id} is not before the current one")));
+    }
+    if let Some(back) = &state.back {
+        let further = to < back.to;
+        if !further && (back.hard || !hard) {
+            return Ok(Vec::new());
+        }
+    }
+    let hard = hard || state.back.as_ref().is_some_and(|b| b.hard);
+    let to = state.back.as_ref().map_or(to, |b| b.to.min(to));
+    Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone() }])
+}
+
+/// Why legacy cannot take everything back any more.
+fn no_way_back(state: &State, plan: &Plan) -> Option<&'static str> {
+    let stopping = matches!(state.current_task(plan), Some(Task::StopReverse | Task::Quarantine));
+    match state.status {
+        Status::Completed => Some("the rollout is completed: there is no way back"),
+        Status::RolledBack => Some("everything is back already"),
+        _ if state.back.is_none() && (state.reverse_stopped || stopping) => {
+            Some("the point of no return has been passed: legacy is not kept in step any more")
+        }
+        _ => None,
+    }
+}
+
+fn decide_tripped(state: &State, plan: &Plan, why: &str, rollback: Option<bool>, evidence: &Value) -> Vec<Event> {
+    if state.back.is_some() {
+        return Vec::new();
+    }
+    if let Some(hard) = rollback
+        && let Ok(events) = decide_rollback(state, plan, hard, None, why, evidence)
+    {
+        return events;
+    }
+    if state.paused.is_some() { Vec::new() } else { vec![Event::Paused { why: why.to_owned() }] }
 }
 
 fn decide_command(
@@ -135,7 +195,9 @@ fn decide_command(
             Err(Refusal("it is not paused".into()))
         }
         Command::Continue => Ok(vec![Event::Continued {}]),
-        Command::Stop => Ok(Vec::new()),
+        // Rollbacks are decided before.
+        Command::Stop | Command::Rollback { .. } => Ok(Vec::new()),
+        Command::Advance { .. } if state.back.is_some() => Err(Refusal("it is going back".into())),
         Command::Advance { stage } => {
             let seen = plan.stages.get(stage).map_or("?", |s| s.id.as_str());
             if stage != state.stage {
@@ -185,12 +247,23 @@ fn leave_stage(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, tota
 fn after_stage(state: &State, plan: &Plan, at_ms: i64, totals: &Value) -> Vec<Event> {
     match plan.stages.get(state.stage + 1) {
         Some(next) => vec![Event::StageEntered { stage: state.stage + 1, id: next.id.clone(), at_ms }],
-        None => vec![Event::Completed { evidence: totals.clone() }, closed()],
+        None => vec![Event::Completed { evidence: totals.clone() }, closed("completed")],
     }
 }
 
-fn closed() -> Event {
-    Event::Closed { outcome: "completed".into() }
+fn closed(outcome: &str) -> Event {
+    Event::Closed { outcome: outcome.into() }
+}
+
+/// What follows when every task of a rollback is done.
+fn after_rollback(state: &State, plan: &Plan, at_ms: i64, totals: &Value) -> Vec<Event> {
+    match state.back.as_ref().and_then(|b| b.to) {
+        Some(stage) => {
+            let id = plan.stages.get(stage).map_or_else(String::new, |s| s.id.clone());
+            vec![Event::Returned { stage, id, at_ms }]
+        }
+        None => vec![Event::RolledBack { evidence: totals.clone() }, closed("rolled_back")],
+    }
 }
 
 fn decide_tick(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, totals: &Value) -> Vec<Event> {
@@ -198,14 +271,16 @@ fn decide_tick(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, tota
         return Vec::new();
     }
     match state.status {
-        Status::Completed => vec![closed()],
+        Status::Completed => vec![closed("completed")],
+        Status::RolledBack => vec![closed("rolled_back")],
         _ if state.passed => after_stage(state, plan, at_ms, totals),
         Status::New if !state.plan_hash.is_empty() => {
             plan.stages.first().map(|s| Event::StageEntered { stage: 0, id: s.id.clone(), at_ms }).into_iter().collect()
         }
         Status::Working if state.intended || state.paused.is_some() => Vec::new(),
-        Status::Working => match tasks_of(plan, state.stage).get(state.tasks_done) {
+        Status::Working => match state.tasks(plan).get(state.tasks_done) {
             Some(task) => vec![Event::TaskIntended { index: state.tasks_done, task: *task }],
+            None if state.back.is_some() => after_rollback(state, plan, at_ms, totals),
             None => vec![Event::SoakBegan { at_ms }],
         },
         Status::Soaking { .. } => {
@@ -283,5 +358,81 @@ mod tests {
             go_on(&mut state, &plan, &mut events);
             assert_eq!(events, whole, "cut off after {cut} records");
         }
+    }
+
+    /// Begins a rollback in the state that `events` lead to and ticks to the end.
+    fn go_back(plan: &Plan, events: &[Event], command: Command) -> Result<(State, Vec<Event>), Refusal> {
+        let mut state = State::default();
+        events.iter().for_each(|e| state.apply(e, plan));
+        let input = Input::Command { command, at_ms: 7, gates: GateSummary::default(), forecast: Value::Null };
+        let mut after = decide(&state, plan, &input)?;
+        after.iter().for_each(|e| state.apply(e, plan));
+        go_on(&mut state, plan, &mut after);
+        Ok((state, after))
+    }
+
+    #[test]
+    fn before_the_point_of_no_return_every_state_has_a_way_back() {
+        let (plan, whole) = rollout();
+        let shut = whole.iter().position(|e| matches!(e, Event::Completed { .. })).unwrap();
+        for hard in [false, true] {
+            for cut in 1..whole.len() {
+                let end = go_back(&plan, &whole[..cut], Command::Rollback { hard, to: None });
+                if cut > shut {
+                    assert!(end.is_err(), "after {cut} records");
+                    continue;
+                }
+                let (state, _) = end.unwrap();
+                assert_eq!((state.status, state.closed), (Status::RolledBack, true), "after {cut} records");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rollback_cut_off_after_any_record_ends_with_the_same_records() {
+        let (plan, whole) = rollout();
+        let before = whole.iter().position(|e| matches!(e, Event::StageEntered { stage: 1, .. })).unwrap() + 1;
+        let (_, back) = go_back(&plan, &whole[..before], Command::Rollback { hard: false, to: None }).unwrap();
+        for cut in 1..back.len() {
+            let mut state = State::default();
+            whole[..before].iter().chain(&back[..cut]).for_each(|e| state.apply(e, &plan));
+            let mut rest = back[..cut].to_vec();
+            go_on(&mut state, &plan, &mut rest);
+            assert_eq!(rest, back, "cut off after {cut} records");
+        }
+    }
+
+    #[test]
+    fn a_rollback_asked_for_twice_is_journalled_once_and_a_hard_one_overtakes() {
+        let (plan, whole) = rollout();
+        let mut state = State::default();
+        whole[..6].iter().for_each(|e| state.apply(e, &plan));
+        let ask = |state: &State, hard| {
+            let command = Command::Rollback { hard, to: None };
+            let gates = GateSummary::default();
+            decide(state, &plan, &Input::Command { command, at_ms: 7, gates, forecast: Value::Null }).unwrap()
+        };
+        let first = ask(&state, false);
+        assert_eq!(first.len(), 1);
+        state.apply(&first[0], &plan);
+        assert_eq!(ask(&state, false), []);
+        let hard = ask(&state, true);
+        assert!(matches!(hard[..], [Event::RollbackBegan { hard: true, .. }]));
+        state.apply(&hard[0], &plan);
+        assert_eq!((ask(&state, true), ask(&state, false)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_rollback_to_a_stage_comes_to_rest_there_and_can_go_on() {
+        let (plan, whole) = rollout();
+        let before = whole.iter().position(|e| matches!(e, Event::StageEntered { stage: 1, .. })).unwrap() + 1;
+        let (mut state, back) =
+            go_back(&plan, &whole[..before], Command::Rollback { hard: false, to: Some(0) }).unwrap();
+        assert!(matches!(back.last(), Some(Event::Returned { stage: 0, .. })), "{back:?}");
+        assert!(state.paused.is_some() && state.back.is_none());
+        state.apply(&Event::Continued {}, &plan);
+        let mut rest = Vec::new();
+        go_on(&mut state, &plan, &mut rest);
+        assert!(matches!(rest.last(), Some(Event::Closed { outcome }) if outcome == "completed"), "{rest:?}");
     }
 }

@@ -107,6 +107,31 @@ pub enum Event {
         /// Totals for the summary.
         evidence: Value,
     },
+    /// It goes back. Whatever the stage was doing ends at its next safe point.
+    RollbackBegan {
+        /// Everything at once, rather than stage by stage.
+        hard: bool,
+        /// Why: by the operator, or a trigger's sentence.
+        why: String,
+        /// Index of the stage to come to rest in; `None` is before the first one.
+        to: Option<usize>,
+        /// What was at risk at that moment, and what a trigger stood on.
+        evidence: Value,
+    },
+    /// A rollback has come to rest in an earlier stage.
+    Returned {
+        /// Its index.
+        stage: usize,
+        /// Its id.
+        id: String,
+        /// Wall-clock milliseconds.
+        at_ms: i64,
+    },
+    /// Everything is on legacy again, compared and recovered.
+    RolledBack {
+        /// Totals for the summary.
+        evidence: Value,
+    },
     /// A write on a key its side does not own.
     StrayFound {
         /// The key.
@@ -116,7 +141,7 @@ pub enum Event {
     },
     /// Nothing follows.
     Closed {
-        /// `completed` or `failed`.
+        /// `completed`, `rolled_back` or `failed`.
         outcome: String,
     },
 }
@@ -167,6 +192,9 @@ impl Event {
                 Task::MoveWrites { from, to } => format!("cutover of buckets {from}..{to} begins"),
                 Task::MoveReads { below } => format!("reads of buckets below {below} move to next"),
                 Task::Shadow { percent } => format!("shadow reads: {percent}%"),
+                Task::ReturnWrites { below: 0, .. } => "every write goes back to legacy".to_owned(),
+                Task::ReturnWrites { below, .. } => format!("writes from bucket {below} on go back to legacy"),
+                Task::ReturnReads { below } => format!("reads from bucket {below} on come from legacy again"),
                 t => format!("{} begins", t.name()),
             },
             Event::TaskDone { evidence, .. } => match evidence.get("text").and_then(Value::as_str) {
@@ -185,6 +213,11 @@ impl Event {
             Event::StagePassed { id, .. } => format!("stage {id} passed"),
             Event::NeedsOperator { why } => format!("operator needed: {why}"),
             Event::Completed { .. } => "rollout completed".to_owned(),
+            Event::RollbackBegan { hard, why, .. } => {
+                format!("ROLLBACK ({}): {why}", if *hard { "hard" } else { "soft" })
+            }
+            Event::Returned { id, .. } => format!("back in stage {id}"),
+            Event::RolledBack { .. } => "rolled back: everything is on legacy".to_owned(),
             Event::StrayFound { key, side } => format!("stray write of {key} on {side}"),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }

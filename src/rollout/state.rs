@@ -1,7 +1,7 @@
 //! Everything that must survive a crash, as the fold of the journal.
 
 use crate::plan::{Advance, Plan};
-use crate::rollout::task::{Task, tasks_of};
+use crate::rollout::task::{Task, back_tasks, tasks_of};
 
 use super::event::Event;
 
@@ -20,6 +20,23 @@ pub enum Status {
     },
     /// Every stage passed.
     Completed,
+    /// Everything is back on legacy.
+    RolledBack,
+}
+
+/// A rollback under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Back {
+    /// Everything at once, rather than stage by stage.
+    pub hard: bool,
+    /// Why: by the operator, or a trigger's sentence.
+    pub why: String,
+    /// Index of the stage it began in.
+    pub from: usize,
+    /// Index of the stage to come to rest in; `None` is before the first one.
+    pub to: Option<usize>,
+    /// Both sides had been found equal before: they can be compared. False while the first copy was not finished.
+    pub copied: bool,
 }
 
 /// A rollout's durable state.
@@ -47,6 +64,12 @@ pub struct State {
     pub paused: Option<String>,
     /// It cannot go on by itself, with the reason.
     pub needs_operator: Option<String>,
+    /// The rollback under way or done.
+    pub back: Option<Back>,
+    /// Evidence of `Baseline`: legacy's metrics before anything changed.
+    pub baseline: Option<serde_json::Value>,
+    /// Next is being put out of reach: nothing follows legacy any more.
+    pub isolating: bool,
     /// The highest route epoch that was ever intended.
     pub route_intended: i64,
     /// The route epoch last known to be in force.
@@ -93,7 +116,10 @@ impl State {
                 self.stage_times.resize(*stage, (*at_ms, Some(*at_ms)));
                 self.stage_times.push((*at_ms, None));
             }
-            Event::TaskIntended { .. } => self.intended = true,
+            Event::TaskIntended { task, .. } => {
+                self.intended = true;
+                self.isolating |= *task == Task::Isolate;
+            }
             Event::TaskDone { index, evidence } => self.task_done(*index, evidence, plan),
             Event::TaskHeld { why, .. } => self.held = Some(why.clone()),
             Event::RouteIntended { epoch, .. } => self.route_intended = self.route_intended.max(*epoch),
@@ -118,6 +144,9 @@ impl State {
             }
             Event::NeedsOperator { why } => self.needs_operator = Some(why.clone()),
             Event::Completed { .. } => self.status = Status::Completed,
+            Event::RollbackBegan { hard, why, to, .. } => self.turn_back(*hard, why, *to),
+            Event::Returned { stage, at_ms, .. } => self.returned(*stage, *at_ms, plan),
+            Event::RolledBack { .. } => self.status = Status::RolledBack,
             Event::StrayFound { .. } => self.strays += 1,
             Event::Closed { .. } => self.closed = true,
         }
@@ -128,9 +157,11 @@ impl State {
             let pair = evidence.get("from")?.as_array()?;
             Some((u32::try_from(pair.first()?.as_u64()?).ok()?, u32::try_from(pair.get(1)?.as_u64()?).ok()?))
         };
-        match tasks_of(plan, self.stage).get(index) {
-            Some(Task::StartTail) => self.tail_from = time(),
-            Some(Task::StartReverse) => self.reverse_from = time(),
+        match self.tasks(plan).get(index) {
+            Some(Task::Baseline) => self.baseline = evidence.get("baseline").cloned(),
+            // Begun a second time, after a partial rollback, a tail goes on from where it stands.
+            Some(Task::StartTail) => self.tail_from = self.tail_from.or_else(time),
+            Some(Task::StartReverse) => self.reverse_from = self.reverse_from.or_else(time),
             Some(Task::StopReverse) => self.reverse_stopped = true,
             Some(Task::Reconcile) => self.reconciled = Some(evidence.clone()),
             _ => {}
@@ -140,13 +171,50 @@ impl State {
         self.held = None;
     }
 
+    /// A rollback takes the place of the stage's work, and of whatever held it up.
+    fn turn_back(&mut self, hard: bool, why: &str, to: Option<usize>) {
+        let from = self.back.as_ref().map_or(self.stage, |b| b.from);
+        let copied = self.back.as_ref().map_or(self.reconciled.is_some(), |b| b.copied);
+        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied });
+        self.status = Status::Working;
+        self.passed = false;
+        self.tasks_done = 0;
+        self.intended = false;
+        self.held = None;
+        self.paused = None;
+        self.needs_operator = None;
+    }
+
+    fn returned(&mut self, stage: usize, at_ms: i64, plan: &Plan) {
+        self.back = None;
+        self.stage = stage;
+        self.passed = false;
+        self.status = Status::Soaking { since_ms: at_ms };
+        self.tasks_done = tasks_of(plan, stage).len();
+        self.intended = false;
+        self.stage_times.truncate(stage + 1);
+        if let Some(t) = self.stage_times.last_mut() {
+            t.1 = None;
+        }
+        self.paused = Some("back in this stage after a rollback".into());
+    }
+
+    /// The work under way, in order: the stage's, or the rollback's.
+    #[must_use]
+    pub fn tasks(&self, plan: &Plan) -> Vec<Task> {
+        match &self.back {
+            Some(back) => back_tasks(plan, back),
+            None => tasks_of(plan, self.stage),
+        }
+    }
+
     /// The task whose intent is durable and whose outcome is not.
     #[must_use]
     pub fn current_task(&self, plan: &Plan) -> Option<Task> {
         if !self.intended || self.status != Status::Working {
             return None;
         }
-        tasks_of(plan, self.stage).get(self.tasks_done).copied()
+        self.tasks(plan).get(self.tasks_done).copied()
     }
 
     /// How the current stage ends.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::state::Back;
 use crate::plan::{Plan, Work};
 use crate::route::{Bucket, below_for_percent};
 
@@ -9,6 +10,8 @@ use crate::route::{Bucket, below_for_percent};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
 pub enum Task {
+    /// Write down what the metrics are like before anything changes: where a rollback has to come back to.
+    Baseline,
     /// Create next's collection and the route.
     Create,
     /// Fix the time from which legacy's changes are followed. Before the copy, so that nothing falls between.
@@ -42,6 +45,22 @@ pub enum Task {
     StopReverse,
     /// Rename legacy away and leave an empty view under its name.
     Quarantine,
+    /// Going back: writes of every bucket from `below` on belong to legacy again.
+    ReturnWrites {
+        /// The first bucket that legacy owns afterwards.
+        below: Bucket,
+        /// Reads and shadow reads go back in the same moment.
+        hard: bool,
+    },
+    /// Going back: reads of every bucket from `below` on come from legacy again.
+    ReturnReads {
+        /// The first bucket that reads from legacy afterwards.
+        below: Bucket,
+    },
+    /// Going back: wait until legacy's metrics are back at the baseline.
+    Recover,
+    /// Going back: nothing follows legacy any more; next is sealed, renamed away and kept.
+    Isolate,
 }
 
 impl Task {
@@ -49,6 +68,7 @@ impl Task {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Task::Baseline => "baseline",
             Task::Create => "create",
             Task::StartTail => "start tail",
             Task::Backfill => "backfill",
@@ -60,6 +80,10 @@ impl Task {
             Task::MoveWrites { .. } => "cutover",
             Task::StopReverse => "stop reverse tail",
             Task::Quarantine => "quarantine legacy",
+            Task::ReturnWrites { .. } => "writes back to legacy",
+            Task::ReturnReads { .. } => "reads back to legacy",
+            Task::Recover => "recovery to the baseline",
+            Task::Isolate => "isolate next",
         }
     }
 }
@@ -71,6 +95,9 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
     let before = index.checked_sub(1).and_then(|i| plan.stages.get(i));
     let (shadow0, reads0, writes0) = before.map_or((0, 0, 0), |s| (s.shadow, s.reads, s.writes));
     let mut tasks = Vec::new();
+    if index == 0 {
+        tasks.push(Task::Baseline);
+    }
     for work in &stage.work {
         match work {
             Work::Create => tasks.push(Task::Create),
@@ -103,4 +130,64 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
         tasks.extend([Task::Reconcile, Task::StopReverse, Task::Quarantine]);
     }
     tasks
+}
+
+/// The tasks of a rollback, in order.
+///
+/// Soft: stage by stage, writes before reads before shadow reads (writes never exceed reads), both sides compared whole after each.
+/// Hard: everything in one cutover. Where everything goes back, the metrics must recover, a last reconciliation proves both sides
+/// equal, and next is put out of reach.
+#[must_use]
+pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    if back.hard {
+        let (shadow, reads, writes) = settings(plan, back.to);
+        tasks.push(Task::ReturnWrites { below: below_for_percent(writes), hard: true });
+        tasks.push(Task::ReturnReads { below: below_for_percent(reads) });
+        tasks.push(Task::Shadow { percent: shadow });
+    } else {
+        let rest = back.to.map_or(0, |t| t + 1);
+        for index in (rest..=back.from).rev() {
+            soft_step(plan, back, index, &mut tasks);
+        }
+    }
+    if back.to.is_none() {
+        tasks.push(Task::Recover);
+    }
+    if back.copied && (back.hard || tasks.last() != Some(&Task::Reconcile)) {
+        tasks.push(Task::Reconcile);
+    }
+    if back.to.is_none() {
+        tasks.extend([Task::StopReverse, Task::Isolate]);
+    }
+    tasks
+}
+
+/// Shadow, reads and writes of a stage, percent; nothing before the first one.
+fn settings(plan: &Plan, stage: Option<usize>) -> (u8, u8, u8) {
+    stage.and_then(|i| plan.stages.get(i)).map_or((0, 0, 0), |s| (s.shadow, s.reads, s.writes))
+}
+
+fn soft_step(plan: &Plan, back: &Back, index: usize, tasks: &mut Vec<Task>) {
+    let (shadow, reads, writes) = settings(plan, Some(index));
+    let (shadow0, reads0, writes0) = settings(plan, index.checked_sub(1));
+    if (shadow, reads, writes) == (shadow0, reads0, writes0) {
+        return;
+    }
+    if writes > writes0 {
+        // The keys touched since are compared again while writes are held, as on the way forward.
+        if back.copied && tasks.last() != Some(&Task::Reconcile) {
+            tasks.push(Task::Reconcile);
+        }
+        tasks.push(Task::ReturnWrites { below: below_for_percent(writes0), hard: false });
+    }
+    if reads > reads0 {
+        tasks.push(Task::ReturnReads { below: below_for_percent(reads0) });
+    }
+    if shadow != shadow0 {
+        tasks.push(Task::Shadow { percent: shadow0 });
+    }
+    if back.copied {
+        tasks.push(Task::Reconcile);
+    }
 }

@@ -49,6 +49,10 @@ pub struct Snapshot {
     pub traffic: TrafficView,
     /// Whether and how it is possible to go back.
     pub way_back: WayBack,
+    /// The rollback under way, if any.
+    pub back: Option<BackView>,
+    /// Where it came to rest, once it has.
+    pub rest: Option<RestView>,
     /// The latest journal records, oldest first; at most 200.
     pub events: Vec<EventLine>,
     /// Measurements that were dropped because a queue was full.
@@ -95,6 +99,10 @@ pub enum Phase {
     Paused,
     /// Every stage passed.
     Completed,
+    /// Going back to legacy.
+    RollingBack,
+    /// Everything is back on legacy.
+    RolledBack,
     /// It cannot go on by itself; `why` says what to do.
     NeedsOperator,
     /// It failed; `why` says how.
@@ -105,7 +113,7 @@ impl Phase {
     /// True when nothing more will happen.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, Phase::Completed | Phase::Failed)
+        matches!(self, Phase::Completed | Phase::RolledBack | Phase::Failed)
     }
 }
 
@@ -361,8 +369,38 @@ pub struct WayBack {
     pub writes_at_risk: Option<u64>,
     /// The stage after which it is shut.
     pub until_stage: Option<String>,
+    /// How far legacy is behind next: what would be missing should next be gone this moment.
+    pub seconds_at_risk: Option<Micros>,
+    /// How long writes would be held by going back now: the longest freeze so far; `None` while nothing was frozen yet.
+    pub freeze: Option<Micros>,
     /// One plain sentence.
     pub text: String,
+}
+
+/// A rollback under way.
+#[derive(Clone, Debug, Default)]
+pub struct BackView {
+    /// Everything at once, rather than stage by stage.
+    pub hard: bool,
+    /// Why it goes back.
+    pub why: String,
+    /// The stage it comes to rest in; `None` is before the first one.
+    pub to: Option<String>,
+    /// What it does now.
+    pub step: String,
+    /// Steps done, of how many.
+    pub steps: (usize, usize),
+}
+
+/// Where a finished rollout came to rest, in plain sentences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestView {
+    /// Which side applications read and write.
+    pub applications: String,
+    /// What became of each side's collection.
+    pub collections: Vec<String>,
+    /// What proves that the data is whole.
+    pub proof: String,
 }
 
 /// One line of the event log.
@@ -403,6 +441,13 @@ pub enum Command {
     Advance {
         /// Index of the stage the operator saw when asking.
         stage: usize,
+    },
+    /// Go back, from whatever it is doing. Twice changes nothing; a hard one overtakes a soft one under way.
+    Rollback {
+        /// Everything at once, rather than stage by stage.
+        hard: bool,
+        /// Index of the stage to come to rest in; `None` is before the first one.
+        to: Option<usize>,
     },
     /// Come to a safe point and end the process; the rollout can be resumed.
     Stop,

@@ -16,6 +16,7 @@ fn name(command: &Command) -> &'static str {
         Command::Continue => "CONTINUE",
         Command::Advance { .. } => "ADVANCE",
         Command::Stop => "STOP",
+        Command::Rollback { .. } => "ROLLBACK",
     }
 }
 

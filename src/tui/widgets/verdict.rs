@@ -199,6 +199,8 @@ pub fn now(s: &Snapshot) -> Answer {
         Phase::Blocked => (Level::Warn, "BLOCKED"),
         Phase::Paused => (Level::Warn, "PAUSED"),
         Phase::Completed => (Level::Ok, "COMPLETED"),
+        Phase::RollingBack => (Level::Warn, "GOING BACK"),
+        Phase::RolledBack => (Level::Ok, "ROLLED BACK"),
         Phase::NeedsOperator => (Level::Bad, "NEEDS YOU"),
         Phase::Failed => (Level::Bad, "FAILED"),
     };
