@@ -279,8 +279,12 @@ pub fn canary() -> Snapshot {
             open: true,
             writes_at_risk: Some(0),
             until_stage: Some("contract".into()),
+            seconds_at_risk: Some(Micros::from_ms(100)),
+            freeze: Some(Micros::from_ms(269)),
             text: "back in about 4s, one freeze of writes".into(),
         },
+        back: None,
+        rest: None,
         events: events(),
         dropped: 0,
         applications: vec![
@@ -331,6 +335,8 @@ pub fn copying() -> Snapshot {
         open: true,
         writes_at_risk: Some(0),
         until_stage: Some("contract".into()),
+        seconds_at_risk: Some(Micros::from_ms(100)),
+        freeze: Some(Micros::from_ms(269)),
         text: "nothing has moved; dropping the copy undoes everything".into(),
     };
     s.reads[0] = latency(false, 20);
