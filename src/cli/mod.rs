@@ -63,6 +63,9 @@ enum Command {
     /// Take up a rollout that was stopped or cut off, here or elsewhere
     #[cfg(feature = "mongo")]
     Resume(run::ResumeArgs),
+    /// Bring a rollout back to legacy, from whatever it is doing
+    #[cfg(feature = "mongo")]
+    Rollback(run::RollbackArgs),
     /// Check a plan
     Check(check::CheckArgs),
     /// Compare both sides of a rollout, document by document
@@ -151,6 +154,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Run(args) => run::run(args),
         #[cfg(feature = "mongo")]
         Command::Resume(args) => run::resume(args),
+        #[cfg(feature = "mongo")]
+        Command::Rollback(args) => run::rollback(args),
         Command::Check(args) => check::run(&args),
         #[cfg(feature = "mongo")]
         Command::Verify(args) => verify::run(&args),

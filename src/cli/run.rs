@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::live::{World, holder};
 use super::pace::answered;
@@ -18,7 +19,8 @@ use super::{
 };
 use crate::engine::{self, Config, Deps, End, Engine};
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
-use crate::plan::Advance;
+use crate::plan::reader::nearest;
+use crate::plan::{Advance, Plan};
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
 use crate::tui::run::{Exit, Options, Source};
 
@@ -35,6 +37,24 @@ pub(super) struct RunArgs {
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     common: Common,
+    /// Take the lease from a holder whose lease has not run out
+    #[arg(long, requires = "reason")]
+    take_over: bool,
+    /// Why it is taken over; kept in the journal
+    #[arg(long, value_name = "TEXT", requires = "take_over")]
+    reason: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RollbackArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Everything back at once, instead of stage by stage
+    #[arg(long)]
+    hard: bool,
+    /// Come to rest in this stage [default: before the first one]
+    #[arg(long, value_name = "STAGE")]
+    to: Option<String>,
     /// Take the lease from a holder whose lease has not run out
     #[arg(long, requires = "reason")]
     take_over: bool,
@@ -76,15 +96,27 @@ enum OnHangup {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    begin(&args.common, Config { advance: args.advance.map(Advance::from), ..Config::default() })
+    begin(&args.common, Config { advance: args.advance.map(Advance::from), ..Config::default() }, None)
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Outcome {
-    begin(&args.common, Config { resume: true, take_over: args.reason, ..Config::default() })
+    begin(&args.common, Config { resume: true, take_over: args.reason, ..Config::default() }, None)
 }
 
-fn begin(args: &Common, config: Config) -> Outcome {
+pub(super) fn rollback(args: RollbackArgs) -> Outcome {
+    let config = Config { resume: true, take_over: args.reason, ..Config::default() };
+    begin(&args.common, config, Some(Back { hard: args.hard, to: args.to }))
+}
+
+/// How far back, and how.
+struct Back {
+    hard: bool,
+    to: Option<String>,
+}
+
+fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     let plan = read_plan(&args.plan)?;
+    let back = back.map(|b| back_command(&plan, &b)).transpose()?;
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };
     let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)));
@@ -95,6 +127,14 @@ fn begin(args: &Common, config: Config) -> Outcome {
     let signals = Signals::listen()?;
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
     let rollout = Rollout { args, world, engine, signals, printing, file };
+    if let Some(command) = back
+        && let Some(refusal) = rollout.refused(command)
+    {
+        out::say(&format!("no rollback: {refusal}"));
+        rollout.signals.end.store(true, Ordering::SeqCst);
+        rollout.headless()?;
+        return Ok(FAILED);
+    }
     if let Some(mut ui) = ui
         && let Some(code) = rollout.on_screen(&mut ui)?
     {
@@ -102,6 +142,20 @@ fn begin(args: &Common, config: Config) -> Outcome {
         return Ok(code);
     }
     rollout.headless()
+}
+
+fn back_command(plan: &Plan, back: &Back) -> Result<Command, Failure> {
+    let index = |id: &String| {
+        plan.stages.iter().position(|s| s.id == *id).ok_or_else(|| {
+            let names = plan.stages.iter().map(|s| s.id.as_str());
+            Failure::usage(format!(
+                "`{}` is not a stage of the plan; {}",
+                crate::scrub::short(id, 60),
+                nearest(id, names)
+            ))
+        })
+    };
+    Ok(Command::Rollback { hard: back.hard, to: back.to.as_ref().map(index).transpose()? })
 }
 
 fn deps(world: &World, file: &std::path::Path, printing: Arc<AtomicBool>, as_json: bool) -> Result<Deps, Failure> {
@@ -129,6 +183,18 @@ struct Rollout<'a> {
 }
 
 impl Rollout<'_> {
+    /// Sends a command to an engine that has just begun. Answers why it is refused.
+    fn refused(&self, command: Command) -> Option<String> {
+        let mut reply = self.engine.send(command)?;
+        loop {
+            match reply.try_recv() {
+                Ok(Reply::Refused(why)) => return Some(why),
+                Ok(Reply::Accepted | Reply::Applied) | Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Empty) => self.world.pause(20),
+            }
+        }
+    }
+
     /// The dashboard. `None` when the rollout is to be followed headless from here.
     fn on_screen(&self, ui: &mut crate::tui::UiState) -> Result<Option<u8>, Failure> {
         let mut source = LiveSource { engine: self.engine.clone(), replies: Vec::new(), problems: Vec::new() };
