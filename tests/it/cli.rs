@@ -286,6 +286,34 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
+fn a_blocked_standard_output_stopped_the_rollout() {
+    let dir = scenario();
+    let (journal, text) = path(dir.path(), "journal.jsonl");
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    // A pipe that is all but full: the first records do not fit, and nobody reads.
+    let filler = vec![b'\n'; 65_536 - 100];
+    writer.write_all(&filler).unwrap();
+    let mut child = tidegate()
+        .args(["drill", dir.path().to_str().unwrap(), "--headless", "--json", "--journal", &text])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = std::time::Instant::now();
+    while !std::fs::read_to_string(&journal).unwrap_or_default().contains("\"kind\":\"closed\"") {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "the rollout stands still");
+        assert!(child.try_wait().unwrap().is_none(), "it ended with its output unread");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let (records, summary) = printed.trim().rsplit_once('\n').unwrap();
+    assert_eq!(records, std::fs::read_to_string(&journal).unwrap().trim());
+    assert!(summary.contains("\"kind\":\"summary\""), "{summary}");
+}
+
+#[test]
 fn logs_go_to_a_file_and_nowhere_else() {
     let dir = scenario();
     let (log, text) = path(dir.path(), "log");
