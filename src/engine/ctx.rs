@@ -11,7 +11,7 @@ use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
 use super::tail::TailState;
-use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, Reason, SessionId, WriteOp};
+use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
 use crate::plan::Plan;
 use crate::rollout::{Event, Input};
 use crate::route::{Bucket, Route, Side};
@@ -350,9 +350,4 @@ impl Ctx {
             dirty.extend(keys);
         }
     }
-}
-
-/// A failed operation that retrying cannot help, as a sentence.
-pub(super) fn refusal(what: &str, reason: &Reason) -> Halt {
-    Halt::Broken(format!("{what}: {reason}"))
 }

@@ -13,6 +13,7 @@ mod fixture;
 mod plan;
 mod screens;
 mod sim;
+mod stuck;
 mod tui;
 mod tui_keys;
 mod tui_pty;
