@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
 use super::planted::Bug;
-use super::reconcile::{self, Finding, compare_again};
+use super::proof;
+use super::reconcile::{self, compare_again};
 use super::routing::{Changed, await_acks, change, unfreeze};
 use crate::cluster::{ClusterTime, Key};
 use crate::route::{Bucket, Frozen, Route, Side, bucket_of};
@@ -266,7 +267,7 @@ fn in_range(dirty: Option<&BTreeSet<Key>>, from: Bucket, to: Bucket) -> Vec<Key>
 
 async fn differing(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<Key>, Halt> {
     let found = compare_again(ctx, keys).await?;
-    Ok(found.into_iter().filter(|(_, f)| !matches!(f, Finding::Matched | Finding::Absent)).map(|(k, _)| k).collect())
+    Ok(found.into_iter().filter(|(_, f)| !f.is_equal()).map(|(k, _)| k).collect())
 }
 
 /// After a grace period: the same keys once more, now that next owns them and legacy follows.
@@ -277,6 +278,10 @@ async fn confirm(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<(), Halt> {
         let at = ctx.marker(Side::Next).await?;
         ctx.tails[Side::Next as usize].drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await;
         open = differing(ctx, &open).await?;
+        if round >= reconcile::BUSY_ROUND as u64 {
+            let judged = proof::judge_moving(ctx, &open).await;
+            open.retain(|key| !judged.iter().any(|(k, finding)| k == key && finding.is_equal()));
+        }
         if open.is_empty() || ctx.is_stopping() {
             return Ok(());
         }

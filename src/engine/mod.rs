@@ -11,6 +11,7 @@ pub mod lease;
 mod live_view;
 mod observe;
 pub mod planted;
+mod proof;
 mod publish;
 mod quarantine;
 mod reconcile;

@@ -7,6 +7,8 @@ use tidegate::cluster::{AdminOp, Cluster, Db, IndexSpec, Key, Ns, WriteOp};
 use tidegate::engine::{self, Deps, Engine};
 use tidegate::journal::{MemStore, Record};
 use tidegate::plan::{Advance, Plan};
+use tidegate::route::client::RouteClient;
+use tidegate::route::{Side, bucket_of};
 use tidegate::runtime::sim::Sim;
 use tidegate::runtime::{Group, Micros, Rt};
 
@@ -163,4 +165,38 @@ fn an_outage_is_no_documents_fault() {
     world.cluster.faults().set_unreachable(false);
     world.until(Micros::from_secs(200), |r| r.kind == "stage_passed");
     assert!(!world.records().iter().any(|r| r.kind == "needs_operator"));
+}
+
+/// Writes one order without a pause, wherever the route says, until the world ends.
+fn write_all_the_time(world: &World, id: i64) {
+    let (rt, cluster) = (world.rt.clone(), world.cluster.clone());
+    let route = RouteClient::new(rt.clone(), cluster.clone(), "stuck", "busy", world.ns(false));
+    route.start(Group(2));
+    let key = Key::from(id);
+    let bucket = bucket_of(&key).unwrap();
+    let writing = async move {
+        for n in 0i64.. {
+            let Some(permit) = route.permit(bucket).await else { return };
+            let mut doc = bson::rawdoc! { "_id": id, "n": n };
+            if permit.side == Side::Next {
+                doc.append(bson::cstr!("schema_version"), 2);
+            }
+            let op = WriteOp::Replace { ns: permit.ns.clone(), key: key.clone(), only_if: None, doc, upsert: true };
+            cluster.write(&op).await.unwrap();
+        }
+    };
+    rt.spawn(Group(2), "busy", Box::pin(writing));
+}
+
+#[test]
+fn a_document_written_all_the_time_kept_reconciliation_and_confirmation_in_flight() {
+    let world = World::new(300, embedded::Config::default());
+    // One that moves in the first cutover.
+    let busy = (0..300).find(|n| bucket_of(&Key::from(*n)).unwrap() < 512).unwrap();
+    write_all_the_time(&world, busy);
+    let _engine = world.start(Group(1));
+    world.until(Micros::from_secs(120), |r| r.kind == "closed");
+    let records = world.records();
+    let waited = records.iter().find(|r| r.kind == "needs_operator" || text(r).contains("in flight"));
+    assert!(waited.is_none(), "{waited:?}");
 }
