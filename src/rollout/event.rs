@@ -114,6 +114,8 @@ pub enum Event {
         /// The side it was written on.
         side: String,
     },
+    /// The runner was told to stop, and did so at a safe point.
+    Stopped {},
     /// Nothing follows.
     Closed {
         /// `completed` or `failed`.
@@ -186,6 +188,7 @@ impl Event {
             Event::NeedsOperator { why } => format!("operator needed: {why}"),
             Event::Completed { .. } => "rollout completed".to_owned(),
             Event::StrayFound { key, side } => format!("stray write of {key} on {side}"),
+            Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }
     }

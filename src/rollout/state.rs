@@ -1,5 +1,7 @@
 //! Everything that must survive a crash, as the fold of the journal.
 
+use std::collections::BTreeSet;
+
 use crate::plan::{Advance, Plan};
 use crate::rollout::task::{Task, tasks_of};
 
@@ -47,6 +49,8 @@ pub struct State {
     pub paused: Option<String>,
     /// It cannot go on by itself, with the reason.
     pub needs_operator: Option<String>,
+    /// Every reason recorded since an operator last went on: each is told once.
+    pub reasons: BTreeSet<String>,
     /// The highest route epoch that was ever intended.
     pub route_intended: i64,
     /// The route epoch last known to be in force.
@@ -83,7 +87,7 @@ impl State {
                     _ => None,
                 };
             }
-            Event::Resumed { .. } => self.needs_operator = None,
+            Event::Resumed { .. } => self.needs_nobody(),
             Event::StageEntered { stage, at_ms, .. } => {
                 self.stage = *stage;
                 self.passed = false;
@@ -107,7 +111,7 @@ impl State {
             Event::Paused { why } => self.paused = Some(why.clone()),
             Event::Continued {} => {
                 self.paused = None;
-                self.needs_operator = None;
+                self.needs_nobody();
             }
             Event::StagePassed { evidence, .. } => {
                 self.passed = true;
@@ -116,11 +120,20 @@ impl State {
                     t.1 = at.or(Some(t.0));
                 }
             }
-            Event::NeedsOperator { why } => self.needs_operator = Some(why.clone()),
+            Event::NeedsOperator { why } => {
+                self.needs_operator = Some(why.clone());
+                self.reasons.insert(why.clone());
+            }
             Event::Completed { .. } => self.status = Status::Completed,
             Event::StrayFound { .. } => self.strays += 1,
+            Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }
+    }
+
+    fn needs_nobody(&mut self) {
+        self.needs_operator = None;
+        self.reasons.clear();
     }
 
     fn task_done(&mut self, index: usize, evidence: &serde_json::Value, plan: &Plan) {
