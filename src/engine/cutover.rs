@@ -10,6 +10,7 @@ use super::planted::Bug;
 use super::proof;
 use super::reconcile::{self, compare_again};
 use super::routing::{Changed, await_acks, change, unfreeze};
+use super::tasks::reconcile_until_clean;
 use crate::cluster::{ClusterTime, Key};
 use crate::route::{Bucket, Frozen, Route, Side, bucket_of};
 use crate::runtime::Micros;
@@ -94,8 +95,7 @@ pub(super) async fn move_writes(
             continue;
         }
         if route.writes_next_below >= to {
-            let text = format!("buckets {from}..{to} belong to next");
-            return Ok(Some(json!({ "text": text, "epoch": route.epoch, "attempts": attempts })));
+            return confirm_all(ctx, &route, from, to, held).await;
         }
         if let Some(why) = not_ready(ctx) {
             wait(ctx, held, why).await;
@@ -268,6 +268,21 @@ fn in_range(dirty: Option<&BTreeSet<Key>>, from: Bucket, to: Bucket) -> Vec<Key>
 async fn differing(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<Key>, Halt> {
     let found = compare_again(ctx, keys).await?;
     Ok(found.into_iter().filter(|(_, f)| !f.is_equal()).map(|(k, _)| k).collect())
+}
+
+/// The flip was made by an attempt that did not come to its end: which keys it would have confirmed is not known any more, so both
+/// sides are compared whole.
+async fn confirm_all(
+    ctx: &Arc<Ctx>,
+    route: &Route,
+    from: Bucket,
+    to: Bucket,
+    held: Held<'_>,
+) -> Result<Option<Value>, Halt> {
+    let Some(mut evidence) = reconcile_until_clean(ctx, held).await? else { return Ok(None) };
+    evidence["text"] = json!(format!("buckets {from}..{to} belong to next; {} documents match", evidence["matched"]));
+    evidence["epoch"] = json!(route.epoch);
+    Ok(Some(evidence))
 }
 
 /// After a grace period: the same keys once more, now that next owns them and legacy follows.

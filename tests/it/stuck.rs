@@ -1,16 +1,18 @@
-//! What once stood still for ever: documents that cannot be written, or are written without a pause.
+//! What once stood still for ever, or went on when it should not: documents that cannot be written or are written without a pause,
+//! stops, runners cut off half-way.
 
 use std::sync::Arc;
 
 use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::cluster::{AdminOp, Cluster, Db, IndexSpec, Key, Ns, WriteOp};
-use tidegate::engine::{self, Deps, Engine};
+use tidegate::engine::{self, Deps, End, Engine};
 use tidegate::journal::{MemStore, Record};
 use tidegate::plan::{Advance, Plan};
 use tidegate::route::client::RouteClient;
 use tidegate::route::{Side, bucket_of};
 use tidegate::runtime::sim::Sim;
 use tidegate::runtime::{Group, Micros, Rt};
+use tidegate::snapshot::Command;
 
 const PLAN: &str = r#"
 schema = 1
@@ -199,4 +201,34 @@ fn a_document_written_all_the_time_kept_reconciliation_and_confirmation_in_fligh
     let records = world.records();
     let waited = records.iter().find(|r| r.kind == "needs_operator" || text(r).contains("in flight"));
     assert!(waited.is_none(), "{waited:?}");
+}
+
+#[test]
+fn a_stop_was_journalled_as_an_operator_needed() {
+    let world = World::new(300, embedded::Config::default());
+    // So slow that the stop falls into the copy.
+    world.cluster.faults().set_latency_of(&world.ns(true), 10_000);
+    let engine = world.start(Group(1));
+    world.until(Micros::from_secs(60), |r| text(r).contains("backfill"));
+    drop(engine.send(Command::Stop));
+    world.until(Micros::from_secs(60), |r| r.kind == "stopped");
+    world.sim.run_until(world.rt.now() + Micros::from_secs(1));
+    assert_eq!(engine.ended(), Some(End::Stopped));
+    let kinds: Vec<String> = world.records().into_iter().map(|r| r.kind).collect();
+    assert!(!kinds.contains(&"needs_operator".into()), "{kinds:?}");
+    world.start(Group(2));
+    world.until(Micros::from_secs(600), |r| r.kind == "closed");
+}
+
+#[test]
+fn a_cutover_cut_off_after_its_flip_was_never_confirmed() {
+    let world = World::new(300, embedded::Config::default());
+    let _engine = world.start(Group(1));
+    let is_flip = |r: &Record| r.kind == "route_settled" && r.body["writes_next_below"] == 512;
+    world.until(Micros::from_secs(60), is_flip);
+    world.rt.kill(Group(1));
+    assert_eq!(world.records().iter().filter(|r| text(r).contains("belong to next")).count(), 0);
+    world.start(Group(2));
+    let done = world.until(Micros::from_secs(60), |r| text(r).contains("buckets 0..512 belong to next"));
+    assert_eq!(done.body["evidence"]["matched"], 300, "{done:?}");
 }
