@@ -116,7 +116,6 @@ impl Publisher {
             traffic: traffic(state, &live),
             way_back: way_back(ctx, state, &live, now),
             events: live.events.iter().cloned().collect(),
-            dropped: 0,
             applications: applications(&live, now),
         }
     }
