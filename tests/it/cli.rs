@@ -20,16 +20,9 @@ operations = 120
 processes = 2
 "#;
 
-const PLAN: &str = r#"
-schema = 1
-[plan]
-id = "orders-small"
-title = "Orders, in small"
-[cluster]
-environment = "drill"
-[route]
-mode = "route"
-[[collection]]
+const PLAN: &str = concat!(
+    head!("orders-small", "Orders, in small", "drill"),
+    r#"[[collection]]
 legacy = "shop.orders"
 next = "shop.orders_v2"
 steps = [{ rename = "customer.name", to = "customer_name" }, { set = "schema_version", value = 2 }]
@@ -47,16 +40,9 @@ metric = "lag.apply"
 max = "2s"
 window = "10s"
 for = "2s"
-[[stage]]
-id = "full"
-reads = 100
-writes = 100
-soak = "2s"
-[[stage]]
-id = "contract"
-do = ["quarantine-legacy"]
-irreversible = true
-"#;
+"#,
+    to_the_end!()
+);
 
 /// A directory with a small scenario.
 fn scenario() -> tempfile::TempDir {

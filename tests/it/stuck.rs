@@ -14,18 +14,9 @@ use tidegate::runtime::sim::Sim;
 use tidegate::runtime::{Group, Micros, Rt};
 use tidegate::snapshot::Command;
 
-const PLAN: &str = r#"
-schema = 1
-[plan]
-id = "stuck"
-title = "Stuck"
-version = 1
-owner = "nobody"
-[cluster]
-environment = "simulation"
-[route]
-mode = "route"
-[[collection]]
+const PLAN: &str = concat!(
+    head!("stuck", "Stuck", "simulation"),
+    r#"[[collection]]
 legacy = "shop.orders"
 next = "shop.orders_v2"
 steps = [{ set = "schema_version", value = 2 }]
@@ -38,12 +29,8 @@ id = "half"
 reads = 50
 writes = 50
 soak = "1s"
-[[stage]]
-id = "full"
-reads = 100
-writes = 100
-soak = "1s"
-"#;
+"#
+);
 
 /// A rollout on an embedded cluster, without an application.
 struct World {
