@@ -141,10 +141,12 @@ pub fn main() -> ExitCode {
     // clap answers --help, --version and bad usage itself, with 0 and 2.
     let cli = Cli::parse();
     let outcome = logs::begin().and_then(|()| dispatch(cli.command));
-    ExitCode::from(outcome.unwrap_or_else(|failure| {
+    let code = outcome.unwrap_or_else(|failure| {
         out::say(&failure.text);
         failure.code
-    }))
+    });
+    out::flush();
+    ExitCode::from(code)
 }
 
 fn dispatch(command: Command) -> Outcome {

@@ -13,10 +13,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::live::{World, holder};
 use super::pace::answered;
 use super::signals::Signals;
-use super::{
-    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ROLLED_BACK, ThemeArg, dashboard, look, out,
-    read_plan, summary,
-};
+use super::{AdvanceArg, FAILED, Failure, Json, Outcome, ThemeArg, dashboard, look, out, read_plan, summary};
 use crate::engine::{self, Config, Deps, End, Engine};
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
 use crate::plan::reader::nearest;
@@ -230,8 +227,11 @@ impl Rollout<'_> {
             w["lost"].as_u64().map_or_else(|| "unknown".to_owned(), out::thousands),
             super::shown(&self.file),
         ));
+        if let Some(strays) = summary::strays(&sum) {
+            out::line(&strays);
+        }
         self.say_why();
-        Ok(Some(self.code(&sum)))
+        Ok(Some(summary::code(&sum)))
     }
 
     /// Follows the rollout to its end, printing what is journalled.
@@ -242,6 +242,9 @@ impl Rollout<'_> {
             if !stopping && (self.signals.is_end() || hung_up || self.is_needed()) {
                 // A full queue takes it the next time round.
                 stopping = self.engine.send(Command::Stop).is_some();
+                if stopping && self.engine.ended().is_none() {
+                    out::say("stopping at a safe point; a second Ctrl-C ends at once");
+                }
             }
             self.world.pause(50);
         }
@@ -252,9 +255,8 @@ impl Rollout<'_> {
             summary::closing(&self.world.plan.id, &sum);
         }
         self.say_why();
-        let code = self.code(&sum);
         self.world.shut_down();
-        Ok(code)
+        Ok(summary::code(&sum))
     }
 
     /// `--exit-when-needed`, and only an operator can go on.
@@ -273,23 +275,8 @@ impl Rollout<'_> {
         }
     }
 
-    fn code(&self, sum: &Value) -> u8 {
-        match self.engine.ended() {
-            Some(End::Completed) if sum["writes"]["lost"].as_u64().unwrap_or(0) == 0 => DONE,
-            Some(End::RolledBack) if sum["writes"]["lost"].as_u64().unwrap_or(0) == 0 => ROLLED_BACK,
-            Some(End::Completed | End::RolledBack | End::Failed(_) | End::Fenced(_)) => FAILED,
-            Some(End::Stopped) | None => NEEDS_OPERATOR,
-        }
-    }
-
     fn summary(&self) -> Value {
         let s = self.engine.snapshot();
-        let outcome = match self.engine.ended() {
-            Some(End::Completed) => "completed",
-            Some(End::RolledBack) => "rolled_back",
-            Some(End::Failed(_) | End::Fenced(_)) => "failed",
-            Some(End::Stopped) | None => "needs_operator",
-        };
         let r = s.reconcile.first().cloned().unwrap_or_default();
         // The journal's copy has every stage and every comparison, those before a resume too.
         let records = crate::journal::read_file(&self.file, None).map(|(records, _)| records).unwrap_or_default();
@@ -300,7 +287,7 @@ impl Rollout<'_> {
         let documents = if r.matched.is_some() { here } else { summary::compared(&records).unwrap_or(here) };
         json!({
             "kind": "summary",
-            "outcome": outcome,
+            "outcome": End::outcome(self.engine.ended().as_ref(), s.traffic.stray),
             "documents": documents,
             "writes": {
                 "acknowledged": s.traffic.acknowledged,

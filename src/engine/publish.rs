@@ -134,7 +134,6 @@ impl Publisher {
             back: back_view(ctx, state),
             rest: rest(ctx, state, &live),
             events: live.events.iter().cloned().collect(),
-            dropped: 0,
             applications: applications(&live, now),
         }
     }

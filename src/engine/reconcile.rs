@@ -15,6 +15,8 @@ use crate::runtime::Micros;
 const PAGE: PageLimit = PageLimit { docs: 1_000, bytes: 8 << 20 };
 /// Rounds of comparing again before a difference counts.
 const ROUNDS: usize = 20;
+/// The round from which a key that is still being written is judged by the worker that writes its copy.
+pub(super) const BUSY_ROUND: usize = 3;
 /// Keys kept for comparing again; more than that and the pass is started over later.
 const KEYS_MAX: usize = 2_000_000;
 
@@ -34,7 +36,7 @@ pub(super) enum Finding {
 }
 
 impl Finding {
-    fn is_equal(self) -> bool {
+    pub(super) fn is_equal(self) -> bool {
         matches!(self, Finding::Matched | Finding::Absent)
     }
 }
@@ -251,6 +253,15 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<b
                 open.insert(key.clone());
             }
             judged.insert(key, finding);
+        }
+        if round >= BUSY_ROUND {
+            let keys: Vec<Key> = open.iter().cloned().collect();
+            for (key, finding) in super::proof::judge_moving(ctx, &keys).await {
+                if finding.is_equal() {
+                    open.remove(&key);
+                }
+                judged.insert(key, finding);
+            }
         }
         if open.is_empty() {
             break;

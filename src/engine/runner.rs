@@ -36,6 +36,20 @@ pub enum End {
     Failed(String),
 }
 
+impl End {
+    /// The word for it in summaries. A rollout that passed every stage is not completed while writes were made on a side that did
+    /// not own their keys: somebody has to say what becomes of them. `None` is one that goes on.
+    #[must_use]
+    pub fn outcome(end: Option<&End>, strays: u64) -> &'static str {
+        match end {
+            Some(End::Completed) if strays == 0 => "completed",
+            Some(End::RolledBack) if strays == 0 => "rolled_back",
+            Some(End::Failed(_) | End::Fenced(_)) => "failed",
+            Some(End::Completed | End::RolledBack | End::Stopped) | None => "needs_operator",
+        }
+    }
+}
+
 type CommandInbox = mpsc::Receiver<(Command, oneshot::Sender<Reply>)>;
 
 pub(super) struct Runner {
@@ -168,10 +182,12 @@ impl Runner {
                 Ok(())
             }
             Message::Input(input) => {
-                let of_task =
-                    matches!(input, Input::TaskDone { .. } | Input::TaskHeld { .. } | Input::TaskFailed { .. });
+                let of_task = matches!(
+                    input,
+                    Input::TaskDone { .. } | Input::TaskHeld { .. } | Input::TaskFailed { .. } | Input::TaskStopped
+                );
                 let abandoned = of_task && self.ctx.abandoned.load(Ordering::SeqCst);
-                if matches!(input, Input::TaskDone { .. } | Input::TaskFailed { .. }) {
+                if matches!(input, Input::TaskDone { .. } | Input::TaskFailed { .. } | Input::TaskStopped) {
                     self.task_running = false;
                     self.ctx.abandoned.store(false, Ordering::SeqCst);
                 }
@@ -233,6 +249,7 @@ impl Runner {
     /// Looks at gates and triggers and lets the core go on as far as it can.
     async fn advance(&mut self) -> Result<(), Over> {
         if self.ctx.is_stopping() && !self.task_running {
+            self.journal_by(By::Operator(None), Event::Stopped {}).await?;
             return Err(Over(End::Stopped));
         }
         if !self.publisher.is_open() || self.ctx.is_stopping() {
@@ -347,8 +364,7 @@ async fn carry_out(ctx: Arc<Ctx>, state: &State, task: Task) {
     lock(&ctx.live).waiting = None;
     match outcome {
         Ok(Some(evidence)) => ctx.input(Input::TaskDone { evidence }),
-        // Stopping: the intent stands, whoever resumes begins the task again.
-        Ok(None) => ctx.input(Input::TaskFailed { why: "stopped at a safe point".into() }),
+        Ok(None) => ctx.input(Input::TaskStopped),
         Err(Halt::Broken(why)) => ctx.input(Input::TaskFailed { why }),
         Err(halt @ Halt::Fenced(_)) => ctx.report_halt(halt).await,
     }

@@ -76,20 +76,8 @@ pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
 }
 
 async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, StartError> {
-    let collection = &deps.plan.collections[0];
     let (to_runner, inbox) = mpsc::unbounded_channel();
-    let ctx = Ctx::new(
-        deps.rt.clone(),
-        deps.group,
-        deps.clusters.clone(),
-        deps.one_cluster,
-        deps.plan.clone(),
-        [collection.legacy.clone(), collection.next.clone()],
-        held.epoch,
-        config.planted,
-        config.chunk_docs,
-        to_runner,
-    );
+    let ctx = Ctx::new(deps, config, held.epoch, to_runner);
     fence_out(&ctx).await?;
     let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
     let records = journal.open().await?;

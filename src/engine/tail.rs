@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bson::{RawDocumentBuf, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::ctx::{Ctx, Halt, lock};
+use super::reconcile::Finding;
 use super::resync::resync;
 use super::writer::SlotWriter;
 use crate::cluster::{Change, ChangeBatch, ChangeKind, ClusterTime, Failed, Key, Reason, StreamPos};
-use crate::route::{Side, bucket_of};
+use crate::route::{Bucket, Side, bucket_of};
 use crate::runtime::Micros;
 
 /// Workers a tail. Constant: a restarted runner reads their checkpoints.
@@ -35,9 +36,17 @@ struct Unit {
     flush: bool,
 }
 
+/// A key to be judged by the worker that writes its copy.
+pub(super) struct Asked {
+    pub key: Key,
+    pub answer: oneshot::Sender<Finding>,
+}
+
 #[derive(Default)]
 struct WorkerState {
     queue: VecDeque<Unit>,
+    /// Answered between two batches.
+    asked: VecDeque<Asked>,
     /// The first event of the units being applied.
     applying: Option<ClusterTime>,
     checkpointed: ClusterTime,
@@ -98,6 +107,14 @@ impl TailState {
             }
             ctx.wait(moved, Micros::from_ms(50)).await;
         }
+    }
+
+    /// Has the worker of `bucket` judge a key.
+    pub(super) fn ask(&self, bucket: Bucket, asked: Asked) {
+        if let Some(worker) = lock(&self.inner).workers.get_mut(worker_of(bucket)) {
+            worker.asked.push_back(asked);
+        }
+        self.moved.notify_waiters();
     }
 
     /// Waits until everything up to `at` has been applied.
@@ -311,14 +328,27 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
         super::quarantine::put_aside(ctx, src, &key, event.kind, event.at).await;
         return None;
     }
-    Some((key, usize::from(bucket) % WORKERS))
+    Some((key, worker_of(bucket)))
+}
+
+/// A bucket always goes to the same worker: one key, one writer.
+fn worker_of(bucket: Bucket) -> usize {
+    usize::from(bucket) % WORKERS
 }
 
 async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
     let state = &ctx.tails[src as usize];
     loop {
         let moved = state.moved.notified();
+        let asked = lock(&state.inner).workers[index].asked.pop_front();
+        let was_asked = asked.is_some();
+        if let Some(asked) = asked {
+            super::proof::answer(&ctx, &mut writer, src, asked).await;
+        }
         let Some(units) = take(state, index) else {
+            if was_asked {
+                continue;
+            }
             if !state.is_running() {
                 return;
             }

@@ -139,6 +139,8 @@ pub enum Event {
         /// The side it was written on.
         side: String,
     },
+    /// The runner was told to stop, and did so at a safe point.
+    Stopped {},
     /// Nothing follows.
     Closed {
         /// `completed`, `rolled_back` or `failed`.
@@ -219,6 +221,7 @@ impl Event {
             Event::Returned { id, .. } => format!("back in stage {id}"),
             Event::RolledBack { .. } => "rolled back: everything is on legacy".to_owned(),
             Event::StrayFound { key, side } => format!("stray write of {key} on {side}"),
+            Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }
     }

@@ -1,5 +1,7 @@
 //! Everything that must survive a crash, as the fold of the journal.
 
+use std::collections::BTreeSet;
+
 use crate::plan::{Advance, Plan};
 use crate::rollout::task::{Task, back_tasks, tasks_of};
 
@@ -70,6 +72,8 @@ pub struct State {
     pub baseline: Option<serde_json::Value>,
     /// Next is being put out of reach: nothing follows legacy any more.
     pub isolating: bool,
+    /// Every reason recorded since an operator last went on: each is told once.
+    pub reasons: BTreeSet<String>,
     /// The highest route epoch that was ever intended.
     pub route_intended: i64,
     /// The route epoch last known to be in force.
@@ -106,7 +110,7 @@ impl State {
                     _ => None,
                 };
             }
-            Event::Resumed { .. } => self.needs_operator = None,
+            Event::Resumed { .. } => self.needs_nobody(),
             Event::StageEntered { stage, at_ms, .. } => {
                 self.stage = *stage;
                 self.passed = false;
@@ -133,7 +137,7 @@ impl State {
             Event::Paused { why } => self.paused = Some(why.clone()),
             Event::Continued {} => {
                 self.paused = None;
-                self.needs_operator = None;
+                self.needs_nobody();
             }
             Event::StagePassed { evidence, .. } => {
                 self.passed = true;
@@ -142,14 +146,23 @@ impl State {
                     t.1 = at.or(Some(t.0));
                 }
             }
-            Event::NeedsOperator { why } => self.needs_operator = Some(why.clone()),
+            Event::NeedsOperator { why } => {
+                self.needs_operator = Some(why.clone());
+                self.reasons.insert(why.clone());
+            }
             Event::Completed { .. } => self.status = Status::Completed,
             Event::RollbackBegan { hard, why, to, .. } => self.turn_back(*hard, why, *to),
             Event::Returned { stage, at_ms, .. } => self.returned(*stage, *at_ms, plan),
             Event::RolledBack { .. } => self.status = Status::RolledBack,
             Event::StrayFound { .. } => self.strays += 1,
+            Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }
+    }
+
+    fn needs_nobody(&mut self) {
+        self.needs_operator = None;
+        self.reasons.clear();
     }
 
     fn task_done(&mut self, index: usize, evidence: &serde_json::Value, plan: &Plan) {
@@ -182,7 +195,7 @@ impl State {
         self.intended = false;
         self.held = None;
         self.paused = None;
-        self.needs_operator = None;
+        self.needs_nobody();
     }
 
     fn returned(&mut self, stage: usize, at_ms: i64, plan: &Plan) {

@@ -286,7 +286,6 @@ pub fn canary() -> Snapshot {
         back: None,
         rest: None,
         events: events(),
-        dropped: 0,
         applications: vec![
             ApplicationView { name: "checkout-1".into(), epoch: 18, age: Micros::from_ms(600) },
             ApplicationView { name: "checkout-2".into(), epoch: 17, age: Micros::from_secs(9) },

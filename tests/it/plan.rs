@@ -7,7 +7,8 @@ use tidegate::plan::{Advance, Bound, Diagnostics, Plan, Step, ValueType, Work};
 use tidegate::route::Side;
 use tidegate::runtime::Micros;
 
-const GOOD: &str = r#"schema = 1
+const GOOD: &str = concat!(
+    r#"schema = 1
 
 [plan]
 id = "orders-v2"
@@ -27,16 +28,9 @@ max_staleness = "2s"
 [cutover]
 freeze_max = "3s"
 
-[[collection]]
-legacy = "shop.orders"
-next = "shop.orders_v2"
-steps = [
-  { rename = "customer.name", to = "customer_name" },
-  { convert = "total", from = "string", to = "decimal" },
-  { set = "schema_version", value = 2 },
-]
-indexes = [{ keys = { customer_name = 1 }, name = "by_customer" }]
-
+"#,
+    flat_orders!(),
+    r#"
 [[query]]
 name = "orders of a customer"
 legacy = '{ "customer.name": "Cust 7" }'
@@ -99,7 +93,8 @@ advance = "auto"
 id = "contract"
 do = ["quarantine-legacy"]
 irreversible = true
-"#;
+"#
+);
 
 fn parse(text: &str) -> Result<Plan, Diagnostics> {
     Plan::parse(text, "plan.toml")

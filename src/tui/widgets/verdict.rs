@@ -279,19 +279,15 @@ pub fn lease(s: &Snapshot) -> Answer {
 /// How old this is.
 #[must_use]
 pub fn data(s: &Snapshot, ui: &UiState) -> Answer {
-    let dropped = if s.dropped == 0 { String::new() } else { format!("{} dropped", format::grouped(s.dropped)) };
     if ui.snapshot_age > STALE_AFTER && !s.phase.is_final() {
-        return answer(Level::Bad, format!("STALE, silent for {}", format::span(ui.snapshot_age)), dropped);
+        return answer(Level::Bad, format!("STALE, silent for {}", format::span(ui.snapshot_age)), "");
     }
     match data_age(s, ui) {
-        None => answer(Level::Unknown, "no data yet", dropped),
+        None => answer(Level::Unknown, "no data yet", ""),
         Some(age) if age > STALE_AFTER && !s.phase.is_final() => {
-            answer(Level::Bad, format!("STALE, {} old", format::lag(age)), dropped)
+            answer(Level::Bad, format!("STALE, {} old", format::lag(age)), "")
         }
-        Some(age) => {
-            let none = if s.dropped == 0 { "0 dropped".to_owned() } else { dropped };
-            answer(if s.dropped == 0 { Level::Ok } else { Level::Warn }, format!("{} old", format::lag(age)), none)
-        }
+        Some(age) => answer(Level::Ok, format!("{} old", format::lag(age)), ""),
     }
 }
 

@@ -19,31 +19,15 @@ use tidegate::workload::{self, Shapes, Workload, initial_orders};
 use super::faults::{Leaning, Mishap, schedule, set_fates, set_rates, ways_back};
 use super::monitor::Monitor;
 
-const PLAN: &str = r#"
-schema = 1
-[plan]
-id = "sim"
-title = "Simulated"
-version = 1
-owner = "nobody"
-[cluster]
-environment = "simulation"
-[route]
-mode = "route"
-max_staleness = "3s"
+const PLAN: &str = concat!(
+    head!("sim", "Simulated", "simulation"),
+    r#"max_staleness = "3s"
 lease = "3s"
 [cutover]
 freeze_max = "3s"
-[[collection]]
-legacy = "shop.orders"
-next = "shop.orders_v2"
-steps = [
-  { rename = "customer.name", to = "customer_name" },
-  { convert = "total", from = "string", to = "decimal" },
-  { set = "schema_version", value = 2 },
-]
-indexes = [{ keys = { customer_name = 1 }, name = "by_customer" }]
-[throttle]
+"#,
+    flat_orders!(),
+    r#"[throttle]
 max_rate = MAX_RATE
 [[stage]]
 id = "copy"
@@ -68,16 +52,9 @@ metric = "lag.apply"
 max = "3s"
 window = "5s"
 for = "1s"
-[[stage]]
-id = "full"
-reads = 100
-writes = 100
-soak = "2s"
-[[stage]]
-id = "contract"
-do = ["quarantine-legacy"]
-irreversible = true
-"#;
+"#,
+    to_the_end!()
+);
 
 /// Mishaps happen until then; after it everything must come to its end.
 const ROUGH: Micros = Micros::from_secs(45);
