@@ -101,7 +101,7 @@ fn begin(
     };
     let settings = Settings { seed, advance, journal: Arc::new(journal), on_record };
     Drill::begin(&scenario.world, plan, &settings).map_err(|e| match e {
-        DrillError::Shape(e) => Failure::usage(e),
+        e @ (DrillError::Shape(_) | DrillError::Stage(_)) => Failure::usage(e),
         e => Failure::new(e),
     })
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::inject::{Conductor, Start};
 use super::scenario::World;
 use crate::cluster::Db;
 use crate::cluster::embedded::{self, Embedded};
@@ -21,6 +22,8 @@ use crate::workload::{self, Shapes, Verification, Workload, initial_orders};
 pub const RUNNER: Group = Group(1);
 /// The application's tasks.
 pub const APPLICATION: Group = Group(2);
+/// What lets a scenario's injects happen.
+pub const INJECTS: Group = Group(3);
 
 /// Why a drill cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,9 @@ pub enum DrillError {
     /// The cluster did not answer the last comparison.
     #[error("the last comparison could not be made: {0}")]
     Verify(String),
+    /// An inject waits for a stage of another plan.
+    #[error("the scenario waits for stage `{0}`, which the plan does not have")]
+    Stage(String),
 }
 
 /// How a drill is run.
@@ -60,6 +66,9 @@ pub struct Drill {
     sim: Arc<Sim>,
     rt: Rt,
     engine: Engine,
+    cluster: Arc<Embedded>,
+    /// Something happens in this drill.
+    injected: bool,
     workload: Arc<Workload>,
     passed: Arc<Mutex<Vec<Value>>>,
 }
@@ -70,6 +79,7 @@ impl Drill {
     /// # Errors
     /// When the plan cannot be run in this world, or the journal cannot be written.
     pub fn begin(world: &World, plan: &Plan, settings: &Settings) -> Result<Drill, DrillError> {
+        check_stages(world, plan)?;
         let sim = Sim::starting_at(settings.seed, world.start_ms);
         let rt: Rt = sim.clone();
         let config = embedded::Config { nodes: usize::from(world.nodes.max(1)), ..embedded::Config::default() };
@@ -86,7 +96,7 @@ impl Drill {
         cluster
             .load(&collection.legacy, initial_orders(&load, shapes).collect())
             .map_err(|e| DrillError::Load(e.to_string()))?;
-        let db: Db = cluster;
+        let db: Db = cluster.clone();
         let workload = Workload::start(&rt, APPLICATION, [db.clone(), db.clone()], plan, load)?;
         let passed = Arc::new(Mutex::new(Vec::new()));
         let deps = Deps {
@@ -105,7 +115,14 @@ impl Drill {
             ..engine::Config::default()
         };
         let engine = sim.block_on(engine::start(deps, config)).ok_or(DrillError::Standstill)??;
-        Ok(Drill { sim, rt, engine, workload: Arc::new(workload), passed })
+        let injected = !world.injects.is_empty();
+        if injected {
+            let (rt, engine, faults) = (rt.clone(), engine.clone(), cluster.faults());
+            let sides = [collection.legacy.clone(), collection.next.clone()];
+            let nodes = usize::from(world.nodes.max(1));
+            Conductor { rt, faults, nodes, sides, engine }.start(INJECTS, &world.injects);
+        }
+        Ok(Drill { sim, rt, engine, cluster, injected, workload: Arc::new(workload), passed })
     }
 
     /// Virtual time since the drill began.
@@ -117,6 +134,18 @@ impl Drill {
     /// Runs everything due up to `until`.
     pub fn run_until(&self, until: Micros) {
         self.sim.run_until(until);
+    }
+
+    /// The cluster that it runs on.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Embedded> {
+        &self.cluster
+    }
+
+    /// The application.
+    #[must_use]
+    pub fn workload(&self) -> &Workload {
+        &self.workload
     }
 
     /// The picture of this moment.
@@ -137,12 +166,23 @@ impl Drill {
         self.engine.ended()
     }
 
+    /// Whatever still happens ends, so that the last comparison can be made.
+    fn calm(&self) {
+        if self.injected {
+            self.rt.kill(INJECTS);
+            self.cluster.faults().clear();
+            // The longest election.
+            self.sim.run_until(self.rt.now() + Micros::from_secs(2));
+        }
+    }
+
     /// Stops the application, compares every order with what was acknowledged, and sums up.
     ///
     /// # Errors
     /// When the cluster does not answer.
     pub fn finish(&self) -> Result<Summary, DrillError> {
         let snapshot = self.engine.snapshot();
+        self.calm();
         let w = self.workload.clone();
         let verified = self
             .sim
@@ -155,6 +195,19 @@ impl Drill {
         let stages = self.passed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Summary::new(self.engine.ended(), &snapshot, &self.workload, verified, stages))
     }
+}
+
+/// A condition on a stage that never comes would never hold.
+fn check_stages(world: &World, plan: &Plan) -> Result<(), DrillError> {
+    for inject in &world.injects {
+        if let Start::When { condition, .. } = &inject.start
+            && let Some(stage) = &condition.stage
+            && !plan.stages.iter().any(|s| s.id == *stage)
+        {
+            return Err(DrillError::Stage(crate::scrub::short(stage, 60)));
+        }
+    }
+    Ok(())
 }
 
 /// Collects what the summary says of each stage.

@@ -1,7 +1,10 @@
-//! Drills: rollouts on the embedded cluster, driven by a scenario. No network socket.
+//! Drills: rollouts on the embedded cluster, driven by a scenario and what it lets happen. No network socket.
 
 mod exercise;
+mod inject;
+mod inject_parse;
 mod scenario;
 
-pub use exercise::{APPLICATION, Drill, DrillError, RUNNER, Settings, Summary};
-pub use scenario::{Brief, Builtin, Difficulty, EndsWhen, Scenario, World, builtin};
+pub use exercise::{APPLICATION, Drill, DrillError, INJECTS, RUNNER, Settings, Summary};
+pub use inject::{Action, Condition, Inject, Measure, Member, READABLE, Start, Target};
+pub use scenario::{Brief, Builtin, Difficulty, EndsWhen, Scenario, Scripts, World, builtin};

@@ -1,7 +1,10 @@
-//! A scenario file: what participants are told, and the world that a drill runs in. An unknown key is an error, with its place.
+//! A scenario file: what participants are told, the world that a drill runs in and what happens in it. An unknown key is an error,
+//! with its place.
 
+use super::inject::Inject;
+use super::inject_parse;
 use crate::plan::Diagnostics;
-use crate::plan::reader::{self, Reader, Table};
+use crate::plan::reader::{self, At, Reader, Table};
 use crate::runtime::Micros;
 
 /// A scenario that has been checked.
@@ -17,6 +20,17 @@ pub struct Scenario {
     pub max_length: Micros,
     /// What ends it before that.
     pub ends_when: EndsWhen,
+    /// Keys files beside the scenario.
+    pub scripts: Scripts,
+}
+
+/// Keys files that show how a scenario can go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scripts {
+    /// What a good operator does.
+    pub good: Option<String>,
+    /// What a bad one does.
+    pub bad: Option<String>,
 }
 
 /// What participants are told.
@@ -49,6 +63,8 @@ pub struct World {
     pub reads: f64,
     /// Processes of the application.
     pub processes: u16,
+    /// What happens in it; participants never see it.
+    pub injects: Vec<Inject>,
 }
 
 /// How much a scenario asks of people.
@@ -99,12 +115,26 @@ pub struct Builtin {
 /// The scenarios that come with tidegate, easiest first.
 #[must_use]
 pub fn builtin() -> &'static [Builtin] {
-    const ALL: &[Builtin] = &[Builtin {
-        id: "first-watch",
-        scenario: include_str!("../../scenarios/first-watch/scenario.toml"),
-        plan: include_str!("../../scenarios/first-watch/plan.toml"),
-        runbook: include_str!("../../scenarios/first-watch/runbook.md"),
-    }];
+    const ALL: &[Builtin] = &[
+        Builtin {
+            id: "first-watch",
+            scenario: include_str!("../../scenarios/first-watch/scenario.toml"),
+            plan: include_str!("../../scenarios/first-watch/plan.toml"),
+            runbook: include_str!("../../scenarios/first-watch/runbook.md"),
+        },
+        Builtin {
+            id: "spring-tide",
+            scenario: include_str!("../../scenarios/spring-tide/scenario.toml"),
+            plan: include_str!("../../scenarios/spring-tide/plan.toml"),
+            runbook: include_str!("../../scenarios/spring-tide/runbook.md"),
+        },
+        Builtin {
+            id: "ebb",
+            scenario: include_str!("../../scenarios/ebb/scenario.toml"),
+            plan: include_str!("../../scenarios/ebb/plan.toml"),
+            runbook: include_str!("../../scenarios/ebb/runbook.md"),
+        },
+    ];
     ALL
 }
 
@@ -144,7 +174,7 @@ fn read(r: &mut Reader, t: &Table<'_, '_>) -> Option<Scenario> {
         r.error(n.span, message, "expected 1", None);
         return None;
     }
-    r.only(t, &["schema", "difficulty", "max_length", "ends_when", "brief", "world"]);
+    r.only(t, &["schema", "difficulty", "max_length", "ends_when", "brief", "world", "inject", "scripts"]);
     let words = [Difficulty::Introductory, Difficulty::Ordinary, Difficulty::Hard].map(|d| (d.name(), d));
     let difficulty = r.string(t, "difficulty").and_then(|w| r.word(&w, "difficulty", &words));
     let hour = Micros::from_secs(3_600);
@@ -153,12 +183,15 @@ fn read(r: &mut Reader, t: &Table<'_, '_>) -> Option<Scenario> {
     let ends_when = r.string(t, "ends_when").and_then(|w| r.word(&w, "ending", &ends));
     let brief = read_brief(r, t);
     let world = read_world(r, t);
+    let scripts = read_scripts(r, t);
+    let injects = inject_parse::read(r, t, world.as_ref().map_or(u8::MAX, |w| w.nodes));
     Some(Scenario {
         brief: brief?,
-        world: world?,
+        world: World { injects, ..world? },
         difficulty: difficulty.unwrap_or(Difficulty::Ordinary),
         max_length,
         ends_when: ends_when.unwrap_or(EndsWhen::Ended),
+        scripts,
     })
 }
 
@@ -179,22 +212,29 @@ fn read_brief(r: &mut Reader, t: &Table<'_, '_>) -> Option<Brief> {
     Some(Brief { title: crate::scrub::line(&title?.value), text: lines(text?.value), goal })
 }
 
+/// A scenario may come from anywhere: it names files beside itself and no others.
+fn beside(r: &mut Reader, name: At<String>, what: &str, example: &str) -> Option<String> {
+    let plain = !name.value.contains(['/', '\\', ':', '\0']) && !name.value.starts_with('.');
+    let ending = example.rfind('.').map_or("", |dot| &example[dot..]);
+    if name.value.ends_with(ending) && plain {
+        return Some(name.value);
+    }
+    let message = format!("`{}` is not a {what} beside the scenario", crate::scrub::short(&name.value, 80));
+    r.error(name.span, message, format!("expected a name like `{example}`"), None);
+    None
+}
+
+fn read_scripts(r: &mut Reader, t: &Table<'_, '_>) -> Scripts {
+    let Some(t) = r.table(t, "scripts", "[scripts]") else { return Scripts::default() };
+    r.only(&t, &["good", "bad"]);
+    let mut script = |key: &str| r.string(&t, key).and_then(|s| beside(r, s, "keys file", "good.keys"));
+    Scripts { good: script("good"), bad: script("bad") }
+}
+
 fn read_world(r: &mut Reader, t: &Table<'_, '_>) -> Option<World> {
     let t = section(r, t, "world")?;
     r.only(&t, &["plan", "seed", "start", "nodes", "documents", "operations", "reads", "processes"]);
-    let plan = r.required(&t, "plan", "\"plan.toml\"").and_then(|p| {
-        // A scenario may come from anywhere: it names a file beside itself and no other.
-        if p.value.ends_with(".toml") && !p.value.contains(['/', '\\', ':', '\0']) && !p.value.starts_with('.') {
-            return Some(p.value);
-        }
-        r.error(
-            p.span,
-            format!("`{}` is not a plan beside the scenario", p.value),
-            "expected a name like `plan.toml`",
-            None,
-        );
-        None
-    });
+    let plan = r.required(&t, "plan", "\"plan.toml\"").and_then(|p| beside(r, p, "plan", "plan.toml"));
     let mut whole =
         |key: &str, from: i64, to: i64, default: i64| r.integer(&t, key, from, to).map_or(default, |n| n.value);
     let seed = whole("seed", 0, i64::MAX, 1);
@@ -230,6 +270,7 @@ fn read_world(r: &mut Reader, t: &Table<'_, '_>) -> Option<World> {
         operations: operations as u32,
         reads,
         processes: processes as u16,
+        injects: Vec::new(),
     })
 }
 

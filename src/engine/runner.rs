@@ -11,8 +11,9 @@ use super::ctx::{Ctx, Halt, Message, lock};
 use super::lease::{self, Lease};
 use super::publish::Publisher;
 use super::tasks;
-use crate::gate::{GateState, TriggerState, evidence};
+use crate::gate::{GateState, TriggerState, Tripped, evidence};
 use crate::journal::{By, Journal, JournalError, Record};
+use crate::plan::{Action, RollbackMode};
 use crate::rollout::{Event, GateSummary, Input, State, Status, Task, decide};
 use crate::route::Side;
 use crate::runtime::{Either, Micros, race};
@@ -315,12 +316,19 @@ impl Runner {
             return Ok(());
         }
         let now = self.ctx.rt.now();
-        let tripped: Vec<String> = {
+        let tripped: Vec<Tripped> = {
             let live = lock(&self.ctx.live);
-            self.triggers.iter_mut().filter_map(|t| t.evaluate(&live.metrics, now)).map(|t| t.text).collect()
+            self.triggers.iter_mut().filter_map(|t| t.evaluate(&live.metrics, now)).collect()
         };
-        for why in tripped {
-            self.input(By::Trigger, Input::Tripped { why, rollback: None, evidence: Value::Null }).await?;
+        for Tripped { action, text: why, mut evidence } in tripped {
+            let rollback = match action {
+                Action::Pause => None,
+                Action::Rollback(mode) => {
+                    evidence["forecast"] = self.publisher.forecast(&self.state);
+                    Some(mode == RollbackMode::Hard)
+                }
+            };
+            self.input(By::Trigger, Input::Tripped { why, rollback, evidence }).await?;
         }
         Ok(())
     }

@@ -144,6 +144,7 @@ fn trigger(hold_s: u64) -> TriggerState {
         above: 0.01,
         window: s(30),
         hold_for: s(hold_s),
+        action: crate::plan::Action::default(),
     })
 }
 
@@ -207,6 +208,7 @@ proptest! {
         let mut g = gate("latency.read.p99", Bound::Max(25_000.0), hold_s);
         let mut t = TriggerState::new(Trigger {
             metric: "latency.read.p99".into(), side: Some(Side::Next), above: 25_000.0, window: s(60), hold_for: s(hold_s),
+            action: crate::plan::Action::default(),
         });
         let (mut now, mut good_since, mut bad_since) = (0, None, None);
         for (step, seen) in history {

@@ -5,13 +5,15 @@ use serde_json::{Value, json};
 use super::{Held, MetricSource, max_age};
 use crate::metrics::Sample;
 use crate::metrics::names;
-use crate::plan::Trigger;
+use crate::plan::{Action, Trigger};
 use crate::route::Side;
 use crate::runtime::Micros;
 
 /// A trigger was tripped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tripped {
+    /// What is to be done: the plan's action, or a pause in place of a rollback while legacy breaches too.
+    pub action: Action,
     /// One plain sentence.
     pub text: String,
     /// The numbers it stood on.
@@ -87,8 +89,16 @@ impl TriggerState {
             if unit.is_empty() { text.to_owned() } else { format!("{text} {unit}") }
         };
         let (actual, limit) = (figure(sample.value), figure(t.above));
-        let too = if legacy.is_some_and(|s| s.value > t.above) { "; legacy breaches too" } else { "" };
+        let legacy_too = legacy.is_some_and(|s| s.value > t.above);
+        let (action, too) = match (t.action, legacy_too) {
+            (Action::Rollback(_), true) => {
+                (Action::Pause, "; legacy breaches too, so going back would not help: paused instead of rolled back")
+            }
+            (action, true) => (action, "; legacy breaches too"),
+            (action, false) => (action, ""),
+        };
         Tripped {
+            action,
             text: format!("{} is {actual}, above {limit} for {held}{too}", self.name),
             evidence: json!({
                 "metric": t.metric,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::metrics_names::{METRICS, MetricName, metric};
 use super::parse::check_id;
 use super::reader::{At, Reader, Table, duration_text, suggest};
-use super::types::{Advance, Bound, Collection, Gate, Stage, Trigger, Work};
+use super::types::{Action, Advance, Bound, Collection, Gate, RollbackMode, Stage, Trigger, Work};
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -363,27 +363,7 @@ fn read_bound(r: &mut Reader, t: &Table<'_, '_>, m: &MetricName, side: Option<Si
 
 pub(super) fn read_trigger(r: &mut Reader, t: &Table<'_, '_>) -> Option<Trigger> {
     r.only(t, &["metric", "side", "above", "window", "for", "action", "mode"]);
-    if let Some(action) = r.string(t, "action") {
-        if action.value == "rollback" {
-            let help = "use `action = \"pause\"`: it stops advancing, and an operator decides";
-            r.error(
-                action.span,
-                "rolling back by a trigger is not available yet",
-                "only `pause` is",
-                Some(help.into()),
-            );
-        } else {
-            r.word(&action, "action", &[("pause", ())]);
-        }
-    }
-    if let Some(v) = t.table.get("mode") {
-        r.error(
-            v.span(),
-            "`mode` belongs to `action = \"rollback\"`, which is not available yet",
-            "expected no `mode`",
-            None,
-        );
-    }
+    let action = read_action(r, t);
     let metric = read_metric(r, t);
     let window = read_window(r, t);
     let hold_for = r.duration(t, "for").map_or(Micros::ZERO, |d| d.value);
@@ -392,5 +372,27 @@ pub(super) fn read_trigger(r: &mut Reader, t: &Table<'_, '_>) -> Option<Trigger>
     }
     let (m, side) = metric?;
     let above = read_limit(r, t, "above", m);
-    Some(Trigger { metric: m.name.to_owned(), side, above: above?, window: window?, hold_for })
+    Some(Trigger { metric: m.name.to_owned(), side, above: above?, window: window?, hold_for, action: action? })
+}
+
+fn read_action(r: &mut Reader, t: &Table<'_, '_>) -> Option<Action> {
+    let action = r.string(t, "action");
+    let mode = r.string(t, "mode");
+    let rollback = match &action {
+        Some(a) => r.word(a, "action", &[("pause", false), ("rollback", true)])?,
+        None => false,
+    };
+    match mode {
+        Some(m) if !rollback => {
+            let help = "a pause has no mode; did you mean `action = \"rollback\"`?";
+            r.error(m.span, "`mode` belongs to `action = \"rollback\"`", "expected no `mode`", Some(help.into()));
+            None
+        }
+        Some(m) => {
+            let modes = [("soft", RollbackMode::Soft), ("hard", RollbackMode::Hard)];
+            r.word(&m, "mode", &modes).map(Action::Rollback)
+        }
+        None if rollback => Some(Action::Rollback(RollbackMode::Soft)),
+        None => Some(Action::Pause),
+    }
 }

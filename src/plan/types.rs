@@ -170,7 +170,27 @@ pub struct Gate {
     pub min_samples: u64,
 }
 
-/// A trigger: pauses when breached. Rolling back by a trigger is not available yet and refused by the checks.
+/// What a tripped trigger does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// Stops advancing and copying; an operator decides.
+    #[default]
+    Pause,
+    /// Goes back, unless legacy breaches too: then it pauses.
+    Rollback(RollbackMode),
+}
+
+/// How a trigger goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RollbackMode {
+    /// Stage by stage, verified at each step.
+    #[default]
+    Soft,
+    /// Everything back now.
+    Hard,
+}
+
+/// A trigger: acts when breached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trigger {
     /// A name from the metric registry.
@@ -183,6 +203,8 @@ pub struct Trigger {
     pub window: Micros,
     /// How long it must be breached.
     pub hold_for: Micros,
+    /// What it does.
+    pub action: Action,
 }
 
 /// Work a stage does besides moving traffic.

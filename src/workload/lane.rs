@@ -1,6 +1,7 @@
 //! One lane of an application process: a paced sequence of reads and writes, each checked against the oracle.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
 use super::bucket::bucket;
@@ -15,9 +16,21 @@ const STREAM: u32 = 0x6170_7000;
 /// A lane further behind its pace than this drops what it missed.
 const BACKLOG: Micros = Micros::from_secs(2);
 
+/// Reads of one lane under way at once; with more the lane waits.
+const READS: usize = 100;
+
+/// Reads and checks what it has read. Reads of a lane do not wait for each other: a slow side must not make the other look slow.
+#[derive(Clone)]
+struct Reader {
+    shared: Arc<Shared>,
+    client: RouteClient,
+    under_way: Arc<AtomicUsize>,
+}
+
 pub(super) struct Lane {
     shared: Arc<Shared>,
     client: RouteClient,
+    reader: Reader,
     index: u64,
     lanes: u64,
     draws: u64,
@@ -28,59 +41,20 @@ pub(super) struct Lane {
     never_delete: std::collections::BTreeSet<u64>,
 }
 
-impl Lane {
-    pub(super) fn new(shared: Arc<Shared>, client: RouteClient, index: u64, lanes: u64) -> Lane {
-        shared.oracle.lane_started();
-        let first = shared.config.documents.next_multiple_of(lanes) + index;
-        Lane {
-            shared,
-            client,
-            index,
-            lanes,
-            draws: 0,
-            next_insert: first,
-            last_written: None,
-            never_delete: Default::default(),
-        }
+impl Reader {
+    /// One read of order `n`.
+    async fn read(&self, due: Micros, n: u64, shadowed: u64) {
+        self.look(due, n, shadowed).await;
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn draw(&mut self) -> u64 {
-        self.draws += 1;
-        self.shared.rt.draw(STREAM, self.index, self.draws)
-    }
-
-    pub(super) async fn run(mut self) {
-        let rt = self.shared.rt.clone();
-        let interval = Micros(1_000_000 * self.lanes / u64::from(self.shared.config.ops_per_s.max(1)));
-        let mut due = rt.now() + Micros(interval.0 * self.index / self.lanes);
-        loop {
-            due += Micros(interval.0 / 2 + self.draw() % interval.0.max(1));
-            if rt.now().since(due) > BACKLOG {
-                due = rt.now();
-            }
-            rt.sleep_until(due).await;
-            let read = self.draw() % 100 < u64::from(self.shared.config.read_percent);
-            let going = if read { self.read(due).await } else { self.write(due).await };
-            if !going {
-                break;
-            }
-        }
-        self.shared.oracle.lane_ended();
-    }
-
-    /// One read of any order. False once the client is stopping.
-    async fn read(&mut self, due: Micros) -> bool {
-        let n = self.draw() % self.shared.oracle.numbers().max(1);
-        let shadowed = self.draw() % 100;
-        let Some(floor) = self.shared.oracle.known(n) else { return true };
+    async fn look(&self, due: Micros, n: u64, shadowed: u64) {
+        let Some(floor) = self.shared.oracle.known(n) else { return };
         let plan = self.client.read_plan(bucket(&floor.order.id()));
-        if self.client.is_stopping() {
-            return false;
-        }
         let side = plan.side;
         let Some(found) = self.fetch(&floor.order, side).await else {
             self.client.report(|r| r.error(OpKind::Read, side));
-            return true;
+            return;
         };
         let took = self.shared.rt.now().since(due);
         self.client.report(|r| r.latency(OpKind::Read, side, took));
@@ -90,7 +64,6 @@ impl Lane {
         if shadowed < u64::from(plan.shadow) {
             self.shadow(&floor.order, side).await;
         }
-        true
     }
 
     /// The revision of an order on one side; the outer `None` is a failed read.
@@ -135,10 +108,15 @@ impl Lane {
 
     /// Reads the other side too and compares. Behind is not different: it is re-read until it has caught up.
     async fn shadow(&self, order: &Order, side: Side) {
-        let started = self.shared.rt.now();
         let other = side.other();
         for _ in 0..6 {
-            let (Some(a), Some(b)) = (self.fetch(order, side).await, self.fetch(order, other).await) else {
+            let Some(a) = self.fetch(order, side).await else {
+                self.client.report(|r| r.error(OpKind::Read, side));
+                return;
+            };
+            // Each side answers for its own time only: a slow side must not make the other look slow.
+            let started = self.shared.rt.now();
+            let Some(b) = self.fetch(order, other).await else {
                 self.client.report(|r| r.error(OpKind::Read, other));
                 return;
             };
@@ -146,7 +124,7 @@ impl Lane {
             if a == b {
                 self.client.report(|r| {
                     r.totals.shadow_compared += 1;
-                    r.latency(OpKind::Read, other, Micros(took.0 / 2));
+                    r.latency(OpKind::Read, other, took);
                 });
                 return;
             }
@@ -156,6 +134,71 @@ impl Lane {
             r.totals.shadow_compared += 1;
             r.totals.shadow_different += 1;
         });
+    }
+}
+
+impl Lane {
+    pub(super) fn new(shared: Arc<Shared>, client: RouteClient, index: u64, lanes: u64) -> Lane {
+        shared.oracle.lane_started();
+        let first = shared.config.documents.next_multiple_of(lanes) + index;
+        let reader = Reader { shared: shared.clone(), client: client.clone(), under_way: Arc::default() };
+        Lane {
+            shared,
+            client,
+            reader,
+            index,
+            lanes,
+            draws: 0,
+            next_insert: first,
+            last_written: None,
+            never_delete: Default::default(),
+        }
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.draws += 1;
+        self.shared.rt.draw(STREAM, self.index, self.draws)
+    }
+
+    pub(super) async fn run(mut self) {
+        let rt = self.shared.rt.clone();
+        let interval = Micros(1_000_000 * self.lanes / u64::from(self.shared.config.ops_per_s.max(1)));
+        let mut due = rt.now() + Micros(interval.0 * self.index / self.lanes);
+        loop {
+            due += Micros(interval.0 / 2 + self.draw() % interval.0.max(1));
+            if rt.now().since(due) > BACKLOG {
+                due = rt.now();
+            }
+            rt.sleep_until(due).await;
+            let read = self.draw() % 100 < u64::from(self.shared.config.read_percent);
+            let going = if read { self.read(due).await } else { self.write(due).await };
+            if !going {
+                break;
+            }
+        }
+        self.shared.oracle.lane_ended();
+    }
+
+    /// Begins a read of any order. False once the client is stopping.
+    async fn read(&mut self, due: Micros) -> bool {
+        let n = self.draw() % self.shared.oracle.numbers().max(1);
+        let shadowed = self.draw() % 100;
+        if self.client.is_stopping() {
+            return false;
+        }
+        let reader = self.reader.clone();
+        if reader.under_way.fetch_add(1, Ordering::Relaxed) >= READS {
+            reader.read(due, n, shadowed).await;
+            return true;
+        }
+        // Whoever stops the application waits for it too.
+        self.shared.oracle.lane_started();
+        let read = async move {
+            reader.read(due, n, shadowed).await;
+            reader.shared.oracle.lane_ended();
+        };
+        self.shared.rt.spawn(self.shared.group, "application read", Box::pin(read));
+        true
     }
 
     /// One write of an order of this lane. False once the client is stopping.
@@ -270,7 +313,7 @@ impl Lane {
         let side = permit.side as usize;
         let after = at.max(self.shared.oracle.seen(side));
         let found = loop {
-            if let Some(found) = self.fetch_after(&wanted.order, permit.side, after).await {
+            if let Some(found) = self.reader.fetch_after(&wanted.order, permit.side, after).await {
                 break found;
             }
             sleep(&self.shared.rt, Micros::from_ms(100)).await;

@@ -69,6 +69,8 @@ pub struct Workload {
 /// What all lanes share.
 struct Shared {
     rt: Rt,
+    /// The group of all its tasks.
+    group: Group,
     clusters: [Db; 2],
     ns: [Ns; 2],
     shapes: Shapes,
@@ -98,6 +100,7 @@ impl Workload {
         let oracle = Oracle::new(config.documents, Arc::ptr_eq(&clusters[0], &clusters[1]));
         let shared = Arc::new(Shared {
             rt: rt.clone(),
+            group,
             ns: [collection.legacy.clone(), collection.next.clone()],
             clusters,
             shapes,

@@ -143,6 +143,12 @@ impl Oracle {
         self.live().len() as u64
     }
 
+    /// Every order that must exist now, as the document `document` makes of it.
+    #[must_use]
+    pub fn expected(&self, document: impl Fn(&Order) -> RawDocumentBuf) -> BTreeMap<Key, RawDocumentBuf> {
+        self.live().iter().map(|o| (o.key(), document(o))).collect()
+    }
+
     /// Compares a dump with what was acknowledged: keys, revisions, content, and nothing besides.
     pub fn verify_dump(
         &self,

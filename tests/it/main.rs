@@ -11,6 +11,7 @@ mod cli;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod drill;
+mod drill_back;
 mod embedded;
 mod fixture;
 mod plan;

@@ -173,7 +173,7 @@ broken! {
     too_few_samples: [("for = \"30s\"\nmin_samples = 1000", "for = \"30s\"\nmin_samples = 100")];
     a_window_too_short: [("max = \"25ms\"\nwindow = \"60s\"", "max = \"25ms\"\nwindow = \"500ms\"")];
     no_window: [("max = \"25ms\"\nwindow = \"60s\"", "max = \"25ms\"")];
-    a_trigger_that_rolls_back: [("action = \"pause\"", "action = \"rollback\"\nmode = \"hard\"")];
+    a_mode_without_a_rollback: [("action = \"pause\"", "mode = \"hard\"")];
     a_trigger_of_one_stage: [
         ("soak = \"30m\"", "soak = \"30m\"\n[[stage.trigger]]\nmetric = \"lag.apply\"\nabove = \"5s\"\nwindow = \"10s\"")
     ];

@@ -63,6 +63,7 @@ pub(super) struct Node {
 
 pub(super) struct FaultState {
     pub(super) rates: [Rates; super::OP_KINDS],
+    pub(super) rates_of: BTreeMap<Ns, [Rates; super::OP_KINDS]>,
     pub(super) fates: Fates,
     pub(super) latency: u64,
     pub(super) latency_of: BTreeMap<Ns, u64>,
@@ -78,6 +79,7 @@ impl FaultState {
     pub(super) fn new(nodes: usize) -> Self {
         FaultState {
             rates: Default::default(),
+            rates_of: BTreeMap::new(),
             fates: Fates::default(),
             latency: 100,
             latency_of: BTreeMap::new(),
@@ -86,6 +88,16 @@ impl FaultState {
             changed: Arc::default(),
             #[cfg(feature = "planted-bugs")]
             read_only_fence: false,
+        }
+    }
+
+    /// How often operations of one kind on one namespace fail.
+    pub(super) fn rates(&self, kind: OpKind, ns: &Ns) -> Rates {
+        let all = self.rates[kind as usize];
+        let of = self.rates_of.get(ns).map_or_else(Rates::default, |r| r[kind as usize]);
+        Rates {
+            not_done: all.not_done.saturating_add(of.not_done),
+            unknown: all.unknown.saturating_add(of.unknown),
         }
     }
 }
@@ -98,6 +110,11 @@ impl Faults {
     /// Sets how often operations of one kind fail.
     pub fn set_rates(&self, kind: OpKind, rates: Rates) {
         self.0.with(|s, _| s.faults.rates[kind as usize] = rates);
+    }
+
+    /// Sets how often operations of one kind on one namespace fail, on top of what holds for all.
+    pub fn set_rates_of(&self, ns: &Ns, kind: OpKind, rates: Rates) {
+        self.0.with(|s, _| s.faults.rates_of.entry(ns.clone()).or_default()[kind as usize] = rates);
     }
 
     /// Sets what becomes of writes with an unknown outcome.
@@ -126,6 +143,12 @@ impl Faults {
             }
             s.replan(&self.0.config, now);
         });
+    }
+
+    /// The member that is primary, or was until the election under way.
+    #[must_use]
+    pub fn primary(&self) -> usize {
+        self.0.with(|s, _| (0..self.0.config.nodes).find(|n| s.is_primary(*n)).unwrap_or(0))
     }
 
     /// Cuts a member off from the others, or joins it again; the primary steps down first. Without a majority of members no

@@ -115,7 +115,7 @@ impl Core {
         // The answer's share of the way: an eighth to a half.
         let back = total * (1 + ((bits >> 16) & 3)) / 8;
         let dice = ((bits >> 18) & 0xF_FFFF) as u32;
-        let rates = s.faults.rates[kind as usize];
+        let rates = s.faults.rates(kind, ns);
         let ppm = ((u64::from(dice) * 1_000_000) >> 20) as u32;
         let fate = if ppm < rates.not_done {
             Fate::NotDone
