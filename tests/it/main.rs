@@ -16,3 +16,4 @@ mod sim;
 mod tui;
 mod tui_keys;
 mod tui_pty;
+mod tui_rollback;
