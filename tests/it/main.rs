@@ -21,3 +21,4 @@ mod stuck;
 mod tui;
 mod tui_keys;
 mod tui_pty;
+mod tui_rollback;
