@@ -123,6 +123,11 @@ impl Ownership {
         self.lock().writing.range(from..to).next().is_some()
     }
 
+    /// The owner of a bucket by the route in force, decided or not; legacy while there is no route.
+    pub(super) fn owner_now(&self, bucket: Bucket) -> Side {
+        self.lock().route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket))
+    }
+
     /// The owner of a bucket, waiting while it is undecided.
     pub(super) async fn owner(&self, bucket: Bucket) -> Side {
         loop {

@@ -68,7 +68,10 @@ struct Inner {
 #[derive(Default)]
 pub(super) struct TailState {
     inner: Mutex<Inner>,
+    /// Something was read or applied, or the tail ends.
     moved: Notify,
+    /// A worker has something to do, or the tail ends.
+    work: [Notify; WORKERS],
     stop: AtomicBool,
 }
 
@@ -114,7 +117,7 @@ impl TailState {
         if let Some(worker) = lock(&self.inner).workers.get_mut(worker_of(bucket)) {
             worker.asked.push_back(asked);
         }
-        self.moved.notify_waiters();
+        self.work[worker_of(bucket)].notify_waiters();
     }
 
     /// Waits until everything up to `at` has been applied.
@@ -139,6 +142,13 @@ impl TailState {
     pub(super) async fn checkpoint(&self, ctx: &Ctx, at: ClusterTime, deadline: Micros) -> bool {
         self.store_after(at);
         self.until(ctx, deadline, |t| lock(&t.inner).workers.iter().all(|w| w.checkpointed >= at)).await
+    }
+
+    /// The dispatcher is done: whoever waits may look.
+    fn ended(&self) {
+        lock(&self.inner).running = false;
+        self.moved.notify_waiters();
+        self.work.iter().for_each(Notify::notify_waiters);
     }
 
     /// Ends the tail once its queues are empty.
@@ -223,8 +233,7 @@ async fn dispatch(ctx: Arc<Ctx>, src: Side, mut pos: StreamPos) {
                 while lock(&state.inner).queued > 0 {
                     ctx.wait(state.moved.notified(), Micros::from_ms(100)).await;
                 }
-                lock(&state.inner).running = false;
-                state.moved.notify_waiters();
+                state.ended();
                 return;
             }
             let batch = match stream.next(Micros::from_ms(100)).await {
@@ -245,8 +254,7 @@ async fn dispatch(ctx: Arc<Ctx>, src: Side, mut pos: StreamPos) {
             }
             pos = batch.pos.clone();
             if !deliver(&ctx, src, batch, flush).await {
-                lock(&state.inner).running = false;
-                state.moved.notify_waiters();
+                state.ended();
                 return;
             }
             while lock(&state.inner).queued > QUEUE_MAX {
@@ -274,8 +282,7 @@ async fn stream_failed(ctx: &Ctx, src: Side, f: &Failed) {
 /// Hands a batch to the workers. False when the collection is gone and the tail ends.
 async fn deliver(ctx: &Arc<Ctx>, src: Side, batch: ChangeBatch, flush: bool) -> bool {
     let state = &ctx.tails[src as usize];
-    let mut units: Vec<Unit> =
-        (0..WORKERS).map(|_| Unit { keys: Vec::new(), first: None, pos: batch.pos.clone(), flush }).collect();
+    let mut parts: [(Vec<Key>, Option<ClusterTime>); WORKERS] = Default::default();
     let mut read = 0;
     for event in &batch.events {
         ctx.saw(src, event.at);
@@ -293,17 +300,20 @@ async fn deliver(ctx: &Arc<Ctx>, src: Side, batch: ChangeBatch, flush: bool) -> 
         }
         read += 1;
         let Some((key, worker)) = route_event(ctx, src, event).await else { continue };
-        units[worker].first.get_or_insert(event.at);
-        units[worker].keys.push(key);
+        let (keys, first) = &mut parts[worker];
+        first.get_or_insert(event.at);
+        keys.push(key);
     }
-    ctx.touched(units.iter().flat_map(|u| u.keys.iter().cloned()));
+    ctx.touched(parts.iter().flat_map(|(keys, _)| keys.iter().cloned()));
     {
         let mut inner = lock(&state.inner);
         inner.read += read;
-        for (worker, unit) in units.into_iter().enumerate() {
-            if flush || !unit.keys.is_empty() {
-                inner.queued += unit.keys.len();
+        for (worker, (keys, first)) in parts.into_iter().enumerate() {
+            if flush || !keys.is_empty() {
+                inner.queued += keys.len();
+                let unit = Unit { keys, first, pos: batch.pos.clone(), flush };
                 inner.workers[worker].queue.push_back(unit);
+                state.work[worker].notify_waiters();
             }
         }
         inner.read_through = inner.read_through.max(batch.pos.at);
@@ -339,7 +349,7 @@ fn worker_of(bucket: Bucket) -> usize {
 async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
     let state = &ctx.tails[src as usize];
     loop {
-        let moved = state.moved.notified();
+        let work = state.work[index].notified();
         let asked = lock(&state.inner).workers[index].asked.pop_front();
         let was_asked = asked.is_some();
         if let Some(asked) = asked {
@@ -352,7 +362,7 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
             if !state.is_running() {
                 return;
             }
-            ctx.wait(moved, Micros::from_ms(500)).await;
+            ctx.wait(work, Micros::from_ms(500)).await;
             continue;
         };
         let events: usize = units.iter().map(|u| u.keys.len()).sum();

@@ -201,12 +201,12 @@ impl Core {
             let mut bytes = 0;
             for (key, chain) in coll.docs.range::<Key, _>((start, Bound::Unbounded)) {
                 let Some(doc) = chain.at(at) else { continue };
-                bytes += doc.as_bytes().len();
+                bytes += doc.size();
                 if !page.docs.is_empty() && (page.docs.len() >= limit.docs || bytes > limit.bytes) {
                     page.end = false;
                     break;
                 }
-                page.docs.push((key.clone(), (**doc).clone()));
+                page.docs.push((key.clone(), doc.clone()));
             }
             page
         });
@@ -221,7 +221,7 @@ impl Core {
         let at = self.read_time(after, plan.bits).await?;
         let docs = self.with(|s, _| {
             let coll = s.colls.get(ns);
-            let get = |k: &Key| coll.and_then(|c| c.docs.get(k)).and_then(|c| c.at(at)).map(|d| (**d).clone());
+            let get = |k: &Key| coll.and_then(|c| c.docs.get(k)).and_then(|c| c.at(at)).cloned();
             keys.iter().map(get).collect()
         });
         sleep(&self.rt, plan.after).await;
