@@ -336,13 +336,8 @@ pub(super) struct Conductor {
 impl Conductor {
     /// Lets `injects` happen, in a group of their own.
     pub(super) fn start(self, group: Group, injects: &[Inject]) {
-        let running = |inject: &Inject| Running {
-            inject: inject.clone(),
-            held: None,
-            began: None,
-            over: false,
-            node: None,
-        };
+        let running =
+            |inject: &Inject| Running { inject: inject.clone(), held: None, began: None, over: false, node: None };
         let mut all: Vec<Running> = injects.iter().map(running).collect();
         let rt = self.rt.clone();
         let conducted = async move {
@@ -471,4 +466,121 @@ fn next(all: &[Running], now: Micros) -> Option<Micros> {
         }
     };
     all.iter().enumerate().filter_map(of).filter(|at| *at > now).min()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::snapshot::StageView;
+
+    fn s(secs: u64) -> Micros {
+        Micros::from_secs(secs)
+    }
+
+    fn running(start: Start, lasts: Option<Micros>, ramp: Micros, action: Action, began: Option<Micros>) -> Running {
+        let inject = Inject { id: "x".into(), start, lasts, ramp, action };
+        Running { inject, held: None, began, over: false, node: None }
+    }
+
+    fn slow(percent: u64) -> Action {
+        Action::Latency { target: Target::Side(Side::Next), percent }
+    }
+
+    #[test]
+    fn a_ramp_grows_by_equal_steps_and_stays() {
+        let r = running(Start::At(s(10)), None, s(20), slow(500), Some(s(10)));
+        let at = |now: Micros| {
+            let mut w = Weather::fair(3);
+            w.add(&r, now);
+            w.latency
+        };
+        assert_eq!([s(10), s(15), s(30), s(99)].map(at).map(|l| l[1]), [100, 200, 500, 500]);
+        assert_eq!(at(s(99)), [100, 500, 100], "only next is slow");
+        let faster = running(Start::At(s(10)), None, s(20), slow(50), Some(s(10)));
+        let mut w = Weather::fair(3);
+        w.add(&faster, s(20));
+        assert_eq!(w.latency[1], 75);
+    }
+
+    #[test]
+    fn what_overlaps_adds_up() {
+        let mut w = Weather::fair(3);
+        let lag = |all, lag| Action::ReplicationLag { all, lag };
+        let errors = |writes| Action::Errors { target: Target::Cluster, reads: 0, writes, unknown: 0 };
+        let one = Running { node: Some(2), ..running(Start::At(s(0)), None, s(0), lag(false, s(3)), Some(s(0))) };
+        for r in [
+            running(Start::At(s(0)), None, s(0), slow(300), Some(s(0))),
+            running(Start::At(s(0)), None, s(0), slow(200), Some(s(0))),
+            running(Start::At(s(0)), None, s(0), lag(true, s(1)), Some(s(0))),
+            one,
+            running(Start::At(s(0)), None, s(0), errors(1_000), Some(s(0))),
+            running(Start::At(s(0)), None, s(10), errors(1_000), Some(s(0))),
+        ] {
+            w.add(&r, s(5));
+        }
+        assert_eq!(w.latency[1], 600);
+        assert_eq!(w.lag, [s(1), s(1), s(4)]);
+        assert_eq!(w.rates[2].writes, 1_500);
+    }
+
+    #[test]
+    fn the_conductor_sleeps_until_something_is_due() {
+        let when = Start::When { condition: Condition::default(), delay: s(3) };
+        let mut all = vec![
+            running(Start::At(s(10)), Some(s(5)), s(2), slow(200), None),
+            running(Start::After { inject: 0, delay: s(7) }, None, Micros::ZERO, Action::StepDown, None),
+            running(when, None, Micros::ZERO, Action::OplogLoss, None),
+        ];
+        assert_eq!(next(&all, Micros::from_ms(1_250)), Some(s(2)), "a condition is looked at each whole second");
+        all[2].held = Some(s(2));
+        assert_eq!(next(&all, s(2)), Some(s(5)));
+        (all[2].began, all[2].over) = (Some(s(5)), true);
+        assert_eq!(next(&all, s(5)), Some(s(10)));
+        all[0].began = Some(s(10));
+        assert_eq!(next(&all, s(10)), Some(Micros::from_ms(10_250)), "the ramp");
+        assert_eq!(next(&all, s(12)), Some(s(15)), "its end");
+        all[0].over = true;
+        assert_eq!(next(&all, s(15)), Some(s(17)));
+        (all[1].began, all[1].over) = (Some(s(17)), true);
+        assert_eq!(next(&all, s(17)), None);
+    }
+
+    #[test]
+    fn a_condition_holds_only_on_what_is_known() {
+        let slow = Measure { metric: "latency.read.p99", side: Some(Side::Next), above: true, limit: 50_000.0 };
+        let c = Condition { stage: Some("canary".into()), phase: Some(Phase::Soaking), measure: Some(slow) };
+        let mut s = Snapshot { phase: Phase::Soaking, ..Snapshot::default() };
+        assert!(!c.holds(&s), "no stage");
+        s.stages.push(StageView { id: "canary".into(), status: StageStatus::Current, ..StageView::default() });
+        assert!(!c.holds(&s), "no figure");
+        s.reads[1].p99 = Some(Micros(50_000));
+        assert!(!c.holds(&s), "at the limit");
+        s.reads[1].p99 = Some(Micros(50_001));
+        assert!(c.holds(&s));
+        s.phase = Phase::Paused;
+        assert!(!c.holds(&s));
+    }
+
+    #[test]
+    fn every_metric_that_a_condition_can_name_is_in_the_snapshot() {
+        let mut s = Snapshot::default();
+        let time = Some(Micros(1));
+        for v in s.reads.iter_mut().chain(&mut s.writes) {
+            (v.p50, v.p90, v.p99, v.p999, v.max, v.error_ratio) = (time, time, time, time, time, Some(0.0));
+        }
+        s.lag.members.push(("a".into(), "SECONDARY".into(), time));
+        (s.lag.apply, s.lag.reverse, s.way_back.writes_at_risk) = (time, time, Some(0));
+        s.traffic.shadow = (0, 1);
+        s.reconcile = vec![crate::snapshot::ReconcileView {
+            missing: Some(0),
+            extra: Some(0),
+            differing: Some(0),
+            ..Default::default()
+        }];
+        for metric in READABLE {
+            assert!(crate::plan::metric(metric).is_some(), "{metric} is no metric");
+            assert!(figure(&s, metric, Some(Side::Next)).is_some(), "{metric}");
+        }
+    }
 }

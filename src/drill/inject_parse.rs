@@ -10,11 +10,8 @@ use crate::snapshot::Phase;
 /// Nothing in a drill lasts longer.
 const LONGEST: Micros = Micros::from_secs(86_400);
 const ACTIONS: [&str; 6] = ["latency", "replication_lag", "stepdown", "errors", "oplog_loss", "partition"];
-const TARGETS: [(&str, Target); 3] = [
-    ("legacy", Target::Side(Side::Legacy)),
-    ("next", Target::Side(Side::Next)),
-    ("cluster", Target::Cluster),
-];
+const TARGETS: [(&str, Target); 3] =
+    [("legacy", Target::Side(Side::Legacy)), ("next", Target::Side(Side::Next)), ("cluster", Target::Cluster)];
 /// The phases that a condition can name: those a stage goes through.
 const PHASES: [(&str, Phase); 6] = [
     ("working", Phase::Working),
@@ -338,8 +335,7 @@ mod tests {
         assert_eq!(all[1].start, Start::After { inject: 0, delay: s(10) });
         let soaking = Condition { stage: Some("full".into()), phase: Some(Phase::Soaking), measure: None };
         assert_eq!(all[2].start, Start::When { condition: soaking, delay: s(5) });
-        let slow =
-            Measure { metric: "latency.read.p99", side: Some(Side::Next), above: true, limit: 50_000.0 };
+        let slow = Measure { metric: "latency.read.p99", side: Some(Side::Next), above: true, limit: 50_000.0 };
         let slow = Condition { measure: Some(slow), ..Condition::default() };
         assert_eq!(all[3].start, Start::When { condition: slow, delay: Micros::ZERO });
         let actions: Vec<&Action> = all[1..].iter().map(|i| &i.action).collect();
@@ -367,7 +363,12 @@ mod tests {
         for (body, line, column, message) in [
             ("id = \"a\"\nat = \"1s\"\naction = \"latancy\"", 4, 10, "unknown action `latancy`"),
             ("id = \"a\"\nat = \"1s\"\naction = \"stepdown\"\nramp = \"1s\"", 5, 1, "unknown key `ramp` in [[inject]]"),
-            ("id = \"a\"\nat = \"1s\"\nvisible = 1\naction = \"stepdown\"", 4, 1, "unknown key `visible` in [[inject]]"),
+            (
+                "id = \"a\"\nat = \"1s\"\nvisible = 1\naction = \"stepdown\"",
+                4,
+                1,
+                "unknown key `visible` in [[inject]]",
+            ),
             ("id = \"a\"\naction = \"stepdown\"", 1, 1, "nothing says when"),
             ("id = \"a\"\nat = \"1s\"\nafter = \"b\"\naction = \"stepdown\"", 1, 1, "begins more than once"),
             ("id = \"a\"\nafter = \"a\"\naction = \"stepdown\"", 3, 9, "no inject above this one is named `a`"),
@@ -375,7 +376,12 @@ mod tests {
             ("id = \"a\"\nat = \"1s\"\ndelay = \"1s\"\naction = \"stepdown\"", 4, 9, "`delay` belongs to `after`"),
             ("id = \"A b\"\nat = \"1s\"\naction = \"stepdown\"", 2, 6, "this is not an id"),
             ("id = \"a\"\nwhen = {}\naction = \"stepdown\"", 3, 8, "this condition says nothing"),
-            ("id = \"a\"\nwhen = { stag = \"x\", phase = \"soaking\" }\naction = \"stepdown\"", 3, 10, "unknown key `stag`"),
+            (
+                "id = \"a\"\nwhen = { stag = \"x\", phase = \"soaking\" }\naction = \"stepdown\"",
+                3,
+                10,
+                "unknown key `stag`",
+            ),
             ("id = \"a\"\nwhen = { phase = \"soking\" }\naction = \"stepdown\"", 3, 18, "unknown phase `soking`"),
             (
                 "id = \"a\"\nwhen = { metric = \"latency.read.p98\", above = \"1s\" }\naction = \"stepdown\"",

@@ -294,8 +294,30 @@ mod tests {
     }
 
     #[test]
-    fn gates_of_the_first_watch_can_get_enough_samples() {
-        let b = builtin()[0];
+    fn what_comes_with_tidegate_does_not_give_itself_away() {
+        for b in builtin() {
+            let s = Scenario::parse(b.scenario, "scenario.toml").unwrap();
+            let told = format!("{} {} {} {}", b.id, s.brief.title, s.brief.text, s.brief.goal).to_lowercase();
+            let ids: Vec<&str> = s.world.injects.iter().map(|i| i.id.as_str()).collect();
+            for word in ["slow", "latency", "error", "fail", "stepdown", "partition", "lag", "canary", "inject"] {
+                assert!(!told.contains(word), "{}: `{word}` in the brief", b.id);
+                assert!(!ids.iter().any(|id| id.contains(word)), "{}: `{word}` in {ids:?}", b.id);
+            }
+            assert!(!ids.iter().any(|id| told.contains(&format!(" {id} "))), "{}: an id in the brief", b.id);
+            let beside = |name: &String| {
+                let path = format!("{}/scenarios/{}/{name}", env!("CARGO_MANIFEST_DIR"), b.id);
+                assert!(std::path::Path::new(&path).is_file(), "{path}");
+            };
+            s.scripts.good.iter().chain(&s.scripts.bad).for_each(beside);
+        }
+    }
+
+    #[test]
+    fn gates_of_the_scenarios_can_get_enough_samples() {
+        builtin().iter().for_each(enough_samples);
+    }
+
+    fn enough_samples(b: &Builtin) {
         let s = Scenario::parse(b.scenario, "s").unwrap();
         let plan = Plan::parse(b.plan, "p").unwrap();
         for stage in &plan.stages {

@@ -144,6 +144,20 @@ fn keys_are_pressed_at_their_virtual_times_and_an_operator_is_waited_for() {
 }
 
 #[test]
+fn the_scripts_of_ebb_go_back_or_leave_it_to_somebody_else() {
+    for (script, expected, outcome) in [("good", 3, "rolled_back"), ("bad", 4, "needs_operator")] {
+        let keys = format!("{}/scenarios/ebb/{script}.keys", env!("CARGO_MANIFEST_DIR"));
+        let o = run(&["drill", "ebb", "--headless", "--json", "--keys", &keys]);
+        let summary: Value = serde_json::from_str(out(&o).lines().last().unwrap()).unwrap();
+        assert_eq!((code(&o), summary["outcome"].as_str()), (expected, Some(outcome)), "{script}: {}", err(&o));
+        assert_eq!(err(&o), "", "{script}: nothing was refused");
+        assert_eq!(summary["writes"]["lost"], 0, "{script}: {summary}");
+        let paused = out(&o).lines().any(|l| l.contains("\"kind\":\"paused\"") && l.contains("trigger"));
+        assert!(paused, "{script}: the trigger was to pause");
+    }
+}
+
+#[test]
 fn a_mistake_in_a_keys_file_has_line_and_column() {
     let dir = scenario();
     let (keys, text) = path(dir.path(), "keys.txt");
@@ -206,7 +220,9 @@ fn a_journal_that_was_changed_is_told_with_its_line() {
 fn what_comes_with_it_is_listed() {
     let o = run(&["scenarios"]);
     assert_eq!(code(&o), 0);
-    assert!(out(&o).contains("first-watch"));
+    for id in ["first-watch", "spring-tide", "ebb"] {
+        assert!(out(&o).lines().any(|l| l.starts_with(id)), "{}", out(&o));
+    }
     let json: Value = serde_json::from_str(out(&run(&["scenarios", "--json"])).lines().next().unwrap()).unwrap();
     assert_eq!(json["id"], "first-watch");
     assert!(out(&run(&["themes"])).contains("dark (default)"));

@@ -89,6 +89,20 @@ fn spring_tide_goes_back_by_its_trigger_and_keeps_every_write() {
     }
 }
 
+#[test]
+fn a_slow_next_does_not_make_legacy_look_slow() {
+    let (_, world, plan) = scenario("spring-tide");
+    let mut seen = 0;
+    run(&small(world), &plan, 2, Advance::Auto, SECOND, |_, s| {
+        let [legacy, next] = [&s.reads[0], &s.reads[1]].map(|v| v.p99.unwrap_or_default());
+        if next > Micros::from_ms(60) {
+            seen += 1;
+            assert!(legacy > Micros::ZERO && legacy < Micros::from_ms(15), "legacy {legacy} while next {next}");
+        }
+    });
+    assert!(seen > 5, "next never became slow");
+}
+
 /// `1m20s advance # why` as times and words.
 fn presses(text: &str) -> Vec<(Micros, String)> {
     let lines = text.lines().map(|l| l.split('#').next().unwrap_or("").trim()).filter(|l| !l.is_empty());

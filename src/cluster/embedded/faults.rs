@@ -95,10 +95,7 @@ impl FaultState {
     pub(super) fn rates(&self, kind: OpKind, ns: &Ns) -> Rates {
         let all = self.rates[kind as usize];
         let of = self.rates_of.get(ns).map_or_else(Rates::default, |r| r[kind as usize]);
-        Rates {
-            not_done: all.not_done.saturating_add(of.not_done),
-            unknown: all.unknown.saturating_add(of.unknown),
-        }
+        Rates { not_done: all.not_done.saturating_add(of.not_done), unknown: all.unknown.saturating_add(of.unknown) }
     }
 }
 
