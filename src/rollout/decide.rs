@@ -49,6 +49,8 @@ pub enum Input {
     Tripped {
         /// Which and by how much.
         why: String,
+        /// The raw measurements it stood on; null for a stray.
+        evidence: Value,
     },
     /// Time passed.
     Tick {
@@ -105,7 +107,9 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         }],
         Input::Resume { holder, reason } => vec![Event::Resumed { holder: holder.clone(), reason: reason.clone() }],
         Input::Command { command, at_ms, gates } => return decide_command(state, plan, *command, *at_ms, gates),
-        Input::Tripped { why } if state.paused.is_none() => vec![Event::Paused { why: why.clone() }],
+        Input::Tripped { why, evidence } if state.paused.is_none() => {
+            vec![Event::Paused { why: why.clone(), evidence: evidence.clone() }]
+        }
         Input::Tripped { .. } => Vec::new(),
         Input::Tick { at_ms, gates, totals } => decide_tick(state, plan, *at_ms, gates, totals),
         Input::TaskDone { evidence } if state.intended => {
@@ -130,7 +134,7 @@ fn decide_command(
 ) -> Result<Vec<Event>, Refusal> {
     match command {
         Command::Pause if state.paused.is_some() => Ok(Vec::new()),
-        Command::Pause => Ok(vec![Event::Paused { why: "by the operator".into() }]),
+        Command::Pause => Ok(vec![Event::Paused { why: "by the operator".into(), evidence: Value::Null }]),
         Command::Continue if state.paused.is_none() && state.needs_operator.is_none() => {
             Err(Refusal("it is not paused".into()))
         }

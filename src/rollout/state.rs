@@ -65,6 +65,8 @@ pub struct State {
     pub reverse_stopped: bool,
     /// Evidence of the last clean reconciliation.
     pub reconciled: Option<serde_json::Value>,
+    /// What metrics were before the first stage.
+    pub baseline: Option<serde_json::Value>,
     /// Strays found.
     pub strays: u64,
     /// The journal is closed.
@@ -84,6 +86,7 @@ impl State {
                 };
             }
             Event::Resumed { .. } => self.needs_operator = None,
+            Event::BaselineTaken { baseline } => self.baseline = Some(baseline.clone()),
             Event::StageEntered { stage, at_ms, .. } => {
                 self.stage = *stage;
                 self.passed = false;
@@ -104,7 +107,7 @@ impl State {
                 self.shadow = *shadow;
             }
             Event::SoakBegan { at_ms } => self.status = Status::Soaking { since_ms: *at_ms },
-            Event::Paused { why } => self.paused = Some(why.clone()),
+            Event::Paused { why, .. } => self.paused = Some(why.clone()),
             Event::Continued {} => {
                 self.paused = None;
                 self.needs_operator = None;
