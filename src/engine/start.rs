@@ -46,6 +46,11 @@ pub enum StartError {
         /// Hash now.
         is: String,
     },
+    /// The plan changes documents where they are.
+    #[error(
+        "`{0}` would change in place, which this version can check but not carry out yet: give `next` another name"
+    )]
+    InPlace(crate::cluster::Ns),
     /// The cluster.
     #[error("{0}")]
     Cluster(#[from] Halt),
@@ -56,6 +61,9 @@ pub enum StartError {
 /// # Errors
 /// When it may not or cannot run; nothing was changed then but the lease, which is given back.
 pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
+    if let Some(c) = deps.plan.collections.iter().find(|c| c.in_place()) {
+        return Err(StartError::InPlace(c.legacy.clone()));
+    }
     let plan_id = deps.plan.id.clone();
     let take_over = config.take_over.is_some();
     if take_over {

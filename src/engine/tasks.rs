@@ -47,7 +47,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::Quarantine => quarantine(ctx).await,
         Task::ReturnWrites { below, hard } => cutover::return_writes(ctx, below, hard, held).await,
         Task::ReturnReads { below } => back::return_reads(ctx, below).await,
-        Task::Recover => back::recover(ctx, state.baseline.as_ref(), held).await,
+        Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
         Task::Isolate => back::isolate(ctx, held).await,
     }
 }

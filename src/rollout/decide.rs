@@ -187,7 +187,7 @@ fn decide_tripped(state: &State, plan: &Plan, why: &str, rollback: Option<bool>,
     {
         return events;
     }
-    if state.paused.is_some() { Vec::new() } else { vec![Event::Paused { why: why.to_owned() }] }
+    if state.paused.is_some() { Vec::new() } else { vec![Event::Paused { why: why.to_owned(), evidence: evidence.clone() }] }
 }
 
 /// An operator has been told, or told enough: two actors with errors of their own must not write the journal full between them.
@@ -204,7 +204,7 @@ fn decide_command(
 ) -> Result<Vec<Event>, Refusal> {
     match command {
         Command::Pause if state.paused.is_some() => Ok(Vec::new()),
-        Command::Pause => Ok(vec![Event::Paused { why: "by the operator".into() }]),
+        Command::Pause => Ok(vec![Event::Paused { why: "by the operator".into(), evidence: Value::Null }]),
         Command::Continue if state.paused.is_none() && state.needs_operator.is_none() => {
             Err(Refusal("it is not paused".into()))
         }

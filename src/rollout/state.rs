@@ -68,8 +68,8 @@ pub struct State {
     pub needs_operator: Option<String>,
     /// The rollback under way or done.
     pub back: Option<Back>,
-    /// Evidence of `Baseline`: legacy's metrics before anything changed.
-    pub baseline: Option<serde_json::Value>,
+    /// Evidence of `Task::Baseline`: what legacy was like before anything changed, and must be like again after a rollback.
+    pub before: Option<serde_json::Value>,
     /// Next is being put out of reach: nothing follows legacy any more.
     pub isolating: bool,
     /// Every reason recorded since an operator last went on: each is told once.
@@ -92,6 +92,8 @@ pub struct State {
     pub reverse_stopped: bool,
     /// Evidence of the last clean reconciliation.
     pub reconciled: Option<serde_json::Value>,
+    /// What metrics were before the first stage.
+    pub baseline: Option<serde_json::Value>,
     /// Strays found.
     pub strays: u64,
     /// The journal is closed.
@@ -111,6 +113,7 @@ impl State {
                 };
             }
             Event::Resumed { .. } => self.needs_nobody(),
+            Event::BaselineTaken { baseline } => self.baseline = Some(baseline.clone()),
             Event::StageEntered { stage, at_ms, .. } => {
                 self.stage = *stage;
                 self.passed = false;
@@ -134,7 +137,7 @@ impl State {
                 self.shadow = *shadow;
             }
             Event::SoakBegan { at_ms } => self.status = Status::Soaking { since_ms: *at_ms },
-            Event::Paused { why } => self.paused = Some(why.clone()),
+            Event::Paused { why, .. } => self.paused = Some(why.clone()),
             Event::Continued {} => {
                 self.paused = None;
                 self.needs_nobody();
@@ -171,7 +174,7 @@ impl State {
             Some((u32::try_from(pair.first()?.as_u64()?).ok()?, u32::try_from(pair.get(1)?.as_u64()?).ok()?))
         };
         match self.tasks(plan).get(index) {
-            Some(Task::Baseline) => self.baseline = evidence.get("baseline").cloned(),
+            Some(Task::Baseline) => self.before = evidence.get("baseline").cloned(),
             // Begun a second time, after a partial rollback, a tail goes on from where it stands.
             Some(Task::StartTail) => self.tail_from = self.tail_from.or_else(time),
             Some(Task::StartReverse) => self.reverse_from = self.reverse_from.or_else(time),

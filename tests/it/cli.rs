@@ -192,6 +192,16 @@ fn a_plan_is_checked_without_a_cluster() {
 }
 
 #[test]
+fn every_broken_plan_ends_with_2_and_its_diagnostic() {
+    for (name, path) in super::plan::broken_plans() {
+        let mut command = tidegate();
+        let o = command.current_dir(path.parent().unwrap()).args(["check", &name, "--offline"]).output().unwrap();
+        assert_eq!((code(&o), out(&o)), (2, String::new()), "{name}");
+        assert_eq!(err(&o), std::fs::read_to_string(path.with_extension("txt")).unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn a_journal_that_was_changed_is_told_with_its_line() {
     let dir = scenario();
     let (journal, text) = path(dir.path(), "journal.jsonl");

@@ -115,7 +115,7 @@ pub fn users(s: &Snapshot, ui: &UiState) -> Answer {
     }
     let serves_next = s.route.reads_next_below > 0 || s.route.writes_next_below > 0;
     for g in s.gates.iter().filter(|g| g.verdict == Verdict::Fail) {
-        let felt = matches!(g.unit, "ms" | "x") || g.name.contains("error");
+        let felt = matches!(g.unit, "ms" | "x") || g.name.contains("error") || g.name.ends_with("like legacy");
         if felt && (serves_next || !g.name.contains("next")) {
             bad.push(gate_sentence(g));
         }
