@@ -180,7 +180,11 @@ fn second_runner(set: &ReplSet) -> R {
     let mut run = place.run("anna@bridge", "anna.jsonl")?;
     until("the copy begins", LONG, || run.prints(is_task("backfill")))?;
     let since = run.lines()[0]["at"].as_str().unwrap_or("?")[..10].to_owned();
-    let before = TOKIO.block_on(control(set, &place.id))?;
+    // The intent is printed before the copy opens its fence.
+    let before = until("the copy has its fence", LONG, || {
+        let found = TOKIO.block_on(control(set, &place.id))?;
+        Ok(found.keys().any(|slot| slot.ends_with("/backfill")).then_some(found))
+    })?;
     for (name, command) in [("bert-runs", "run"), ("bert-resumes", "resume")] {
         let args = ["--headless", "--json", "--journal", "bert.jsonl", "--as", name];
         let mut second = place.start(name, command, &args)?;
