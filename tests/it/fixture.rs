@@ -1,11 +1,9 @@
-//! Snapshots to draw: a canary with a failing gate, its way back and where it came to rest, and a rollout of which nothing is known
-//! yet. Also used by benches/frame.rs.
+//! Snapshots to draw: a canary with a failing gate, and a rollout of which nothing is known yet. Also used by benches/frame.rs.
 
 use tidegate::runtime::Micros;
 use tidegate::snapshot::{
-    ApplicationView, BackView, EventLine, GateView, HEAT_COLUMN, HEAT_ROWS, HeatColumn, LATENCY_BINS, LagView,
-    LatencyView, Phase, PlanView, ReconcileView, RestView, RouteView, Snapshot, StageStatus, StageView, TrafficView,
-    Verdict, WayBack,
+    ApplicationView, EventLine, GateView, HEAT_COLUMN, HEAT_ROWS, HeatColumn, LATENCY_BINS, LagView, LatencyView,
+    Phase, PlanView, ReconcileView, RouteView, Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
 };
 
 const AT: Micros = Micros::from_secs(7_327);
@@ -341,44 +339,5 @@ pub fn copying() -> Snapshot {
         text: "nothing has moved; dropping the copy undoes everything".into(),
     };
     s.reads[0] = latency(false, 20);
-    s
-}
-
-/// Mid-canary it goes back, stage by stage or at once: writes are back, reads are on their way.
-pub fn going_back(hard: bool) -> Snapshot {
-    let mut s = canary();
-    s.phase = Phase::RollingBack;
-    s.why = "reads back to legacy: checkout-2 has not acknowledged route epoch 20 yet".into();
-    s.if_nothing = "goes back until everything is on legacy, compared and recovered".into();
-    s.back = Some(BackView {
-        hard,
-        why: "next read p99 31.2ms is above 25.0ms for 60s".into(),
-        to: None,
-        step: "reads back to legacy".into(),
-        steps: if hard { (1, 7) } else { (2, 10) },
-    });
-    s.route = RouteView { epoch: 20, shadow: 20, reads_next_below: 256, writes_next_below: 0, frozen: None };
-    s.way_back.text = "legacy owns every write".into();
-    s.way_back.seconds_at_risk = Some(Micros::ZERO);
-    s.way_back.freeze = Some(Micros::ZERO);
-    s
-}
-
-/// Everything is back on legacy.
-pub fn rolled_back() -> Snapshot {
-    let mut s = going_back(false);
-    s.phase = Phase::RolledBack;
-    s.why = "everything is back on legacy".into();
-    s.if_nothing = "nothing more happens".into();
-    s.route = RouteView { epoch: 23, ..RouteView::default() };
-    s.way_back = WayBack { writes_at_risk: Some(0), text: s.why.clone(), ..WayBack::default() };
-    s.rest = Some(RestView {
-        applications: "applications read and write shop.orders".into(),
-        collections: vec![
-            "shop.orders is the collection in use".into(),
-            "shop.orders_v2.isolated.orders-v2 is next, sealed and kept".into(),
-        ],
-        proof: "1204331 documents compared and equal on both sides before they parted".into(),
-    });
     s
 }

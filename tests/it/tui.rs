@@ -9,7 +9,8 @@ use tidegate::tui::keymap::BINDINGS;
 use tidegate::tui::theme::Theme;
 use tidegate::tui::{self, Input, UiState, render_text, update};
 
-use crate::fixture::{canary, copying, early, going_back, rolled_back};
+use crate::fixture::{canary, copying, early};
+use crate::tui_rollback::{going_back, rolled_back};
 
 fn key(c: char) -> Input {
     Input::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE))

@@ -9,10 +9,10 @@ use tidegate::drill::{Drill, Scenario, Settings, builtin};
 use tidegate::journal::MemStore;
 use tidegate::plan::{Advance, Plan};
 use tidegate::runtime::Micros;
-use tidegate::snapshot::{BackView, Command, Phase, Reply, Snapshot, StageStatus};
+use tidegate::snapshot::{BackView, Command, Phase, Reply, RestView, RouteView, Snapshot, StageStatus, WayBack};
 use tidegate::tui::{Effect, Input, UiState, render_text, rollback, update};
 
-use crate::fixture::{canary, early, going_back, rolled_back};
+use crate::fixture::{canary, early};
 
 fn key(c: char) -> Input {
     code(KeyCode::Char(c))
@@ -55,6 +55,45 @@ fn screen(s: &Snapshot, inputs: &[Input], w: u16, h: u16) -> String {
 
 fn footer(s: &Snapshot, ui: &UiState) -> String {
     render_text(s, ui, 120, 36).lines().last().unwrap().to_owned()
+}
+
+/// Mid-canary it goes back, stage by stage or at once: writes are back, reads are on their way.
+pub fn going_back(hard: bool) -> Snapshot {
+    let mut s = canary();
+    s.phase = Phase::RollingBack;
+    s.why = "reads back to legacy: checkout-2 has not acknowledged route epoch 20 yet".into();
+    s.if_nothing = "goes back until everything is on legacy, compared and recovered".into();
+    s.back = Some(BackView {
+        hard,
+        why: "next read p99 31.2ms is above 25.0ms for 60s".into(),
+        to: None,
+        step: "reads back to legacy".into(),
+        steps: if hard { (1, 7) } else { (2, 10) },
+    });
+    s.route = RouteView { epoch: 20, shadow: 20, reads_next_below: 256, writes_next_below: 0, frozen: None };
+    s.way_back.text = "legacy owns every write".into();
+    s.way_back.seconds_at_risk = Some(Micros::ZERO);
+    s.way_back.freeze = Some(Micros::ZERO);
+    s
+}
+
+/// Everything is back on legacy.
+pub fn rolled_back() -> Snapshot {
+    let mut s = going_back(false);
+    s.phase = Phase::RolledBack;
+    s.why = "everything is back on legacy".into();
+    s.if_nothing = "nothing more happens".into();
+    s.route = RouteView { epoch: 23, ..RouteView::default() };
+    s.way_back = WayBack { writes_at_risk: Some(0), text: s.why.clone(), ..WayBack::default() };
+    s.rest = Some(RestView {
+        applications: "applications read and write shop.orders".into(),
+        collections: vec![
+            "shop.orders is the collection in use".into(),
+            "shop.orders_v2.isolated.orders-v2 is next, sealed and kept".into(),
+        ],
+        proof: "1204331 documents compared and equal on both sides before they parted".into(),
+    });
+    s
 }
 
 /// Writes are on next and nothing carries them back.
