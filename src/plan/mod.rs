@@ -9,11 +9,15 @@ mod diagnostics;
 mod env;
 mod metrics_names;
 mod parse;
+mod pipeline;
 pub(crate) mod reader;
 mod stages;
+mod steps;
 mod types;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use env::{EnvError, resolve_env};
 pub use metrics_names::{METRICS, MetricName, UnitKind, metric};
+pub use pipeline::Pipeline;
+pub(crate) use pipeline::{Call, Expr, PipelineStage};
 pub use types::*;
