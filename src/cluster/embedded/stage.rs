@@ -118,7 +118,8 @@ impl<'s> Stage<'s> {
         upsert: bool,
         bytes: bool,
     ) -> Result<u64, Reason> {
-        let (own, doc) = stored(doc, (!bytes).then_some(self.stamp), Some(key)).map_err(|e| Reason::Refused(e.to_string()))?;
+        let (own, doc) =
+            stored(doc, (!bytes).then_some(self.stamp), Some(key)).map_err(|e| Reason::Refused(e.to_string()))?;
         if own != *key {
             return Err(Reason::Refused(format!("the replacement of {key} in {ns} has the _id {own}")));
         }
@@ -173,14 +174,7 @@ impl<'s> Stage<'s> {
     }
 
     /// `old` is the document that this stage saw there.
-    fn store(
-        &mut self,
-        ns: &Ns,
-        key: Key,
-        doc: Option<Doc>,
-        kind: ChangeKind,
-        old: Option<Doc>,
-    ) -> Result<(), Reason> {
+    fn store(&mut self, ns: &Ns, key: Key, doc: Option<Doc>, kind: ChangeKind, old: Option<Doc>) -> Result<(), Reason> {
         let coll = self.state.colls.get(ns);
         if let (true, Some(doc), Some((filter, validator))) =
             (self.validate, &doc, coll.and_then(|c| c.validator.as_ref()))

@@ -216,11 +216,7 @@ pub(super) fn lookup<'a>(doc: &'a RawDocument, path: &str) -> Option<RawBsonRef<
 ///
 /// # Errors
 /// When there is no usable `_id` or the bytes are no document.
-pub(super) fn stored(
-    doc: &RawDocumentBuf,
-    stamp: Option<Ts>,
-    known: Option<&Key>,
-) -> Result<(Key, Doc), KeyError> {
+pub(super) fn stored(doc: &RawDocumentBuf, stamp: Option<Ts>, known: Option<&Key>) -> Result<(Key, Doc), KeyError> {
     let key = match known.filter(|k| doc.get("_id").is_ok_and(|id| id == Some(k.value()))) {
         Some(key) => key.clone(),
         None => Key::of(doc)?,
@@ -298,9 +294,6 @@ mod tests {
         let (_, kept) = stored(&doc, None, None).unwrap();
         assert_eq!(kept, rawdoc! { "_id": 1, "t": zero, "sub": { "t": zero } });
         let (_, stamped) = stored(&doc, Some(7 << 32 | 9), None).unwrap();
-        assert_eq!(
-            stamped,
-            rawdoc! { "_id": 1, "t": bson::Timestamp { time: 7, increment: 9 }, "sub": { "t": zero } }
-        );
+        assert_eq!(stamped, rawdoc! { "_id": 1, "t": bson::Timestamp { time: 7, increment: 9 }, "sub": { "t": zero } });
     }
 }
