@@ -8,11 +8,10 @@ use clap::Args;
 use super::pace::{PacedDrill, Scripted};
 use super::signals::Signals;
 use super::{
-    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ROLLED_BACK, ThemeArg, dashboard, keys, look,
-    out, scenarios, summary,
+    AdvanceArg, DONE, Failure, Json, NEEDS_OPERATOR, Outcome, ThemeArg, dashboard, keys, look, out, scenarios, summary,
 };
 use crate::drill::{Drill, DrillError, Scenario, Settings};
-use crate::engine::{End, OnRecord};
+use crate::engine::OnRecord;
 use crate::journal::{FileStore, JournalError, JournalStore, MemStore, Record};
 use crate::plan::{Advance, Plan};
 use crate::runtime::{Fut, Micros, Rt};
@@ -146,16 +145,7 @@ fn flat_out(args: &DrillArgs, mut scripted: Scripted) -> Outcome {
             out::line(&format!("  {}", crate::scrub::short(example, 200)));
         }
     }
-    Ok(code(sum.end.as_ref(), sum.json["writes"]["lost"].as_i64()))
-}
-
-fn code(end: Option<&End>, lost: Option<i64>) -> u8 {
-    match end {
-        Some(End::Completed) if lost.unwrap_or(0) == 0 => DONE,
-        Some(End::RolledBack) if lost.unwrap_or(0) == 0 => ROLLED_BACK,
-        Some(End::Completed | End::RolledBack | End::Failed(_) | End::Fenced(_)) => FAILED,
-        Some(End::Stopped) | None => NEEDS_OPERATOR,
-    }
+    Ok(summary::code(&sum.json))
 }
 
 fn on_screen(args: &DrillArgs, mut paced: PacedDrill, mut ui: crate::tui::UiState, seed: u64) -> Outcome {
@@ -166,7 +156,7 @@ fn on_screen(args: &DrillArgs, mut paced: PacedDrill, mut ui: crate::tui::UiStat
     let drill = paced.drill();
     let s = drill.snapshot();
     let head = format!("{} (seed {seed}) after {}", crate::scrub::short(&args.scenario, 60), drill.now());
-    let Some(end) = drill.ended() else {
+    if drill.ended().is_none() {
         let at = s.stages.iter().find(|st| st.status == crate::snapshot::StageStatus::Current);
         let place = at.map_or_else(String::new, |st| format!(" in stage {}", st.id));
         out::line(&format!(
@@ -175,7 +165,7 @@ fn on_screen(args: &DrillArgs, mut paced: PacedDrill, mut ui: crate::tui::UiStat
             s.traffic.lost.map_or_else(|| "unknown".to_owned(), out::thousands),
         ));
         return Ok(if exit == Exit::Quit { DONE } else { NEEDS_OPERATOR });
-    };
+    }
     let sum = drill.finish().map_err(Failure::new)?;
     let w = &sum.json["writes"];
     out::line(&format!(
@@ -184,5 +174,8 @@ fn on_screen(args: &DrillArgs, mut paced: PacedDrill, mut ui: crate::tui::UiStat
         out::thousands(w["acknowledged"].as_u64().unwrap_or(0)),
         w["lost"],
     ));
-    Ok(code(Some(&end), w["lost"].as_i64()))
+    if let Some(strays) = summary::strays(&sum.json) {
+        out::line(&strays);
+    }
+    Ok(summary::code(&sum.json))
 }

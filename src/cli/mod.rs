@@ -63,6 +63,9 @@ enum Command {
     /// Take up a rollout that was stopped or cut off, here or elsewhere
     #[cfg(feature = "mongo")]
     Resume(run::ResumeArgs),
+    /// Bring a rollout back to legacy, from whatever it is doing
+    #[cfg(feature = "mongo")]
+    Rollback(run::RollbackArgs),
     /// Check a plan
     Check(check::CheckArgs),
     /// Compare both sides of a rollout, document by document
@@ -138,10 +141,12 @@ pub fn main() -> ExitCode {
     // clap answers --help, --version and bad usage itself, with 0 and 2.
     let cli = Cli::parse();
     let outcome = logs::begin().and_then(|()| dispatch(cli.command));
-    ExitCode::from(outcome.unwrap_or_else(|failure| {
+    let code = outcome.unwrap_or_else(|failure| {
         out::say(&failure.text);
         failure.code
-    }))
+    });
+    out::flush();
+    ExitCode::from(code)
 }
 
 fn dispatch(command: Command) -> Outcome {
@@ -151,6 +156,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Run(args) => run::run(args),
         #[cfg(feature = "mongo")]
         Command::Resume(args) => run::resume(args),
+        #[cfg(feature = "mongo")]
+        Command::Rollback(args) => run::rollback(args),
         Command::Check(args) => check::run(&args),
         #[cfg(feature = "mongo")]
         Command::Verify(args) => verify::run(&args),

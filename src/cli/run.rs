@@ -8,17 +8,16 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::live::{World, holder};
 use super::pace::answered;
 use super::signals::Signals;
-use super::{
-    AdvanceArg, DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ROLLED_BACK, ThemeArg, dashboard, look, out,
-    read_plan, summary,
-};
+use super::{AdvanceArg, FAILED, Failure, Json, Outcome, ThemeArg, dashboard, look, out, read_plan, summary};
 use crate::engine::{self, Config, Deps, End, Engine};
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
-use crate::plan::Advance;
+use crate::plan::reader::nearest;
+use crate::plan::{Advance, Plan};
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
 use crate::tui::run::{Exit, Options, Source};
 
@@ -35,6 +34,24 @@ pub(super) struct RunArgs {
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     common: Common,
+    /// Take the lease from a holder whose lease has not run out
+    #[arg(long, requires = "reason")]
+    take_over: bool,
+    /// Why it is taken over; kept in the journal
+    #[arg(long, value_name = "TEXT", requires = "take_over")]
+    reason: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RollbackArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Everything back at once, instead of stage by stage
+    #[arg(long)]
+    hard: bool,
+    /// Come to rest in this stage [default: before the first one]
+    #[arg(long, value_name = "STAGE")]
+    to: Option<String>,
     /// Take the lease from a holder whose lease has not run out
     #[arg(long, requires = "reason")]
     take_over: bool,
@@ -76,15 +93,27 @@ enum OnHangup {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    begin(&args.common, Config { advance: args.advance.map(Advance::from), ..Config::default() })
+    begin(&args.common, Config { advance: args.advance.map(Advance::from), ..Config::default() }, None)
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Outcome {
-    begin(&args.common, Config { resume: true, take_over: args.reason, ..Config::default() })
+    begin(&args.common, Config { resume: true, take_over: args.reason, ..Config::default() }, None)
 }
 
-fn begin(args: &Common, config: Config) -> Outcome {
+pub(super) fn rollback(args: RollbackArgs) -> Outcome {
+    let config = Config { resume: true, take_over: args.reason, ..Config::default() };
+    begin(&args.common, config, Some(Back { hard: args.hard, to: args.to }))
+}
+
+/// How far back, and how.
+struct Back {
+    hard: bool,
+    to: Option<String>,
+}
+
+fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     let plan = read_plan(&args.plan)?;
+    let back = back.map(|b| back_command(&plan, &b)).transpose()?;
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };
     let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)));
@@ -95,6 +124,14 @@ fn begin(args: &Common, config: Config) -> Outcome {
     let signals = Signals::listen()?;
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
     let rollout = Rollout { args, world, engine, signals, printing, file };
+    if let Some(command) = back
+        && let Some(refusal) = rollout.refused(command)
+    {
+        out::say(&format!("no rollback: {refusal}"));
+        rollout.signals.end.store(true, Ordering::SeqCst);
+        rollout.headless()?;
+        return Ok(FAILED);
+    }
     if let Some(mut ui) = ui
         && let Some(code) = rollout.on_screen(&mut ui)?
     {
@@ -102,6 +139,20 @@ fn begin(args: &Common, config: Config) -> Outcome {
         return Ok(code);
     }
     rollout.headless()
+}
+
+fn back_command(plan: &Plan, back: &Back) -> Result<Command, Failure> {
+    let index = |id: &String| {
+        plan.stages.iter().position(|s| s.id == *id).ok_or_else(|| {
+            let names = plan.stages.iter().map(|s| s.id.as_str());
+            Failure::usage(format!(
+                "`{}` is not a stage of the plan; {}",
+                crate::scrub::short(id, 60),
+                nearest(id, names)
+            ))
+        })
+    };
+    Ok(Command::Rollback { hard: back.hard, to: back.to.as_ref().map(index).transpose()? })
 }
 
 fn deps(world: &World, file: &std::path::Path, printing: Arc<AtomicBool>, as_json: bool) -> Result<Deps, Failure> {
@@ -129,6 +180,18 @@ struct Rollout<'a> {
 }
 
 impl Rollout<'_> {
+    /// Sends a command to an engine that has just begun. Answers why it is refused.
+    fn refused(&self, command: Command) -> Option<String> {
+        let mut reply = self.engine.send(command)?;
+        loop {
+            match reply.try_recv() {
+                Ok(Reply::Refused(why)) => return Some(why),
+                Ok(Reply::Accepted | Reply::Applied) | Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Empty) => self.world.pause(20),
+            }
+        }
+    }
+
     /// The dashboard. `None` when the rollout is to be followed headless from here.
     fn on_screen(&self, ui: &mut crate::tui::UiState) -> Result<Option<u8>, Failure> {
         let mut source = LiveSource { engine: self.engine.clone(), replies: Vec::new(), problems: Vec::new() };
@@ -164,8 +227,11 @@ impl Rollout<'_> {
             w["lost"].as_u64().map_or_else(|| "unknown".to_owned(), out::thousands),
             super::shown(&self.file),
         ));
+        if let Some(strays) = summary::strays(&sum) {
+            out::line(&strays);
+        }
         self.say_why();
-        Ok(Some(self.code(&sum)))
+        Ok(Some(summary::code(&sum)))
     }
 
     /// Follows the rollout to its end, printing what is journalled.
@@ -176,6 +242,9 @@ impl Rollout<'_> {
             if !stopping && (self.signals.is_end() || hung_up || self.is_needed()) {
                 // A full queue takes it the next time round.
                 stopping = self.engine.send(Command::Stop).is_some();
+                if stopping && self.engine.ended().is_none() {
+                    out::say("stopping at a safe point; a second Ctrl-C ends at once");
+                }
             }
             self.world.pause(50);
         }
@@ -186,9 +255,8 @@ impl Rollout<'_> {
             summary::closing(&self.world.plan.id, &sum);
         }
         self.say_why();
-        let code = self.code(&sum);
         self.world.shut_down();
-        Ok(code)
+        Ok(summary::code(&sum))
     }
 
     /// `--exit-when-needed`, and only an operator can go on.
@@ -207,23 +275,8 @@ impl Rollout<'_> {
         }
     }
 
-    fn code(&self, sum: &Value) -> u8 {
-        match self.engine.ended() {
-            Some(End::Completed) if sum["writes"]["lost"].as_u64().unwrap_or(0) == 0 => DONE,
-            Some(End::RolledBack) if sum["writes"]["lost"].as_u64().unwrap_or(0) == 0 => ROLLED_BACK,
-            Some(End::Completed | End::RolledBack | End::Failed(_) | End::Fenced(_)) => FAILED,
-            Some(End::Stopped) | None => NEEDS_OPERATOR,
-        }
-    }
-
     fn summary(&self) -> Value {
         let s = self.engine.snapshot();
-        let outcome = match self.engine.ended() {
-            Some(End::Completed) => "completed",
-            Some(End::RolledBack) => "rolled_back",
-            Some(End::Failed(_) | End::Fenced(_)) => "failed",
-            Some(End::Stopped) | None => "needs_operator",
-        };
         let r = s.reconcile.first().cloned().unwrap_or_default();
         // The journal's copy has every stage and every comparison, those before a resume too.
         let records = crate::journal::read_file(&self.file, None).map(|(records, _)| records).unwrap_or_default();
@@ -234,7 +287,7 @@ impl Rollout<'_> {
         let documents = if r.matched.is_some() { here } else { summary::compared(&records).unwrap_or(here) };
         json!({
             "kind": "summary",
-            "outcome": outcome,
+            "outcome": End::outcome(self.engine.ended().as_ref(), s.traffic.stray),
             "documents": documents,
             "writes": {
                 "acknowledged": s.traffic.acknowledged,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::out;
+use super::{DONE, FAILED, NEEDS_OPERATOR, ROLLED_BACK, out};
 use crate::journal::{Record, show};
 use crate::rollout::Event;
 
@@ -41,6 +41,27 @@ pub(super) fn closing(head: &str, json: &Value) {
         n(&d["extra"]),
         n(&d["differing"]),
     ));
+    if let Some(strays) = strays(json) {
+        out::line(&strays);
+    }
+}
+
+/// What is said of writes on a side that did not own their keys; `None` when there were none.
+pub(super) fn strays(json: &Value) -> Option<String> {
+    let n = json["writes"]["stray"].as_u64().filter(|n| *n > 0)?;
+    let n = out::thousands(n);
+    Some(format!("  {n} stray writes are kept in tidegate.quarantine; an operator has to say what becomes of them"))
+}
+
+/// The exit code that goes with a summary: a lost write is a failure however it ended.
+pub(super) fn code(json: &Value) -> u8 {
+    match json["outcome"].as_str() {
+        _ if json["writes"]["lost"].as_i64().unwrap_or(0) > 0 => FAILED,
+        Some("completed") => DONE,
+        Some("rolled_back") => ROLLED_BACK,
+        Some("needs_operator") => NEEDS_OPERATOR,
+        _ => FAILED,
+    }
 }
 
 /// The stages passed, as the summary lists them.
@@ -73,4 +94,26 @@ pub(super) fn compared(records: &[Record]) -> Option<Value> {
         }
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::End;
+
+    #[test]
+    fn a_completed_rollout_with_strays_ended_with_0() {
+        let sum = |end: Option<End>, lost: u64, stray: u64| {
+            let outcome = End::outcome(end.as_ref(), stray);
+            serde_json::json!({ "outcome": outcome, "writes": { "lost": lost, "stray": stray } })
+        };
+        assert_eq!(code(&sum(Some(End::Completed), 0, 0)), DONE);
+        assert_eq!(strays(&sum(Some(End::Completed), 0, 0)), None);
+        let with_strays = sum(Some(End::Completed), 0, 2);
+        assert_eq!((code(&with_strays), &with_strays["outcome"]), (NEEDS_OPERATOR, &"needs_operator".into()));
+        assert!(strays(&with_strays).is_some_and(|s| s.contains("2 stray writes")));
+        assert_eq!(code(&sum(Some(End::Completed), 1, 2)), FAILED);
+        assert_eq!(code(&sum(Some(End::Stopped), 0, 0)), NEEDS_OPERATOR);
+        assert_eq!(code(&sum(Some(End::Failed("why".into())), 0, 0)), FAILED);
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::live::{APPLICATION, World};
 use super::signals::Signals;
 use super::{DONE, FAILED, Failure, Json, Outcome, out, read_plan};
-use crate::cluster::{AdminDone, AdminOp, CollKind};
+use crate::cluster::{AdminDone, AdminOp, CollKind, Db, Ns};
 use crate::runtime::Micros;
 use crate::workload::{Config, LoadError, Shapes, Workload, prepare};
 
@@ -32,21 +32,21 @@ pub(super) struct WorkloadArgs {
     /// End after this time, for example 90s or 10m
     #[arg(long, value_name = "D", value_parser = super::duration)]
     duration: Option<Micros>,
-    /// End once legacy is quarantined
+    /// End once legacy is quarantined, or next isolated after a rollback
     #[arg(long)]
     until_finished: bool,
     #[command(flatten)]
     json: Json,
 }
 
-/// How often it is looked whether legacy is quarantined.
+/// How often it is looked whether the rollout is finished.
 const LOOK_EVERY: Micros = Micros::from_secs(1);
 
 pub(super) fn run(args: &WorkloadArgs) -> Outcome {
     let plan = read_plan(&args.plan)?;
     let collection = plan.collections.first().ok_or_else(|| Failure::usage("the plan has no collection"))?;
     let shapes = Shapes::of(collection).map_err(Failure::usage)?;
-    let legacy = collection.legacy.clone();
+    let (legacy, next) = (collection.legacy.clone(), collection.next.clone());
     let world = World::connect(plan)?;
     let signals = Signals::listen()?;
     let progress = |n: u64| {
@@ -84,9 +84,13 @@ pub(super) fn run(args: &WorkloadArgs) -> Outcome {
         }
         if args.until_finished && now.since(looked) >= LOOK_EVERY {
             looked = now;
-            let op = AdminOp::Kind { ns: legacy.clone() };
-            // A cluster that does not answer now is asked again.
-            if let Ok(AdminDone::Kind(CollKind::View)) = world.block_on(world.clusters[0].admin(&op)) {
+            let sides = world.clusters.iter().zip([&legacy, &next]);
+            let is_view = |(db, ns): (&Db, &Ns)| {
+                let op = AdminOp::Kind { ns: ns.clone() };
+                // A cluster that does not answer now is asked again.
+                matches!(world.block_on(db.admin(&op)), Ok(AdminDone::Kind(CollKind::View)))
+            };
+            if sides.into_iter().any(is_view) {
                 break;
             }
         }

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bson::{Bson, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
@@ -24,14 +24,34 @@ pub enum KeyError {
     Type(&'static str),
 }
 
-/// A document's `_id`.
+/// A document's `_id`. Cheap to clone; clones share what is worked out about it.
 #[derive(Clone)]
 pub struct Key {
-    value: Arc<RawBson>,
-    order: Arc<[u8]>,
+    /// The first order bytes, padded with zeros: most comparisons end here, without following the pointer.
+    head: [u64; 2],
+    /// How many order bytes there are, up to one more than fit into the head.
+    len: u8,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    value: RawBson,
+    order: Box<[u8]>,
+    /// The hashed-index value, once somebody has asked for it and it has one.
+    hash: OnceLock<i64>,
 }
 
 impl Key {
+    fn made(value: RawBson, order: Vec<u8>) -> Self {
+        let mut head = [0u8; 16];
+        let n = order.len().min(head.len());
+        head[..n].copy_from_slice(&order[..n]);
+        let len = order.len().min(head.len() + 1) as u8;
+        let head = u128::from_be_bytes(head);
+        let inner = Inner { value, order: order.into(), hash: OnceLock::new() };
+        Key { head: [(head >> 64) as u64, head as u64], len, inner: Arc::new(inner) }
+    }
+
     /// The key of a raw value.
     ///
     /// # Errors
@@ -45,7 +65,7 @@ impl Key {
         }
         let mut order = Vec::with_capacity(24);
         push_value(&mut order, value)?;
-        Ok(Key { value: Arc::new(value.into()), order: order.into() })
+        Ok(Key::made(value.into(), order))
     }
 
     /// The key of a document.
@@ -63,7 +83,7 @@ impl Key {
     /// The value as it was given; its numeric type may differ from that of an equal key.
     #[must_use]
     pub fn value(&self) -> RawBsonRef<'_> {
-        self.value.as_raw_bson_ref()
+        self.inner.value.as_raw_bson_ref()
     }
 
     /// The value as an owned BSON value.
@@ -75,7 +95,16 @@ impl Key {
     /// The bytes that order keys; equal for equal keys.
     #[must_use]
     pub fn order_bytes(&self) -> &[u8] {
-        &self.order
+        &self.inner.order
+    }
+
+    /// Its hashed-index value, worked out by `hash` at the first time of asking and remembered.
+    pub(crate) fn hash64<E>(&self, hash: impl FnOnce(RawBsonRef<'_>) -> Result<i64, E>) -> Result<i64, E> {
+        if let Some(known) = self.inner.hash.get() {
+            return Ok(*known);
+        }
+        let new = hash(self.value())?;
+        Ok(*self.inner.hash.get_or_init(|| new))
     }
 }
 
@@ -84,7 +113,7 @@ impl From<&str> for Key {
         let mut order = Vec::with_capacity(text.len() + 3);
         order.push(STRING);
         push_escaped(&mut order, text.as_bytes());
-        Key { value: Arc::new(RawBson::String(text.to_owned())), order: order.into() }
+        Key::made(RawBson::String(text.to_owned()), order)
     }
 }
 
@@ -93,13 +122,13 @@ impl From<i64> for Key {
         let mut order = Vec::with_capacity(24);
         order.push(NUMBER);
         push_int(&mut order, n.into());
-        Key { value: Arc::new(RawBson::Int64(n)), order: order.into() }
+        Key::made(RawBson::Int64(n), order)
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, o: &Self) -> bool {
-        self.order == o.order
+        self.cmp(o) == Ordering::Equal
     }
 }
 impl Eq for Key {}
@@ -110,12 +139,22 @@ impl PartialOrd for Key {
 }
 impl Ord for Key {
     fn cmp(&self, o: &Self) -> Ordering {
-        self.order.cmp(&o.order)
+        // Padding is right: where two heads differ, a byte differs or one key ends, and an end orders first.
+        self.head.cmp(&o.head).then_with(|| {
+            if usize::from(self.len.min(o.len)) <= size_of_val(&self.head) {
+                // One of them is all in its head, and the other begins with it.
+                self.len.cmp(&o.len)
+            } else if Arc::ptr_eq(&self.inner, &o.inner) {
+                Ordering::Equal
+            } else {
+                self.inner.order.cmp(&o.inner.order)
+            }
+        })
     }
 }
 impl Hash for Key {
     fn hash<H: Hasher>(&self, h: &mut H) {
-        self.order.hash(h);
+        self.inner.order.hash(h);
     }
 }
 
@@ -410,6 +449,18 @@ mod tests {
         ];
         for pair in sorted.windows(2) {
             assert!(key(pair[0].clone()) < key(pair[1].clone()), "{:?} < {:?}", pair[0], pair[1]);
+        }
+    }
+
+    #[test]
+    fn keys_compare_as_their_order_bytes_around_the_length_of_the_head() {
+        let texts = ["", "a", "\0", "a\0", "a\0\0"].into_iter().map(str::to_owned);
+        let long = (8..20).flat_map(|n| ["a", "b", "\0"].map(|last| "a".repeat(n) + last));
+        let keys: Vec<Key> = texts.chain(long).map(|t| Key::from(t.as_str())).collect();
+        for a in &keys {
+            for b in &keys {
+                assert_eq!(a.cmp(b), a.order_bytes().cmp(b.order_bytes()), "{a} {b}");
+            }
         }
     }
 

@@ -5,9 +5,10 @@
 //! All reads are majority reads from the primary, all writes are majority and journalled.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use bson::{Bson, RawDocumentBuf};
+use bson::{Bson, RawDocument, RawDocumentBuf};
 
 use crate::runtime::{Fut, Micros};
 
@@ -174,11 +175,55 @@ impl Failed {
     }
 }
 
+/// A document as it was read. Cheap to clone: clones share its bytes.
+#[derive(Clone, PartialEq)]
+pub struct Doc(Arc<[u8]>);
+
+impl Doc {
+    /// How many bytes it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Deref for Doc {
+    type Target = RawDocument;
+    #[allow(clippy::expect_used)] // Only made from documents, and only the length and the last byte are looked at.
+    fn deref(&self) -> &RawDocument {
+        RawDocument::from_bytes(&self.0).expect("a document's own bytes")
+    }
+}
+
+impl From<&RawDocument> for Doc {
+    fn from(d: &RawDocument) -> Self {
+        Doc(d.as_bytes().into())
+    }
+}
+
+impl From<RawDocumentBuf> for Doc {
+    fn from(d: RawDocumentBuf) -> Self {
+        Doc(d.as_bytes().into())
+    }
+}
+
+impl PartialEq<RawDocumentBuf> for Doc {
+    fn eq(&self, o: &RawDocumentBuf) -> bool {
+        *self.0 == *o.as_bytes()
+    }
+}
+
+impl fmt::Debug for Doc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// A page of a scan in `_id` order.
 #[derive(Debug)]
 pub struct Page {
     /// Documents in `_id` order across all BSON types.
-    pub docs: Vec<(Key, RawDocumentBuf)>,
+    pub docs: Vec<(Key, Doc)>,
     /// True when nothing follows this page.
     pub end: bool,
     /// The cluster time the page was read at, or later than.
@@ -198,7 +243,7 @@ pub struct PageLimit {
 #[derive(Debug)]
 pub struct Read {
     /// One entry a key, in the order asked for; `None` where no document has that `_id`.
-    pub docs: Vec<Option<RawDocumentBuf>>,
+    pub docs: Vec<Option<Doc>>,
     /// The cluster time the read reflects.
     pub at: ClusterTime,
 }

@@ -244,15 +244,9 @@ impl Summary {
     fn new(end: Option<End>, s: &Snapshot, workload: &Workload, verified: Verification, stages: Vec<Value>) -> Summary {
         let t = workload.totals();
         let r = s.reconcile.first().cloned().unwrap_or_default();
-        let outcome = match &end {
-            Some(End::Completed) => "completed",
-            Some(End::RolledBack) => "rolled_back",
-            Some(End::Failed(_) | End::Fenced(_)) => "failed",
-            Some(End::Stopped) | None => "needs_operator",
-        };
         let json = json!({
             "kind": "summary",
-            "outcome": outcome,
+            "outcome": End::outcome(end.as_ref(), s.traffic.stray),
             "documents": {
                 "live": workload.oracle().live_count(),
                 "matched": r.matched,

@@ -7,7 +7,7 @@ use bson::{RawBson, RawDocumentBuf};
 use super::ctx::{Ctx, Halt, lock};
 use super::live_view::Progress;
 use super::planted::Bug;
-use super::resync::{Absent, differences, image, resync};
+use super::resync::{Absent, PUTS, differences, image, resync};
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::{Side, bucket_of};
@@ -60,9 +60,6 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     }
 }
 
-/// Replaces a transaction (DESIGN rule 3).
-const PUTS: usize = 200;
-
 /// Inserts first: on a first copy hardly anything is there. A duplicate aborts the whole batch (the tail has carried that key already),
 /// and then both sides are read afresh: what is not there yet is inserted, the rest compared.
 async fn write_chunk(
@@ -84,26 +81,25 @@ async fn write_chunk(
     }
     let insert = [TxnOp::Insert { ns: ctx.ns(Side::Next).clone(), docs }];
     let ops: &[TxnOp] = if held.is_empty() { &[] } else { &insert };
-    match writer.commit(ops, Some(checkpoint.clone())).await {
-        Ok(_) => Ok(()),
-        Err(NotCommitted::Halt(h)) => Err(h),
-        Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {
-            let ops = differences(ctx, Side::Legacy, held, Absent::Insert).await?;
-            if ops.len() <= PUTS {
-                match writer.commit(&ops, Some(checkpoint.clone())).await {
-                    Ok(_) => return Ok(()),
-                    Err(NotCommitted::Halt(h)) => return Err(h),
-                    Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {}
+    // A chunk that was aborted is carried in parts, and so are the next ones until parts went well for a while.
+    if writer.batch(held.len()) == held.len() {
+        match writer.commit(ops, Some(checkpoint.clone())).await {
+            Ok(_) => return Ok(()),
+            Err(NotCommitted::Halt(h)) => return Err(h),
+            Err(NotCommitted::Aborted(_) | NotCommitted::Refused(_)) => writer.halve(),
+            Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {
+                let ops = differences(ctx, Side::Legacy, held, Absent::Insert).await?;
+                if ops.len() <= PUTS {
+                    match writer.commit(&ops, Some(checkpoint.clone())).await {
+                        Ok(_) => return Ok(()),
+                        Err(NotCommitted::Halt(h)) => return Err(h),
+                        Err(_) => {}
+                    }
                 }
             }
-            let mut parts = held.chunks(PUTS).peekable();
-            while let Some(part) = parts.next() {
-                let point = parts.peek().is_none().then(|| checkpoint.clone());
-                resync(ctx, writer, Side::Legacy, part, point).await?;
-            }
-            Ok(())
         }
     }
+    resync(ctx, writer, Side::Legacy, held, Some(checkpoint)).await.map(drop)
 }
 
 fn checkpoint(last: Option<&Key>, copied: u64) -> RawDocumentBuf {

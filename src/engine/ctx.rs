@@ -11,7 +11,8 @@ use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
 use super::tail::TailState;
-use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, Reason, SessionId, WriteOp};
+use super::{Config, Deps};
+use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
 use crate::plan::Plan;
 use crate::rollout::{Event, Input};
 use crate::route::{Bucket, Route, Side};
@@ -122,6 +123,11 @@ impl Ownership {
         self.lock().writing.range(from..to).next().is_some()
     }
 
+    /// The owner of a bucket by the route in force, decided or not; legacy while there is no route.
+    pub(super) fn owner_now(&self, bucket: Bucket) -> Side {
+        self.lock().route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket))
+    }
+
     /// The owner of a bucket, waiting while it is undecided.
     pub(super) async fn owner(&self, bucket: Bucket) -> Side {
         loop {
@@ -177,31 +183,20 @@ pub(super) fn markers_ns() -> Ns {
 }
 
 impl Ctx {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn new(
-        rt: Rt,
-        group: Group,
-        clusters: [Db; 2],
-        one_cluster: bool,
-        plan: Arc<Plan>,
-        ns: [Ns; 2],
-        epoch: i64,
-        planted: Planted,
-        chunk_docs: Option<usize>,
-        to_runner: mpsc::UnboundedSender<Message>,
-    ) -> Arc<Ctx> {
-        let steps = plan.collections.first().map_or(&[][..], |c| &c.steps);
+    pub(super) fn new(deps: &Deps, config: &Config, epoch: i64, to_runner: mpsc::UnboundedSender<Message>) -> Arc<Ctx> {
+        // A plan that parses has a collection.
+        let collection = &deps.plan.collections[0];
         Arc::new(Ctx {
-            transform: Transform::new(steps),
-            rt,
-            group,
-            clusters,
-            one_cluster,
-            plan,
-            ns,
+            transform: Transform::new(&collection.steps),
+            rt: deps.rt.clone(),
+            group: deps.group,
+            clusters: deps.clusters.clone(),
+            one_cluster: deps.one_cluster,
+            plan: deps.plan.clone(),
+            ns: [collection.legacy.clone(), collection.next.clone()],
             epoch,
-            planted,
-            chunk_docs: chunk_docs.unwrap_or(super::backfill::CHUNK_DOCS),
+            planted: config.planted,
+            chunk_docs: config.chunk_docs.unwrap_or(super::backfill::CHUNK_DOCS),
             ownership: Ownership::default(),
             registry: KeyRegistry::default(),
             tails: [TailState::default(), TailState::default()],
@@ -358,9 +353,4 @@ impl Ctx {
             dirty.extend(keys);
         }
     }
-}
-
-/// A failed operation that retrying cannot help, as a sentence.
-pub(super) fn refusal(what: &str, reason: &Reason) -> Halt {
-    Halt::Broken(format!("{what}: {reason}"))
 }

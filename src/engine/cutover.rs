@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
 use super::planted::Bug;
-use super::reconcile::{self, Finding, compare_again};
+use super::proof;
+use super::reconcile::{self, compare_again};
 use super::routing::{Changed, await_acks, change, unfreeze};
+use super::tasks::reconcile_until_clean;
 use crate::cluster::{ClusterTime, Key};
 use crate::route::{Bucket, Frozen, Route, Side, bucket_of};
 use crate::runtime::Micros;
@@ -120,8 +122,8 @@ pub(super) async fn move_writes(
         let from = from.max(route.writes_next_below);
         (route.writes_next_below < to).then_some(Shift { src: Side::Legacy, from, to, hard: false })
     };
-    let done = format!("buckets {from}..{to} belong to next");
-    shift(ctx, &open, &done, held).await
+    let text = format!("buckets {from}..{to} belong to next");
+    shift(ctx, &open, &Done { text, confirm: true }, held).await
 }
 
 /// Moves writes of every bucket from `below` on back to legacy. `None` when the task is left.
@@ -135,18 +137,26 @@ pub(super) async fn return_writes(
         let to = route.writes_next_below;
         (to > below).then_some(Shift { src: Side::Next, from: below, to, hard })
     };
-    let done = match below {
+    let text = match below {
         0 => "every write belongs to legacy".to_owned(),
         _ => format!("writes from bucket {below} on belong to legacy"),
     };
-    shift(ctx, &open, &done, held).await
+    // Both sides are compared whole by a task that follows.
+    shift(ctx, &open, &Done { text, confirm: false }, held).await
+}
+
+/// What is said when nothing is left to move.
+struct Done {
+    text: String,
+    /// An earlier runner may have been cut off between its flip and its confirmation.
+    confirm: bool,
 }
 
 /// Attempts until `open` finds nothing left to move.
 async fn shift(
     ctx: &Arc<Ctx>,
     open: &(dyn Fn(&Route) -> Option<Shift> + Send + Sync),
-    done: &str,
+    done: &Done,
     held: Held<'_>,
 ) -> Result<Option<Value>, Halt> {
     let mut attempts = 0;
@@ -157,7 +167,10 @@ async fn shift(
             continue;
         }
         let Some(shift) = open(&route) else {
-            return Ok(Some(json!({ "text": done, "epoch": route.epoch, "attempts": attempts })));
+            return match done.confirm {
+                true => confirm_all(ctx, &route, &done.text, held).await,
+                false => Ok(Some(json!({ "text": done.text, "epoch": route.epoch, "attempts": attempts }))),
+            };
         };
         if let Some(why) = not_ready(ctx, shift) {
             wait(ctx, held, why).await;
@@ -365,7 +378,21 @@ fn in_range(dirty: Option<&BTreeSet<Key>>, from: Bucket, to: Bucket) -> Vec<Key>
 
 async fn differing(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<Key>, Halt> {
     let found = compare_again(ctx, keys).await?;
-    Ok(found.into_iter().filter(|(_, f)| !matches!(f, Finding::Matched | Finding::Absent)).map(|(k, _)| k).collect())
+    Ok(found.into_iter().filter(|(_, f)| !f.is_equal()).map(|(k, _)| k).collect())
+}
+
+/// The flip was made by an attempt that did not come to its end: which keys it would have confirmed is not known any more, so both
+/// sides are compared whole.
+async fn confirm_all(
+    ctx: &Arc<Ctx>,
+    route: &Route,
+    done: &str,
+    held: Held<'_>,
+) -> Result<Option<Value>, Halt> {
+    let Some(mut evidence) = reconcile_until_clean(ctx, held).await? else { return Ok(None) };
+    evidence["text"] = json!(format!("{done}; {} documents match", evidence["matched"]));
+    evidence["epoch"] = json!(route.epoch);
+    Ok(Some(evidence))
 }
 
 /// After a grace period: the same keys once more, now that `owner` owns them and the other side follows.
@@ -376,6 +403,10 @@ async fn confirm(ctx: &Arc<Ctx>, owner: Side, keys: &[Key]) -> Result<(), Halt> 
         let at = ctx.marker(owner).await?;
         ctx.tails[owner as usize].drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await;
         open = differing(ctx, &open).await?;
+        if round >= reconcile::BUSY_ROUND as u64 {
+            let judged = proof::judge_moving(ctx, &open).await;
+            open.retain(|key| !judged.iter().any(|(k, finding)| k == key && finding.is_equal()));
+        }
         if open.is_empty() || ctx.is_leaving() {
             return Ok(());
         }

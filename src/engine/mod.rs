@@ -12,6 +12,7 @@ pub mod lease;
 mod live_view;
 mod observe;
 pub mod planted;
+mod proof;
 mod publish;
 mod quarantine;
 mod reconcile;

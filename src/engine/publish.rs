@@ -134,7 +134,6 @@ impl Publisher {
             back: back_view(ctx, state),
             rest: rest(ctx, state, &live),
             events: live.events.iter().cloned().collect(),
-            dropped: 0,
             applications: applications(&live, now),
         }
     }
@@ -195,6 +194,7 @@ pub(super) fn gate_reason(g: &GateView) -> String {
             format!("{} {actual}, must be {} {}{} (for {})", g.name, g.relation, number(g.limit), g.unit, g.held)
         }
         Verdict::Stale => format!("{}: the newest data is {} old", g.name, g.age.unwrap_or(Micros::MAX)),
+        Verdict::Inconclusive if g.samples >= g.min_samples => format!("{}: nothing to judge by", g.name),
         Verdict::Inconclusive => format!("{}: {} of {} samples", g.name, g.samples, g.min_samples),
         Verdict::Holding => format!("{} holds for {} of {}", g.name, g.held, g.hold_for),
         Verdict::Pass => format!("{} passes", g.name),
@@ -205,7 +205,7 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
     let failing = || live.gates.iter().find(|g| g.verdict != Verdict::Pass).map(gate_reason);
     match (phase, end) {
         (_, Some(End::Failed(m) | End::Fenced(m))) => m.clone(),
-        (Phase::Starting, _) => "taking up the rollout".into(),
+        (Phase::Starting, _) => live.waiting.clone().unwrap_or_else(|| "taking up the rollout".into()),
         (Phase::NeedsOperator, _) => state.needs_operator.clone().unwrap_or_default(),
         (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
         (Phase::Working | Phase::RollingBack, _) => {

@@ -32,7 +32,7 @@ pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: Change
     for (side, name) in [(Side::Legacy, bson::cstr!("legacy")), (Side::Next, bson::cstr!("next"))] {
         let read = ctx.retry("reading a stray", || ctx.db(side).read(ctx.ns(side), &keys, ctx.seen(side))).await;
         match read.ok().and_then(|r| r.docs.into_iter().next().flatten()) {
-            Some(doc) => d.append(name, doc),
+            Some(doc) => d.append(name, &*doc),
             None => d.append(name, RawBson::Null),
         }
     }

@@ -4,17 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::RawDocument;
 use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
-use crate::cluster::{Key, Page, PageLimit};
+use crate::cluster::{Doc, Key, Page, PageLimit};
 use crate::route::{Side, bucket_of};
 use crate::runtime::Micros;
 
 const PAGE: PageLimit = PageLimit { docs: 1_000, bytes: 8 << 20 };
 /// Rounds of comparing again before a difference counts.
 const ROUNDS: usize = 20;
+/// The round from which a key that is still being written is judged by the worker that writes its copy.
+pub(super) const BUSY_ROUND: usize = 3;
 /// Keys kept for comparing again; more than that and the pass is started over later.
 const KEYS_MAX: usize = 2_000_000;
 
@@ -34,7 +36,7 @@ pub(super) enum Finding {
 }
 
 impl Finding {
-    fn is_equal(self) -> bool {
+    pub(super) fn is_equal(self) -> bool {
         matches!(self, Finding::Matched | Finding::Absent)
     }
 }
@@ -116,10 +118,7 @@ pub(super) fn compare(ctx: &Ctx, owner: Side, legacy: Option<&RawDocument>, next
 }
 
 fn owner_of(ctx: &Ctx, key: &Key) -> Side {
-    match (ctx.ownership.route(), bucket_of(key)) {
-        (Some(r), Ok(b)) => r.owner(b),
-        _ => Side::Legacy,
-    }
+    bucket_of(key).map_or(Side::Legacy, |b| ctx.ownership.owner_now(b))
 }
 
 /// One whole pass. `None` when the engine is stopping.
@@ -191,7 +190,7 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
 /// One side of the merge.
 #[derive(Default)]
 struct Cursor {
-    page: std::collections::VecDeque<(Key, RawDocumentBuf)>,
+    page: std::collections::VecDeque<(Key, Doc)>,
     from: Option<Key>,
     end: bool,
 }
@@ -216,7 +215,7 @@ impl Cursor {
     }
 }
 
-type Pair = (Key, Option<RawDocumentBuf>, Option<RawDocumentBuf>);
+type Pair = (Key, Option<Doc>, Option<Doc>);
 
 /// The next key of either side; `None` when a side must be filled first, or both are done.
 fn pair(a: &mut Cursor, b: &mut Cursor) -> Option<Pair> {
@@ -251,6 +250,15 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<b
                 open.insert(key.clone());
             }
             judged.insert(key, finding);
+        }
+        if round >= BUSY_ROUND {
+            let keys: Vec<Key> = open.iter().cloned().collect();
+            for (key, finding) in super::proof::judge_moving(ctx, &keys).await {
+                if finding.is_equal() {
+                    open.remove(&key);
+                }
+                judged.insert(key, finding);
+            }
         }
         if open.is_empty() {
             break;
@@ -310,7 +318,7 @@ pub(super) async fn compare_again(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<(K
     Ok(found)
 }
 
-async fn read(ctx: &Arc<Ctx>, side: Side, keys: &[Key]) -> Result<Vec<Option<RawDocumentBuf>>, Halt> {
+async fn read(ctx: &Arc<Ctx>, side: Side, keys: &[Key]) -> Result<Vec<Option<Doc>>, Halt> {
     let after = ctx.seen(side);
     let read = ctx.retry("reading to compare", || ctx.db(side).read(ctx.ns(side), keys, after)).await?;
     ctx.saw(side, read.at);

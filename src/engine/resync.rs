@@ -8,6 +8,7 @@ use super::ctx::{Ctx, Halt};
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{Key, TxnOp};
 use crate::route::Side;
+use crate::runtime::Micros;
 
 /// The document that the other side should hold for one that `src` owns.
 pub(super) fn image(ctx: &Ctx, src: Side, doc: &RawDocument) -> Result<RawDocumentBuf, Halt> {
@@ -21,8 +22,34 @@ pub(super) fn image(ctx: &Ctx, src: Side, doc: &RawDocument) -> Result<RawDocume
     })
 }
 
-/// Brings the copies of `keys` in line with the documents that `src` owns now, and stores the checkpoint with them. Returns how
-/// many documents were written. The keys must be distinct, and no other worker may write them meanwhile.
+/// Replaces a transaction (DESIGN rule 3).
+pub(super) const PUTS: usize = 200;
+/// Bytes a transaction, unless a single document has more.
+const BYTES: usize = 4 << 20;
+/// How long a single document is tried, on a cluster that takes other writes, before a person is asked.
+const GIVE_UP: Micros = Micros::from_secs(60);
+/// A cluster that takes longer for a write of its own has other troubles than the document.
+const UNWELL: Micros = Micros::from_secs(1);
+
+/// What became of one transaction's worth.
+enum Part {
+    /// So many documents were written.
+    Done(usize),
+    /// Nothing; what should be written now must be read afresh.
+    Again,
+    /// More bytes than one transaction should hold.
+    TooLarge,
+    /// Aborted, and why.
+    Aborted(String),
+    /// The cluster takes it in no case, and why.
+    Refused(String),
+}
+
+/// Brings the copies of `keys` in line with the documents that `src` owns now, and stores the checkpoint with the last of them.
+/// Returns how many documents were written. The keys must be distinct, and no other worker may write them meanwhile.
+///
+/// A transaction that is aborted is halved, down to a single document (DESIGN rule 3); one that cannot be written even by itself is
+/// a person's to mend.
 pub(super) async fn resync(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
@@ -30,24 +57,79 @@ pub(super) async fn resync(
     keys: &[Key],
     checkpoint: Option<RawDocumentBuf>,
 ) -> Result<usize, Halt> {
+    let mut rest = keys;
+    let mut written = 0;
+    let mut stuck_since = None;
     loop {
-        let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys, Absent::Put).await? };
-        if ops.is_empty() && checkpoint.is_none() {
-            return Ok(0);
-        }
-        match writer.commit(&ops, checkpoint.clone()).await {
-            Ok(_) => return Ok(ops.len()),
-            Err(NotCommitted::Again) => {}
-            Err(NotCommitted::Halt(h)) => return Err(h),
-            Err(NotCommitted::Duplicate(m)) => {
-                return Err(Halt::Broken(format!(
-                    "a unique index on {} refuses a document that {} holds: {m}; mend the document or the index",
-                    ctx.ns(src.other()),
-                    ctx.ns(src)
-                )));
+        let (part, after) = rest.split_at(writer.batch(rest.len().min(PUTS)));
+        let point = checkpoint.clone().filter(|_| after.is_empty());
+        match write(ctx, writer, src, part, point).await? {
+            Part::Done(n) => {
+                written += n;
+                writer.went_well();
+                stuck_since = None;
+                rest = after;
+                if rest.is_empty() {
+                    return Ok(written);
+                }
+            }
+            Part::Again => {}
+            Part::TooLarge => writer.halve(),
+            Part::Aborted(_) | Part::Refused(_) if part.len() > 1 => writer.halve(),
+            Part::Refused(why) => return Err(unwritable(ctx, src, part, &why)),
+            Part::Aborted(why) => {
+                let before = ctx.rt.now();
+                let since = *stuck_since.get_or_insert(before);
+                ctx.marker(src.other()).await?;
+                let now = ctx.rt.now();
+                if now.since(before) > UNWELL {
+                    stuck_since = None;
+                } else if now.since(since) > GIVE_UP && !part.is_empty() {
+                    return Err(unwritable(ctx, src, part, &why));
+                }
             }
         }
     }
+}
+
+async fn write(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    src: Side,
+    keys: &[Key],
+    checkpoint: Option<RawDocumentBuf>,
+) -> Result<Part, Halt> {
+    let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys, Absent::Put).await? };
+    if ops.is_empty() && checkpoint.is_none() {
+        return Ok(Part::Done(0));
+    }
+    let bytes = |op: &TxnOp| match op {
+        TxnOp::Put { doc, .. } => doc.as_bytes().len(),
+        TxnOp::Insert { .. } | TxnOp::Delete { .. } => 0,
+    };
+    if keys.len() > 1 && ops.iter().map(bytes).sum::<usize>() > BYTES {
+        return Ok(Part::TooLarge);
+    }
+    match writer.commit(&ops, checkpoint).await {
+        Ok(_) => Ok(Part::Done(ops.len())),
+        Err(NotCommitted::Again) => Ok(Part::Again),
+        Err(NotCommitted::Aborted(why)) => Ok(Part::Aborted(why)),
+        Err(NotCommitted::Refused(why)) => Ok(Part::Refused(why)),
+        Err(NotCommitted::Duplicate(m)) => Ok(Part::Refused(format!("a unique index has its value already: {m}"))),
+        Err(NotCommitted::Halt(h)) => Err(h),
+    }
+}
+
+/// The one document of a part that cannot be written, for the person who mends it.
+fn unwritable(ctx: &Ctx, src: Side, part: &[Key], why: &str) -> Halt {
+    let dst = ctx.ns(src.other());
+    Halt::Broken(match part.first() {
+        Some(key) => format!(
+            "document {key} of {} cannot be written to {dst}: {why}; mend the document, or what {dst} refuses",
+            ctx.ns(src)
+        ),
+        None => format!("the position of the changes of {} cannot be stored: {why}", ctx.ns(src)),
+    })
 }
 
 /// How a copy that is not there yet is written.

@@ -11,9 +11,9 @@ use super::ctx::{Ctx, Halt, Message, lock};
 use super::lease::{self, Lease};
 use super::publish::Publisher;
 use super::tasks;
-use crate::gate::{GateState, TriggerState, Tripped, evidence};
+use crate::gate::{Baseline, GateState, TriggerState, Tripped};
 use crate::journal::{By, Journal, JournalError, Record};
-use crate::plan::{Action, RollbackMode};
+use crate::plan::{Action, Advance, RollbackMode};
 use crate::rollout::{Event, GateSummary, Input, State, Status, Task, decide};
 use crate::route::Side;
 use crate::runtime::{Either, Micros, race};
@@ -37,6 +37,20 @@ pub enum End {
     Failed(String),
 }
 
+impl End {
+    /// The word for it in summaries. A rollout that passed every stage is not completed while writes were made on a side that did
+    /// not own their keys: somebody has to say what becomes of them. `None` is one that goes on.
+    #[must_use]
+    pub fn outcome(end: Option<&End>, strays: u64) -> &'static str {
+        match end {
+            Some(End::Completed) if strays == 0 => "completed",
+            Some(End::RolledBack) if strays == 0 => "rolled_back",
+            Some(End::Failed(_) | End::Fenced(_)) => "failed",
+            Some(End::Completed | End::RolledBack | End::Stopped) | None => "needs_operator",
+        }
+    }
+}
+
 type CommandInbox = mpsc::Receiver<(Command, oneshot::Sender<Reply>)>;
 
 pub(super) struct Runner {
@@ -49,7 +63,11 @@ pub(super) struct Runner {
     renew_at: Micros,
     gates: Vec<GateState>,
     gates_of: Option<usize>,
+    /// Plan-wide ones, then those of the current stage.
     triggers: Vec<TriggerState>,
+    /// What metrics were before the first stage, for the gates that are compared with it.
+    baseline: Option<Arc<Baseline>>,
+    began: Micros,
     task_running: bool,
 }
 
@@ -75,7 +93,10 @@ impl Runner {
         lease: Lease,
     ) -> Runner {
         let triggers = ctx.plan.triggers.iter().cloned().map(TriggerState::new).collect();
-        let renew_at = ctx.rt.now() + Micros(lease::LEASE.0 / 3);
+        let began = ctx.rt.now();
+        let renew_at = began + Micros(lease::LEASE.0 / 3);
+        lock(&ctx.live).metrics.set_slo(ctx.plan.slo);
+        let baseline = state.baseline.as_ref().and_then(|b| serde_json::from_value(b.clone()).ok()).map(Arc::new);
         Runner {
             ctx,
             journal,
@@ -87,6 +108,8 @@ impl Runner {
             gates: Vec::new(),
             gates_of: None,
             triggers,
+            baseline,
+            began,
             task_running: false,
         }
     }
@@ -169,10 +192,12 @@ impl Runner {
                 Ok(())
             }
             Message::Input(input) => {
-                let of_task =
-                    matches!(input, Input::TaskDone { .. } | Input::TaskHeld { .. } | Input::TaskFailed { .. });
+                let of_task = matches!(
+                    input,
+                    Input::TaskDone { .. } | Input::TaskHeld { .. } | Input::TaskFailed { .. } | Input::TaskStopped
+                );
                 let abandoned = of_task && self.ctx.abandoned.load(Ordering::SeqCst);
-                if matches!(input, Input::TaskDone { .. } | Input::TaskFailed { .. }) {
+                if matches!(input, Input::TaskDone { .. } | Input::TaskFailed { .. } | Input::TaskStopped) {
                     self.task_running = false;
                     self.ctx.abandoned.store(false, Ordering::SeqCst);
                 }
@@ -196,7 +221,11 @@ impl Runner {
             let _ = reply.send(Reply::Accepted);
             return Ok(());
         }
-        let gates = self.summary();
+        // Evidence belongs to the figures as they are now.
+        if self.state.status != Status::New {
+            self.look();
+        }
+        let gates = self.summary(true);
         let forecast = self.publisher.forecast(&self.state);
         let input = Input::Command { command, at_ms: self.ctx.rt.wall_ms(), gates, forecast };
         let answer = match decide(&self.state, &self.ctx.plan, &input) {
@@ -234,9 +263,13 @@ impl Runner {
     /// Looks at gates and triggers and lets the core go on as far as it can.
     async fn advance(&mut self) -> Result<(), Over> {
         if self.ctx.is_stopping() && !self.task_running {
+            self.journal_by(By::Operator(None), Event::Stopped {}).await?;
             return Err(Over(End::Stopped));
         }
         if !self.publisher.is_open() || self.ctx.is_stopping() {
+            return Ok(());
+        }
+        if !self.baseline_taken().await? {
             return Ok(());
         }
         self.look();
@@ -246,7 +279,8 @@ impl Runner {
         }
         loop {
             let at_ms = self.ctx.rt.wall_ms();
-            let tick = Input::Tick { at_ms, gates: self.summary(), totals: self.totals() };
+            let gates = self.summary(self.state.advance_mode(&self.ctx.plan) == Advance::Auto);
+            let tick = Input::Tick { at_ms, gates, totals: self.totals() };
             let events = decide(&self.state, &self.ctx.plan, &tick).unwrap_or_default();
             if events.is_empty() {
                 break;
@@ -262,6 +296,27 @@ impl Runner {
         }
         self.start_task();
         Ok(())
+    }
+
+    /// Measures what gates are compared with, before the first stage begins. False while something is still missing.
+    async fn baseline_taken(&mut self) -> Result<bool, Over> {
+        let wanted = Baseline::wanted(&self.ctx.plan);
+        if wanted.is_empty() || self.baseline.is_some() || self.state.status != Status::New {
+            return Ok(true);
+        }
+        let now = self.ctx.rt.now();
+        let taken = {
+            let mut live = lock(&self.ctx.live);
+            let taken = Baseline::take(&wanted, &live.metrics, now.since(self.began), now);
+            live.waiting = taken.as_ref().err().map(|missing| format!("before the first stage: {missing}"));
+            taken
+        };
+        let Ok(baseline) = taken else { return Ok(false) };
+        // Plain maps of numbers always serialise.
+        let figures = serde_json::to_value(&baseline).unwrap_or_default();
+        self.journal_by(By::Engine, Event::BaselineTaken { baseline: figures }).await?;
+        self.baseline = Some(Arc::new(baseline));
+        Ok(true)
     }
 
     /// Carries out the intended task, unless it runs already or waits for a person.
@@ -281,9 +336,13 @@ impl Runner {
         let mut live = lock(&self.ctx.live);
         if self.gates_of != Some(self.state.stage) {
             let stage = self.ctx.plan.stages.get(self.state.stage);
-            self.gates = stage.map(|s| s.gates.iter().cloned().map(GateState::new).collect()).unwrap_or_default();
+            let gate = |g: &crate::plan::Gate| GateState::new(g.clone()).with_baseline(self.baseline.clone());
+            self.gates = stage.map(|s| s.gates.iter().map(gate).collect()).unwrap_or_default();
             self.gates.iter_mut().for_each(|g| g.reset(now));
             self.gates_of = Some(self.state.stage);
+            // What is breached goes on being breached from stage to stage: plan-wide triggers keep what they have seen.
+            self.triggers.truncate(self.ctx.plan.triggers.len());
+            self.triggers.extend(stage.into_iter().flat_map(|s| s.triggers.iter().cloned().map(TriggerState::new)));
             live.metrics.begin_stage(now);
         }
         let mut views: Vec<GateView> = self.gates.iter_mut().map(|g| g.evaluate(&live.metrics, now)).collect();
@@ -316,13 +375,14 @@ impl Runner {
         Ok(())
     }
 
-    fn summary(&self) -> GateSummary {
+    /// What the gates said when they were last looked at. With evidence only when it may be `needed`: it takes merging histograms.
+    fn summary(&self, needed: bool) -> GateSummary {
         let live = lock(&self.ctx.live);
         let failing = live.gates.iter().find(|g| g.verdict != Verdict::Pass);
         GateSummary {
             pass: failing.is_none(),
             why: failing.map_or_else(String::new, super::publish::gate_reason),
-            evidence: Value::Array(live.gates.iter().map(evidence).collect()),
+            evidence: if needed { self.gates.iter().map(|g| g.evidence(&live.metrics)).collect() } else { Value::Null },
         }
     }
 
@@ -355,8 +415,7 @@ async fn carry_out(ctx: Arc<Ctx>, state: &State, task: Task) {
     lock(&ctx.live).waiting = None;
     match outcome {
         Ok(Some(evidence)) => ctx.input(Input::TaskDone { evidence }),
-        // Stopping: the intent stands, whoever resumes begins the task again.
-        Ok(None) => ctx.input(Input::TaskFailed { why: "stopped at a safe point".into() }),
+        Ok(None) => ctx.input(Input::TaskStopped),
         Err(Halt::Broken(why)) => ctx.input(Input::TaskFailed { why }),
         Err(halt @ Halt::Fenced(_)) => ctx.report_halt(halt).await,
     }

@@ -46,6 +46,11 @@ pub enum StartError {
         /// Hash now.
         is: String,
     },
+    /// The plan changes documents where they are.
+    #[error(
+        "`{0}` would change in place, which this version can check but not carry out yet: give `next` another name"
+    )]
+    InPlace(crate::cluster::Ns),
     /// The cluster.
     #[error("{0}")]
     Cluster(#[from] Halt),
@@ -56,6 +61,9 @@ pub enum StartError {
 /// # Errors
 /// When it may not or cannot run; nothing was changed then but the lease, which is given back.
 pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
+    if let Some(c) = deps.plan.collections.iter().find(|c| c.in_place()) {
+        return Err(StartError::InPlace(c.legacy.clone()));
+    }
     let plan_id = deps.plan.id.clone();
     let take_over = config.take_over.is_some();
     if take_over {
@@ -76,20 +84,8 @@ pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
 }
 
 async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, StartError> {
-    let collection = &deps.plan.collections[0];
     let (to_runner, inbox) = mpsc::unbounded_channel();
-    let ctx = Ctx::new(
-        deps.rt.clone(),
-        deps.group,
-        deps.clusters.clone(),
-        deps.one_cluster,
-        deps.plan.clone(),
-        [collection.legacy.clone(), collection.next.clone()],
-        held.epoch,
-        config.planted,
-        config.chunk_docs,
-        to_runner,
-    );
+    let ctx = Ctx::new(deps, config, held.epoch, to_runner);
     fence_out(&ctx).await?;
     let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
     let records = journal.open().await?;

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bson::{RawDocumentBuf, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::ctx::{Ctx, Halt, lock};
+use super::reconcile::Finding;
 use super::resync::resync;
 use super::writer::SlotWriter;
 use crate::cluster::{Change, ChangeBatch, ChangeKind, ClusterTime, Failed, Key, Reason, StreamPos};
-use crate::route::{Side, bucket_of};
+use crate::route::{Bucket, Side, bucket_of};
 use crate::runtime::Micros;
 
 /// Workers a tail. Constant: a restarted runner reads their checkpoints.
@@ -35,9 +36,17 @@ struct Unit {
     flush: bool,
 }
 
+/// A key to be judged by the worker that writes its copy.
+pub(super) struct Asked {
+    pub key: Key,
+    pub answer: oneshot::Sender<Finding>,
+}
+
 #[derive(Default)]
 struct WorkerState {
     queue: VecDeque<Unit>,
+    /// Answered between two batches.
+    asked: VecDeque<Asked>,
     /// The first event of the units being applied.
     applying: Option<ClusterTime>,
     checkpointed: ClusterTime,
@@ -59,7 +68,10 @@ struct Inner {
 #[derive(Default)]
 pub(super) struct TailState {
     inner: Mutex<Inner>,
+    /// Something was read or applied, or the tail ends.
     moved: Notify,
+    /// A worker has something to do, or the tail ends.
+    work: [Notify; WORKERS],
     stop: AtomicBool,
 }
 
@@ -100,6 +112,14 @@ impl TailState {
         }
     }
 
+    /// Has the worker of `bucket` judge a key.
+    pub(super) fn ask(&self, bucket: Bucket, asked: Asked) {
+        if let Some(worker) = lock(&self.inner).workers.get_mut(worker_of(bucket)) {
+            worker.asked.push_back(asked);
+        }
+        self.work[worker_of(bucket)].notify_waiters();
+    }
+
     /// Waits until everything up to `at` has been applied.
     pub(super) async fn drain(&self, ctx: &Ctx, at: ClusterTime, deadline: Micros) -> bool {
         self.until(ctx, deadline, |t| t.has_applied(at)).await
@@ -122,6 +142,13 @@ impl TailState {
     pub(super) async fn checkpoint(&self, ctx: &Ctx, at: ClusterTime, deadline: Micros) -> bool {
         self.store_after(at);
         self.until(ctx, deadline, |t| lock(&t.inner).workers.iter().all(|w| w.checkpointed >= at)).await
+    }
+
+    /// The dispatcher is done: whoever waits may look.
+    fn ended(&self) {
+        lock(&self.inner).running = false;
+        self.moved.notify_waiters();
+        self.work.iter().for_each(Notify::notify_waiters);
     }
 
     /// Ends the tail once its queues are empty.
@@ -206,8 +233,7 @@ async fn dispatch(ctx: Arc<Ctx>, src: Side, mut pos: StreamPos) {
                 while lock(&state.inner).queued > 0 {
                     ctx.wait(state.moved.notified(), Micros::from_ms(100)).await;
                 }
-                lock(&state.inner).running = false;
-                state.moved.notify_waiters();
+                state.ended();
                 return;
             }
             let batch = match stream.next(Micros::from_ms(100)).await {
@@ -228,8 +254,7 @@ async fn dispatch(ctx: Arc<Ctx>, src: Side, mut pos: StreamPos) {
             }
             pos = batch.pos.clone();
             if !deliver(&ctx, src, batch, flush).await {
-                lock(&state.inner).running = false;
-                state.moved.notify_waiters();
+                state.ended();
                 return;
             }
             while lock(&state.inner).queued > QUEUE_MAX {
@@ -257,8 +282,7 @@ async fn stream_failed(ctx: &Ctx, src: Side, f: &Failed) {
 /// Hands a batch to the workers. False when the collection is gone and the tail ends.
 async fn deliver(ctx: &Arc<Ctx>, src: Side, batch: ChangeBatch, flush: bool) -> bool {
     let state = &ctx.tails[src as usize];
-    let mut units: Vec<Unit> =
-        (0..WORKERS).map(|_| Unit { keys: Vec::new(), first: None, pos: batch.pos.clone(), flush }).collect();
+    let mut parts: [(Vec<Key>, Option<ClusterTime>); WORKERS] = Default::default();
     let mut read = 0;
     for event in &batch.events {
         ctx.saw(src, event.at);
@@ -276,17 +300,20 @@ async fn deliver(ctx: &Arc<Ctx>, src: Side, batch: ChangeBatch, flush: bool) -> 
         }
         read += 1;
         let Some((key, worker)) = route_event(ctx, src, event).await else { continue };
-        units[worker].first.get_or_insert(event.at);
-        units[worker].keys.push(key);
+        let (keys, first) = &mut parts[worker];
+        first.get_or_insert(event.at);
+        keys.push(key);
     }
-    ctx.touched(units.iter().flat_map(|u| u.keys.iter().cloned()));
+    ctx.touched(parts.iter().flat_map(|(keys, _)| keys.iter().cloned()));
     {
         let mut inner = lock(&state.inner);
         inner.read += read;
-        for (worker, unit) in units.into_iter().enumerate() {
-            if flush || !unit.keys.is_empty() {
-                inner.queued += unit.keys.len();
+        for (worker, (keys, first)) in parts.into_iter().enumerate() {
+            if flush || !keys.is_empty() {
+                inner.queued += keys.len();
+                let unit = Unit { keys, first, pos: batch.pos.clone(), flush };
                 inner.workers[worker].queue.push_back(unit);
+                state.work[worker].notify_waiters();
             }
         }
         inner.read_through = inner.read_through.max(batch.pos.at);
@@ -311,18 +338,31 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
         super::quarantine::put_aside(ctx, src, &key, event.kind, event.at).await;
         return None;
     }
-    Some((key, usize::from(bucket) % WORKERS))
+    Some((key, worker_of(bucket)))
+}
+
+/// A bucket always goes to the same worker: one key, one writer.
+fn worker_of(bucket: Bucket) -> usize {
+    usize::from(bucket) % WORKERS
 }
 
 async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
     let state = &ctx.tails[src as usize];
     loop {
-        let moved = state.moved.notified();
+        let work = state.work[index].notified();
+        let asked = lock(&state.inner).workers[index].asked.pop_front();
+        let was_asked = asked.is_some();
+        if let Some(asked) = asked {
+            super::proof::answer(&ctx, &mut writer, src, asked).await;
+        }
         let Some(units) = take(state, index) else {
+            if was_asked {
+                continue;
+            }
             if !state.is_running() {
                 return;
             }
-            ctx.wait(moved, Micros::from_ms(500)).await;
+            ctx.wait(work, Micros::from_ms(500)).await;
             continue;
         };
         let events: usize = units.iter().map(|u| u.keys.len()).sum();

@@ -44,10 +44,10 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::MoveReads { below } => move_reads(ctx, below, held).await,
         Task::MoveWrites { from, to } => move_writes(ctx, from, to, held).await,
         Task::StopReverse => stop_reverse(ctx, held).await,
-        Task::Quarantine => quarantine(ctx).await.map(Some),
+        Task::Quarantine => quarantine(ctx).await,
         Task::ReturnWrites { below, hard } => cutover::return_writes(ctx, below, hard, held).await,
         Task::ReturnReads { below } => back::return_reads(ctx, below).await,
-        Task::Recover => back::recover(ctx, state.baseline.as_ref(), held).await,
+        Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
         Task::Isolate => back::isolate(ctx, held).await,
     }
 }
@@ -115,7 +115,8 @@ async fn indexes(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     }
 }
 
-async fn reconcile_until_clean(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
+/// Compares both sides until nothing differs. `None` when the engine is stopping.
+pub(super) async fn reconcile_until_clean(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
     loop {
         if ctx.is_paused() && !ctx.is_leaving() {
             ctx.sleep(Micros::from_ms(100)).await;
@@ -192,7 +193,7 @@ pub(super) async fn is_quarantined(ctx: &Arc<Ctx>) -> Result<bool, Halt> {
 }
 
 /// Refuses writes on legacy, lets the last events pass, renames it away and leaves an empty view (DESIGN rule 15).
-async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
+async fn quarantine(ctx: &Arc<Ctx>) -> Result<Option<Value>, Halt> {
     let legacy = ctx.ns(Side::Legacy).clone();
     let kept = quarantine_ns(&legacy, &ctx.plan.id);
     if kind(ctx, Side::Legacy, &legacy).await? == CollKind::Collection {
@@ -203,7 +204,7 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
         let tail = &ctx.tails[Side::Legacy as usize];
         while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {
             if ctx.is_leaving() {
-                return Err(Halt::Broken("stopped while the last changes of legacy were applied".into()));
+                return Ok(None);
             }
         }
         if tail.is_running() {
@@ -222,7 +223,6 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     {
         return Err(Halt::Broken(format!("{legacy} could not be replaced by a view, or {kept} is not there")));
     }
-    Ok(
-        json!({ "text": format!("{legacy} is kept as {kept}; an empty view refuses late writes"), "kept": kept.to_string() }),
-    )
+    let text = format!("{legacy} is kept as {kept}; an empty view refuses late writes");
+    Ok(Some(json!({ "text": text, "kept": kept.to_string() })))
 }

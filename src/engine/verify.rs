@@ -2,8 +2,7 @@
 
 use super::ctx::{Ctx, Halt};
 use super::reconcile::pass;
-use super::{Deps, observe};
-use crate::plan::Plan;
+use super::{Config, Deps, observe};
 use crate::route::Side;
 use tokio::sync::mpsc;
 
@@ -53,10 +52,6 @@ impl VerifyOutcome {
     }
 }
 
-fn plan_ns(plan: &Plan) -> [crate::cluster::Ns; 2] {
-    [plan.collections[0].legacy.clone(), plan.collections[0].next.clone()]
-}
-
 /// Compares both sides whole, as an onlooker: nothing is written, no tail runs. Differences that a running rollout is about to mend
 /// are looked at again a few times before they count.
 ///
@@ -64,18 +59,7 @@ fn plan_ns(plan: &Plan) -> [crate::cluster::Ns; 2] {
 /// When a cluster cannot be read, or the rollout has not been begun.
 pub async fn verify(deps: &Deps) -> Result<VerifyOutcome, VerifyError> {
     let (to_runner, _inbox) = mpsc::unbounded_channel();
-    let ctx = Ctx::new(
-        deps.rt.clone(),
-        deps.group,
-        deps.clusters.clone(),
-        deps.one_cluster,
-        deps.plan.clone(),
-        plan_ns(&deps.plan),
-        0,
-        Default::default(),
-        None,
-        to_runner,
-    );
+    let ctx = Ctx::new(deps, &Config::default(), 0, to_runner);
     for side in Side::BOTH {
         let seen = ctx.retry("looking at the cluster", || ctx.db(side).observe()).await?;
         ctx.saw(side, seen.majority);

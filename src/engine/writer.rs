@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::RawDocumentBuf;
 
-use super::ctx::{Ctx, Halt, refusal};
+use super::ctx::{Ctx, Halt};
 use super::planted::Bug;
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, Failed, Fence, Reason, SlotState, TxnOp};
 use crate::route::Side;
@@ -18,6 +18,10 @@ const DEADLINE: Micros = Micros::from_secs(5);
 pub(super) enum NotCommitted {
     /// A unique index refused a document: the whole batch was aborted.
     Duplicate(String),
+    /// The server refuses something in it.
+    Refused(String),
+    /// It was aborted: it took longer than its deadline, or met another transaction. Fewer documents at once may pass.
+    Aborted(String),
     /// It did not happen and never will; what should be written now must be read afresh (DESIGN rule 1).
     Again,
     /// The worker must stop.
@@ -37,14 +41,41 @@ pub(super) struct SlotWriter {
     name: String,
     state: SlotState,
     generation: u32,
+    /// How often what one transaction holds has been halved.
+    halvings: u32,
+    /// Transactions that went well since.
+    well: u32,
 }
+
+/// Transactions that must go well before twice as much is tried again.
+const WELL: u32 = 8;
 
 impl SlotWriter {
     /// Opens the slot of `worker` on the cluster of `side`, the side written to.
     pub(super) async fn open(ctx: &Arc<Ctx>, side: Side, worker: &str) -> Result<SlotWriter, Halt> {
         let name = ctx.slot_name(worker);
         let state = open_slot(ctx, side, &name).await?;
-        Ok(SlotWriter { ctx: ctx.clone(), side, name, state, generation: 0 })
+        Ok(SlotWriter { ctx: ctx.clone(), side, name, state, generation: 0, halvings: 0, well: 0 })
+    }
+
+    /// How many of `most` documents go into the next transaction: fewer after an abort, at least one.
+    pub(super) fn batch(&self, most: usize) -> usize {
+        (most >> self.halvings).max(1).min(most)
+    }
+
+    /// After an abort: half as many at once from here on.
+    pub(super) fn halve(&mut self) {
+        self.halvings = (self.halvings + 1).min(usize::BITS - 1);
+        self.well = 0;
+    }
+
+    /// After a commit: when several went well, twice as many at once.
+    pub(super) fn went_well(&mut self) {
+        self.well += 1;
+        if self.well >= WELL {
+            self.halvings = self.halvings.saturating_sub(1);
+            self.well = 0;
+        }
     }
 
     /// The checkpoint stored by the last committed batch that had one.
@@ -52,8 +83,8 @@ impl SlotWriter {
         self.state.checkpoint.as_ref()
     }
 
-    /// Commits `ops` and the checkpoint together, or nothing. Returns only when the outcome is known. What surely did not happen is
-    /// tried again here; after an outcome that had to be settled the caller reads afresh.
+    /// Commits `ops` and the checkpoint together, or nothing. Returns only when the outcome is known. What never reached the cluster
+    /// is tried again here; after anything else the caller reads afresh.
     pub(super) async fn commit(
         &mut self,
         ops: &[TxnOp],
@@ -77,17 +108,21 @@ impl SlotWriter {
                 Err(Failed::NotDone(Reason::DuplicateKey { message, .. })) => {
                     return Err(NotCommitted::Duplicate(message));
                 }
-                Err(Failed::NotDone(Reason::Conflict(_)) | Failed::Unknown(_)) => {
+                Err(Failed::NotDone(r @ Reason::Timeout(_))) => return Err(NotCommitted::Aborted(r.to_string())),
+                Err(Failed::NotDone(r @ Reason::Conflict(_)) | Failed::Unknown(r)) => {
                     if self.settle(&fence).await? {
                         let at = self.ctx.marker(self.side).await?;
                         self.state.checkpoint = fence.checkpoint.or_else(|| self.state.checkpoint.take());
                         return Ok(at);
                     }
                     self.ctx.sleep(pause).await;
-                    return Err(NotCommitted::Again);
+                    return Err(match r {
+                        Reason::Conflict(_) | Reason::Timeout(_) => NotCommitted::Aborted(r.to_string()),
+                        _ => NotCommitted::Again,
+                    });
                 }
                 Err(Failed::NotDone(r)) if r.is_transient() => {}
-                Err(Failed::NotDone(r)) => return Err(refusal("writing", &r).into()),
+                Err(Failed::NotDone(r)) => return Err(NotCommitted::Refused(r.to_string())),
             }
             self.ctx.sleep(pause).await;
             pause = Micros((pause.0 * 2).min(Micros::from_secs(1).0));

@@ -1,41 +1,46 @@
 use std::cell::Cell;
 
-use proptest::prelude::*;
-
+use super::trigger_tests::trigger;
 use super::*;
-use crate::plan::Trigger;
+use crate::plan::{Bound, Gate, Trigger};
+use crate::snapshot::Verdict;
 
 /// Answers every question with the same samples, one a side.
 #[derive(Default)]
-struct Fixed {
-    next: Cell<Option<Sample>>,
-    legacy: Cell<Option<Sample>>,
+pub(super) struct Fixed {
+    pub(super) next: Cell<Option<Sample>>,
+    pub(super) legacy: Cell<Option<Sample>>,
 }
 
 impl MetricSource for Fixed {
     fn sample(&self, _: &str, side: Option<Side>, _: Micros, _: Micros) -> Option<Sample> {
         if side == Some(Side::Legacy) { self.legacy.get() } else { self.next.get() }
     }
+
+    fn distribution(&self, _: OpKind, _: Side, _: Micros, _: Micros) -> Option<Distribution> {
+        None
+    }
 }
 
-const GOOD: Sample = Sample { value: 10_000.0, samples: 2_000, age: Micros::from_ms(100) };
+pub(super) const GOOD: Sample = Sample { value: 10_000.0, samples: 2_000, age: Micros::from_ms(100) };
 
-fn next(sample: Option<Sample>) -> Fixed {
+pub(super) fn next(sample: Option<Sample>) -> Fixed {
     Fixed { next: Cell::new(sample), ..Fixed::default() }
 }
 
-fn gate(metric: &str, bound: Bound, hold_s: u64) -> GateState {
+pub(super) fn gate(metric: &str, bound: Bound, hold_s: u64) -> GateState {
     GateState::new(Gate {
         metric: metric.into(),
         side: Some(Side::Next),
         bound,
         window: Micros::from_secs(60),
+        long_window: None,
         hold_for: Micros::from_secs(hold_s),
         min_samples: 1_000,
     })
 }
 
-fn s(secs: u64) -> Micros {
+pub(super) fn s(secs: u64) -> Micros {
     Micros::from_secs(secs)
 }
 
@@ -137,99 +142,120 @@ fn a_lower_limit_and_a_limit_of_zero() {
     assert_eq!(v.name, "next reconcile missing");
 }
 
-fn trigger(hold_s: u64) -> TriggerState {
-    TriggerState::new(Trigger {
-        metric: "errors.write.rate".into(),
-        side: Some(Side::Next),
-        above: 0.01,
-        window: s(30),
-        hold_for: s(hold_s),
-        action: crate::plan::Action::default(),
-    })
-}
+/// Burn rates by window: the short one, and any longer.
+struct Burn(f64, f64);
 
-const BAD: Sample = Sample { value: 0.023, ..GOOD };
-
-#[test]
-fn a_breach_that_lasts_trips_once_and_a_blip_never() {
-    let mut t = trigger(15);
-    let source = next(Some(BAD));
-    for at in 0..15 {
-        assert_eq!(t.evaluate(&source, s(at)), None);
+impl MetricSource for Burn {
+    fn sample(&self, _: &str, side: Option<Side>, window: Micros, _: Micros) -> Option<Sample> {
+        let value = if window > s(300) { self.1 } else { self.0 };
+        (side.is_none()).then_some(Sample { value, ..GOOD })
     }
-    let tripped = t.evaluate(&source, s(15)).expect("tripped");
-    assert_eq!(tripped.text, "next write error rate is 2.3 %, above 1 % for 15.0s");
-    assert_eq!(tripped.evidence["held_ms"], 15_000);
-    assert_eq!(t.evaluate(&source, s(16)), None, "once a breach");
-    t.reset(s(17));
-    assert_eq!(t.evaluate(&source, s(17)), None);
-    t.reset(s(18));
-    for round in 0..10_u64 {
-        for at in 0..15 {
-            let sample = if at < 14 { BAD } else { Sample { value: 0.0, ..GOOD } };
-            assert_eq!(t.evaluate(&next(Some(sample)), s(20 + round * 15 + at)), None);
-        }
+
+    fn distribution(&self, _: OpKind, _: Side, _: Micros, _: Micros) -> Option<Distribution> {
+        None
     }
 }
 
 #[test]
-fn a_trigger_says_when_legacy_breaches_too() {
-    let mut t = trigger(0);
-    let source = next(Some(BAD));
-    source.legacy.set(Some(BAD));
-    assert!(t.evaluate(&source, s(1)).expect("tripped").text.ends_with("legacy breaches too"));
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Seen {
-    Good,
-    Breach,
-    Unknown(Option<Sample>),
-}
-
-fn history() -> impl Strategy<Value = Vec<(u64, Seen)>> {
-    let seen = prop_oneof![
-        8 => Just(Seen::Good),
-        1 => Just(Seen::Breach),
-        1 => prop_oneof![
-            Just(None),
-            Just(Some(Sample { value: f64::NAN, ..GOOD })),
-            Just(Some(Sample { value: f64::INFINITY, ..GOOD })),
-            (0_u64..1_000).prop_map(|samples| Some(Sample { samples, ..GOOD })),
-            (6_000_001_u64..100_000_000).prop_map(|age| Some(Sample { age: Micros(age), ..GOOD })),
-        ].prop_map(Seen::Unknown),
-    ];
-    prop::collection::vec((1_u64..7_000_000, seen), 1..80)
-}
-
-proptest! {
-    #[test]
-    fn only_uninterrupted_good_data_passes(history in history(), hold_s in 0_u64..40) {
-        let mut g = gate("latency.read.p99", Bound::Max(25_000.0), hold_s);
-        let mut t = TriggerState::new(Trigger {
-            metric: "latency.read.p99".into(), side: Some(Side::Next), above: 25_000.0, window: s(60), hold_for: s(hold_s),
-            action: crate::plan::Action::default(),
+fn of_two_windows_a_gate_takes_the_worse_and_a_trigger_the_better() {
+    for (short, long) in [(1.0, 1.0), (20.0, 1.0), (1.0, 20.0), (20.0, 20.0), (f64::NAN, 20.0), (20.0, f64::NAN)] {
+        let mut g = GateState::new(Gate {
+            metric: "slo.read.burn_rate".into(),
+            side: None,
+            bound: Bound::Max(14.4),
+            window: s(300),
+            long_window: Some(s(3_600)),
+            hold_for: Micros::ZERO,
+            min_samples: 100,
         });
-        let (mut now, mut good_since, mut bad_since) = (0, None, None);
-        for (step, seen) in history {
-            now += step;
-            let (sample, good, bad) = match seen {
-                Seen::Good => (Some(GOOD), true, false),
-                Seen::Breach => (Some(Sample { value: 25_001.0, ..GOOD }), false, true),
-                Seen::Unknown(sample) => (sample, false, false),
-            };
-            let fresh = step <= MAX_GAP.0;
-            good_since = good.then(|| good_since.filter(|_| fresh).unwrap_or(now));
-            // A trigger does with fewer samples than a gate, so a thin sample may end a breach or be no news; either
-            // way it is good.
-            bad_since = bad.then(|| bad_since.filter(|_| fresh).unwrap_or(now));
-            let v = g.evaluate(&next(sample), Micros(now));
-            let wanted = good_since.is_some_and(|since: u64| now - since >= hold_s * 1_000_000);
-            prop_assert_eq!(v.verdict == Verdict::Pass, wanted, "{:?} at {}", seen, now);
-            prop_assert_eq!(v.verdict == Verdict::Fail, bad);
-            if t.evaluate(&next(sample), Micros(now)).is_some() {
-                prop_assert!(bad_since.is_some_and(|since: u64| now - since >= hold_s * 1_000_000));
-            }
-        }
+        let mut t = TriggerState::new(Trigger {
+            metric: "slo.read.burn_rate".into(),
+            side: None,
+            above: 14.4,
+            window: s(300),
+            long_window: Some(s(3_600)),
+            ..trigger(0)
+        });
+        let (source, known) = (Burn(short, long), !short.is_nan() && !long.is_nan());
+        let v = g.evaluate(&source, s(1));
+        assert_eq!(v.verdict == Verdict::Pass, known && short.max(long) <= 14.4, "{short} {long}");
+        assert_eq!(v.verdict == Verdict::Inconclusive, !known);
+        assert_eq!(t.evaluate(&source, s(1)).is_some(), known && short.min(long) > 14.4, "{short} {long}");
     }
+}
+
+#[test]
+fn a_baseline_is_taken_whole_kept_and_compared_with() {
+    let wanted = [("latency.read.p99".to_owned(), s(60), 1_000)];
+    let source = Fixed::default();
+    let take = |source: &Fixed, measured| Baseline::take(&wanted, source, measured, s(90));
+    assert_eq!(take(&source, s(30)), Err("legacy read p99 is measured for 30.0s of 1m00s".into()));
+    assert_eq!(take(&source, s(60)), Err("legacy read p99 has 0 of 1000 samples".into()));
+    source.legacy.set(Some(Sample { samples: 999, ..GOOD }));
+    assert!(take(&source, s(60)).is_err());
+    source.legacy.set(Some(Sample { age: s(60), ..GOOD }));
+    assert!(take(&source, s(60)).is_err());
+    source.legacy.set(Some(GOOD));
+    let taken = take(&source, s(60)).expect("complete");
+    let json = serde_json::to_value(&taken).expect("plain");
+    let taken: Baseline = serde_json::from_value(json).expect("the same again");
+    let bound = Bound::MaxRatioToBaseline(1.5);
+    let mut g = gate("latency.read.p99", bound, 0).with_baseline(Some(std::sync::Arc::new(taken)));
+    for (now, verdict) in [(15_000.0, Verdict::Pass), (15_001.0, Verdict::Fail), (f64::NAN, Verdict::Inconclusive)] {
+        source.next.set(Some(Sample { value: now, ..GOOD }));
+        let v = g.evaluate(&source, s(1));
+        assert_eq!((v.name.as_str(), v.unit, v.verdict), ("next/baseline read p99", "x", verdict));
+    }
+    let mut g = gate("latency.read.p99", bound, 0);
+    assert_eq!(g.evaluate(&source, s(1)).verdict, Verdict::Inconclusive, "without a baseline");
+    let none = Baseline::default();
+    let mut g = gate("latency.read.p99", bound, 0).with_baseline(Some(std::sync::Arc::new(none)));
+    assert_eq!(g.evaluate(&source, s(1)).verdict, Verdict::Inconclusive, "with one of other metrics");
+}
+
+#[test]
+fn evidence_carries_what_was_measured() {
+    let mut m = Metrics::new();
+    for t in 0..60 {
+        m.record_latency(OpKind::Read, Side::Next, s(t), Micros::from_ms(20 + t % 3), 100);
+        m.record_latency(OpKind::Read, Side::Legacy, s(t), Micros::from_ms(20), 100);
+    }
+    let sum = |classes: &serde_json::Value| {
+        classes.as_array().expect("classes").iter().map(|c| c[1].as_u64().expect("a count")).sum::<u64>()
+    };
+    let mut g = gate("latency.read.p99", Bound::MaxRatioToLegacy(1.5), 0);
+    assert_eq!(g.evaluate(&m, s(60)).verdict, Verdict::Pass);
+    let e = g.evidence(&m);
+    assert_eq!((&e["verdict"], &e["window_ms"], &e["age_ms"]), (&"pass".into(), &60_000.into(), &1_000.into()));
+    for (i, side) in ["next", "legacy"].into_iter().enumerate() {
+        let side_of = &e["measured"][i];
+        assert_eq!((&side_of["side"], &side_of["samples"]), (&side.into(), &6_000.into()));
+        assert_eq!(sum(&side_of["classes_us"]), 6_000);
+    }
+    let mut g = gate("latency.read", Bound::LikeLegacy { false_alarm: 0.01, max_ratio: 1.0 }, 0);
+    let v = g.evaluate(&m, s(60));
+    assert_eq!((v.verdict, v.name.as_str(), v.unit), (Verdict::Fail, "next reads like legacy", "%"));
+    let e = g.evidence(&m);
+    assert_eq!(sum(&e["comparison"]["next"]["classes_us"]), 6_000);
+    assert_eq!(e["comparison"]["tails"].as_array().map(Vec::len), Some(5));
+    let mut t = TriggerState::new(Trigger { metric: "latency.read.p99".into(), above: 1_000.0, ..trigger(0) });
+    let e = t.evaluate(&m, s(60)).expect("tripped").evidence;
+    assert_eq!((sum(&e["measured"][0]["classes_us"]), sum(&e["measured"][1]["classes_us"])), (3_000, 3_000));
+}
+
+#[test]
+fn a_comparison_is_not_made_of_stale_thin_or_one_sided_data() {
+    let compare = || gate("latency.read", Bound::LikeLegacy { false_alarm: 0.01, max_ratio: 1.0 }, 0);
+    let mut m = Metrics::new();
+    assert_eq!(compare().evaluate(&m, s(60)).verdict, Verdict::Inconclusive);
+    m.record_latency(OpKind::Read, Side::Next, s(59), Micros::from_ms(20), 5_000);
+    assert_eq!(compare().evaluate(&m, s(60)).verdict, Verdict::Inconclusive);
+    m.record_latency(OpKind::Read, Side::Legacy, s(59), Micros::from_ms(20), 999);
+    assert_eq!(compare().evaluate(&m, s(60)).verdict, Verdict::Inconclusive);
+    m.record_latency(OpKind::Read, Side::Legacy, s(60), Micros::from_ms(20), 1);
+    let mut g = compare();
+    assert_eq!(g.evaluate(&m, s(60)).verdict, Verdict::Pass);
+    m.record_latency(OpKind::Read, Side::Legacy, s(64), Micros::from_ms(20), 1_000);
+    assert_eq!(g.evaluate(&m, s(66)).verdict, Verdict::Stale, "next has gone silent since the look");
+    assert_eq!(g.evaluate(&m, s(300)).verdict, Verdict::Stale);
 }

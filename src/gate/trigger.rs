@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Held, MetricSource, max_age};
+use super::evidence::measurement;
+use super::{Held, MetricSource, both, max_age};
 use crate::metrics::Sample;
 use crate::metrics::names;
-use crate::plan::{Action, Trigger};
+use crate::plan::{Action, RollbackMode, Trigger};
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -16,7 +17,7 @@ pub struct Tripped {
     pub action: Action,
     /// One plain sentence.
     pub text: String,
-    /// The numbers it stood on.
+    /// The raw measurements it stood on.
     pub evidence: Value,
 }
 
@@ -25,8 +26,9 @@ pub struct Tripped {
 pub struct TriggerState {
     trigger: Trigger,
     name: String,
-    held: Held,
-    /// It has tripped on the breach that still goes on.
+    breach: Held,
+    clear: Held,
+    /// It has tripped and has not cleared since.
     tripped: bool,
 }
 
@@ -35,7 +37,7 @@ impl TriggerState {
     #[must_use]
     pub fn new(trigger: Trigger) -> Self {
         let name = names::label(&trigger.metric, trigger.side);
-        TriggerState { trigger, name, held: Held::default(), tripped: false }
+        TriggerState { trigger, name, breach: Held::default(), clear: Held::default(), tripped: false }
     }
 
     /// The trigger as the plan has it.
@@ -46,41 +48,49 @@ impl TriggerState {
 
     /// Counts anew, after a pause was ended for instance: a breach that still lasts trips it again.
     pub fn reset(&mut self, now: Micros) {
-        self.held = Held { since: None, last: Some(now) };
+        self.breach = Held::from(now);
+        self.clear = Held::from(now);
         self.tripped = false;
     }
 
-    /// Looks at the figures. Answers once for each breach that lasts for `hold_for`, and again only after it has ended
-    /// or a reset. Call it at least every [`super::MAX_GAP`].
+    /// Looks at the figures. Answers once for each breach that lasts for `hold_for`, and again only after it has cleared
+    /// or a reset; what is not known clears nothing. Call it at least every [`super::MAX_GAP`].
     pub fn evaluate(&mut self, source: &dyn MetricSource, now: Micros) -> Option<Tripped> {
-        let t = &self.trigger;
-        let usable = |s: Sample| {
-            let fresh = s.age <= max_age(t.window);
-            (s.value.is_finite() && s.samples >= min_samples(&t.metric) && fresh).then_some(s)
-        };
-        let sample = source.sample(&t.metric, t.side, t.window, now).and_then(usable);
-        let breached = sample.map(|s| s.value > t.above);
-        let held = self.held.update(breached, now);
-        let Some(sample) = sample.filter(|_| breached == Some(true)) else {
+        let sample = self.usable(source, self.trigger.side, now);
+        let clear = sample.map(|s| s.value <= self.trigger.clear.below);
+        let cleared_for = self.clear.update(clear, now);
+        if clear == Some(true) && cleared_for >= self.trigger.clear.hold_for {
             self.tripped = false;
-            return None;
-        };
-        if held < t.hold_for {
-            // A breach that was interrupted unseen is another breach.
-            self.tripped = false;
-            return None;
         }
-        if self.tripped {
-            return None;
-        }
+        let breached = sample.map(|s| s.value > self.trigger.above);
+        let held = self.breach.update(breached, now);
+        let sample = sample.filter(|_| breached == Some(true) && held >= self.trigger.hold_for && !self.tripped)?;
         self.tripped = true;
-        let legacy = (t.side == Some(Side::Next))
-            .then(|| source.sample(&t.metric, Some(Side::Legacy), t.window, now).and_then(usable))
-            .flatten();
-        Some(self.tripped_by(sample, legacy, held))
+        let compared = matches!(self.trigger.side, Some(Side::Next)) || names::slo(&self.trigger.metric).is_some();
+        let legacy = compared.then(|| self.usable(source, Some(Side::Legacy), now)).flatten();
+        Some(self.trip(source, sample, legacy, held, now))
     }
 
-    fn tripped_by(&self, sample: Sample, legacy: Option<Sample>, held: Micros) -> Tripped {
+    /// The figure on a side, if it is fresh and stands on enough. Of two windows it is the smaller one: both must breach (Google SRE
+    /// workbook, chapter 5: the long one says that it matters, the short one that it goes on).
+    fn usable(&self, source: &dyn MetricSource, side: Option<Side>, now: Micros) -> Option<Sample> {
+        let t = &self.trigger;
+        let mut sample = source.sample(&t.metric, side, t.window, now)?;
+        if let Some(long) = t.long_window {
+            sample = both(sample, source.sample_across(&t.metric, side, long, now)?, f64::min);
+        }
+        let fresh = sample.age <= max_age(t.window);
+        (sample.value.is_finite() && sample.samples >= t.min_samples.max(1) && fresh).then_some(sample)
+    }
+
+    fn trip(
+        &self,
+        source: &dyn MetricSource,
+        sample: Sample,
+        legacy: Option<Sample>,
+        held: Micros,
+        now: Micros,
+    ) -> Tripped {
         let t = &self.trigger;
         let (unit, scale) = names::unit(&t.metric);
         let figure = |v: f64| {
@@ -88,18 +98,22 @@ impl TriggerState {
             let text = text.trim_end_matches('0').trim_end_matches('.');
             if unit.is_empty() { text.to_owned() } else { format!("{text} {unit}") }
         };
-        let (actual, limit) = (figure(sample.value), figure(t.above));
         let legacy_too = legacy.is_some_and(|s| s.value > t.above);
-        let (action, too) = match (t.action, legacy_too) {
+        let (action, note) = match (t.action, legacy_too) {
             (Action::Rollback(_), true) => {
                 (Action::Pause, "; legacy breaches too, so going back would not help: paused instead of rolled back")
             }
-            (action, true) => (action, "; legacy breaches too"),
+            (Action::Pause, true) => (Action::Pause, "; legacy breaches too"),
             (action, false) => (action, ""),
         };
+        let mut measured = vec![measurement(source, &t.metric, t.side, t.window, now)];
+        if t.side == Some(Side::Next) || legacy.is_some() {
+            measured.push(measurement(source, &t.metric, Some(Side::Legacy), t.window, now));
+        }
+        let long = t.long_window.and_then(|w| source.sample_across(&t.metric, t.side, w, now));
         Tripped {
             action,
-            text: format!("{} is {actual}, above {limit} for {held}{too}", self.name),
+            text: format!("{} is {}, above {} for {held}{note}", self.name, figure(sample.value), figure(t.above)),
             evidence: json!({
                 "metric": t.metric,
                 "side": t.side,
@@ -107,15 +121,25 @@ impl TriggerState {
                 "above": t.above,
                 "legacy": legacy.map(|s| s.value),
                 "window_ms": t.window.as_ms(),
+                "long_window_ms": t.long_window.map(Micros::as_ms),
+                "long_value": long.map(|s| s.value),
+                "for_ms": t.hold_for.as_ms(),
                 "held_ms": held.as_ms(),
                 "samples": sample.samples,
+                "min_samples": t.min_samples,
                 "age_ms": sample.age.as_ms(),
+                "wanted": word(t.action),
+                "action": word(action),
+                "measured": measured,
             }),
         }
     }
 }
 
-/// Triggers are meant to be quick: a percentile needs only n·(1−q) ≥ 1.
-fn min_samples(metric: &str) -> u64 {
-    names::latency(metric).map_or(1, |(_, q)| q.min_samples().div_ceil(10))
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Pause => "pause",
+        Action::Rollback(RollbackMode::Soft) => "soft rollback",
+        Action::Rollback(RollbackMode::Hard) => "hard rollback",
+    }
 }

@@ -324,7 +324,7 @@ struct Scripted {
 impl Cluster for Scripted {
     fn read<'a>(&'a self, _: &'a Ns, keys: &'a [Key], _: ClusterTime) -> Fut<'a, Result<Read, Failed>> {
         let docs = lock(&self.docs);
-        let found = keys.iter().map(|k| docs.iter().find(|(i, _)| i == k).map(|(_, d)| d.clone())).collect();
+        let found = keys.iter().map(|k| docs.iter().find(|(i, _)| i == k).map(|(_, d)| d.clone().into())).collect();
         Box::pin(async move { Ok(Read { docs: found, at: ClusterTime::ZERO }) })
     }
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {

@@ -71,6 +71,9 @@ impl Slice {
     }
 }
 
+/// Latencies as (upper end of a class in µs, operations in it), rising, without empty classes.
+pub type Classes = Vec<(u64, u64)>;
+
 /// A window of a series. Percentiles are those of the merged histograms, `None` without samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WindowStats {
@@ -242,6 +245,17 @@ impl LatencySeries {
             mean: all.sum.checked_div(all.count).map(Micros),
             newest: all.newest,
         }
+    }
+
+    /// What was measured in the last `span`, leaving out slices that began before `since`, as classes of at most 1 % width.
+    #[must_use]
+    pub fn classes_since(&self, now: Micros, span: Micros, since: Micros) -> Classes {
+        let all = self.merged(now, span.min(super::MAX_WINDOW), since);
+        let Some(h) = &all.hist else { return Vec::new() };
+        h.iter_recorded()
+            .map(|v| (h.highest_equivalent(v.value_iterated_to()), v.count_at_value().into()))
+            .filter(|(_, n)| *n > 0)
+            .collect()
     }
 
     /// Any quantile of the last `span`; `None` without samples.

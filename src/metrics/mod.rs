@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::plan::Slo;
 use crate::route::Side;
 use crate::runtime::Micros;
 use crate::snapshot::LatencyView;
@@ -15,12 +16,15 @@ mod gauge;
 mod latency;
 pub mod names;
 mod ring;
+mod slo;
 
 pub use gauge::Gauge;
-pub use latency::{LatencySeries, WindowStats};
+pub use latency::{Classes, LatencySeries, WindowStats};
+pub use slo::MAX_BURN_WINDOW;
 
 use gauge::Ratio;
 use names::Quantile;
+use slo::SloSeries;
 
 pub use crate::route::OpKind;
 
@@ -45,7 +49,20 @@ pub struct Metrics {
     /// By name, then legacy, next, no side.
     gauges: BTreeMap<&'static str, [Option<Gauge>; 3]>,
     shadow: Ratio,
+    /// The plan's objective, and reads and writes measured by it.
+    slo: Option<(Slo, [SloSeries; 2])>,
     stage_began: Micros,
+}
+
+/// The latencies of a window as they were measured, for a comparison and for evidence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Distribution {
+    /// Classes of the merged histogram.
+    pub classes: Classes,
+    /// Operations in them.
+    pub count: u64,
+    /// Age of the newest one, inside the window or before it.
+    pub age: Micros,
 }
 
 impl Default for Metrics {
@@ -62,8 +79,14 @@ impl Metrics {
             latency: std::array::from_fn(|_| std::array::from_fn(|_| LatencySeries::new())),
             gauges: BTreeMap::new(),
             shadow: Ratio::new(),
+            slo: None,
             stage_began: Micros::ZERO,
         }
+    }
+
+    /// Measures against an objective from now on; without one the metrics `slo.…` are not known.
+    pub fn set_slo(&mut self, slo: Option<Slo>) {
+        self.slo = slo.map(|slo| (slo, std::array::from_fn(|_| SloSeries::new())));
     }
 
     /// A stage begins: from now on [`Metrics::sample`] looks at nothing measured before. Views keep showing it.
@@ -76,17 +99,27 @@ impl Metrics {
             gauge.cut(now);
         }
         self.shadow.cut(now);
+        for series in self.slo.iter_mut().flat_map(|(_, s)| s) {
+            series.cut(now);
+        }
     }
 
     /// `n` operations that succeeded took `value` each and ended at `at`.
     pub fn record_latency(&mut self, op: OpKind, side: Side, at: Micros, value: Micros, n: u64) {
         self.latency[op as usize][side as usize].record_n(at, value, n);
+        if let Some((slo, series)) = &mut self.slo {
+            let good = slo.latency.is_none_or(|most| value <= most);
+            series[op as usize].record(side, at, if good { n } else { 0 }, if good { 0 } else { n });
+        }
     }
 
     /// `n` operations failed at `at`. They count in the error rate only: a failure's latency says nothing about the
     /// side's speed.
     pub fn record_errors(&mut self, op: OpKind, side: Side, at: Micros, n: u64) {
         self.latency[op as usize][side as usize].record_errors(at, n);
+        if let Some((_, series)) = &mut self.slo {
+            series[op as usize].record(side, at, 0, n);
+        }
     }
 
     /// Shadow reads compared, and how many of them were found different.
@@ -120,13 +153,14 @@ impl Metrics {
         self.gauges.get(name)?[slot(side)].as_ref()
     }
 
-    /// A metric over the last `window` (at most [`MAX_WINDOW`]), never reaching back before the stage began. `None`
+    /// A metric over the last `window` (at most [`MAX_WINDOW`], burn rates [`MAX_BURN_WINDOW`]), never reaching back before the stage began. `None`
     /// when the name is unknown, the side is missing, or nothing was measured in this stage.
     ///
-    /// Gauges of lags, ages and durations answer with the largest value of the window, other gauges with the latest.
+    /// A burn rate is that of both sides together, or of one when a side is given; an error budget is always both sides', and over
+    /// the objective's period. Gauges of lags, ages and durations answer with the largest value of the window, other gauges with the latest.
     #[must_use]
     pub fn sample(&self, metric: &str, side: Option<Side>, window: Micros, now: Micros) -> Option<Sample> {
-        let (window, since) = (window.min(MAX_WINDOW), self.stage_began);
+        let (asked, window, since) = (window, window.min(MAX_WINDOW), self.stage_began);
         let latency = |op| side.map(|s| self.latency(op, s));
         if let Some((op, what)) = names::latency(metric) {
             let series = latency(op)?;
@@ -159,8 +193,37 @@ impl Metrics {
         if metric == names::SHADOW_MISMATCH {
             return self.shadow.sample(window, since, now);
         }
+        if let Some((op, what)) = names::slo(metric) {
+            let (slo, series) = self.slo.as_ref()?;
+            let series = &series[op as usize];
+            return match what {
+                names::SloMetric::BurnRate => series.burn_rate(slo, side, asked, since, since, now),
+                names::SloMetric::BudgetLeft => series.budget_left(slo, since, now),
+            };
+        }
         let gauge = self.gauge(metric, side).or_else(|| self.gauge(metric, None))?;
         gauge.sample(names::takes_worst(metric), window, since, now)
+    }
+
+    /// The same, but a burn rate's window may reach back before the stage, as long as something was measured in it.
+    #[must_use]
+    pub fn sample_across(&self, metric: &str, side: Option<Side>, window: Micros, now: Micros) -> Option<Sample> {
+        match (names::slo(metric), &self.slo) {
+            (Some((op, names::SloMetric::BurnRate)), Some((slo, series))) => {
+                series[op as usize].burn_rate(slo, side, window, Micros::ZERO, self.stage_began, now)
+            }
+            _ => self.sample(metric, side, window, now),
+        }
+    }
+
+    /// The latencies of the last `window`, as [`Metrics::sample`] looks at them. `None` when nothing was measured in this stage.
+    #[must_use]
+    pub fn distribution(&self, op: OpKind, side: Side, window: Micros, now: Micros) -> Option<Distribution> {
+        let series = self.latency(op, side);
+        let newest = series.newest().filter(|at| *at >= self.stage_began)?;
+        let classes = series.classes_since(now, window, self.stage_began);
+        let count = classes.iter().fold(0, |n: u64, c| n.saturating_add(c.1));
+        Some(Distribution { classes, count, age: now.since(newest) })
     }
 }
 

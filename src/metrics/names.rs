@@ -73,6 +73,33 @@ pub fn throughput(metric: &str) -> Option<OpKind> {
     op(metric.strip_prefix("throughput.")?)
 }
 
+/// What is computed against an objective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SloMetric {
+    /// How fast the error budget is being spent, as a multiple of the rate that just uses it up.
+    BurnRate,
+    /// What is left of it.
+    BudgetLeft,
+}
+
+/// `slo.{read,write}.{burn_rate,budget_left}`.
+#[must_use]
+pub fn slo(metric: &str) -> Option<(OpKind, SloMetric)> {
+    let (kind, what) = metric.strip_prefix("slo.")?.split_once('.')?;
+    let what = match what {
+        "burn_rate" => SloMetric::BurnRate,
+        "budget_left" => SloMetric::BudgetLeft,
+        _ => return None,
+    };
+    Some((op(kind)?, what))
+}
+
+/// `latency.{read,write}`: a whole distribution.
+#[must_use]
+pub fn distribution(metric: &str) -> Option<OpKind> {
+    op(metric.strip_prefix("latency.")?)
+}
+
 /// True for gauges whose worst moment in a window counts, not the last one: lags, ages and durations.
 #[must_use]
 pub fn takes_worst(metric: &str) -> bool {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::Slo;
 use crate::snapshot::{HEAT_COLUMN, HEAT_ROWS};
 
 fn s(secs: u64) -> Micros {
@@ -160,6 +161,53 @@ fn lags_answer_with_their_worst_moment_and_other_gauges_with_the_latest() {
     let gauge = m.gauge("lag.apply", None).expect("set");
     assert_eq!((gauge.latest(), gauge.age(s(22))), (Some((Micros(21_500_000), 1.0)), Some(Micros(500_000))));
     assert_eq!(gauge.history(s(22), 4), [Some(2.0), Some(1.0), None]);
+}
+
+#[test]
+fn burn_rates_and_budgets_follow_the_objective() {
+    let mut m = Metrics::new();
+    let get = |m: &Metrics, name, window, now| m.sample(name, None, s(window), s(now));
+    m.record_latency(OpKind::Read, Side::Next, s(1), ms(1), 100);
+    assert_eq!(get(&m, "slo.read.burn_rate", 60, 1), None, "without an objective");
+    m.set_slo(Some(Slo { objective: 0.99, period: s(36_000), latency: Some(ms(100)) }));
+    assert_eq!(get(&m, "slo.read.burn_rate", 60, 1), None, "without an operation");
+    // An hour in which 2 of 100 fail, by an error or by being slow; twice what the objective allows.
+    for t in 0..3_600 {
+        m.record_latency(OpKind::Read, Side::Legacy, s(t), ms(100), 98);
+        m.record_latency(OpKind::Read, Side::Next, s(t), ms(101), 1);
+        m.record_errors(OpKind::Read, Side::Next, s(t), 1);
+    }
+    let near = |x: Option<Sample>, v: f64| assert!(x.is_some_and(|x| (x.value - v).abs() < 1e-9), "{x:?} is not {v}");
+    near(get(&m, "slo.read.burn_rate", 300, 3_600), 2.0);
+    near(get(&m, "slo.read.budget_left", 60, 3_600), 0.8);
+    near(m.sample("slo.read.burn_rate", Some(Side::Next), s(300), s(3_600)), 100.0);
+    near(m.sample("slo.read.burn_rate", Some(Side::Legacy), s(300), s(3_600)), 0.0);
+    assert_eq!(get(&m, "slo.write.burn_rate", 300, 3_600), None);
+    // A stage sees its own short window, the long one reaches back, and neither passes on old news.
+    m.begin_stage(s(3_600));
+    assert_eq!(get(&m, "slo.read.burn_rate", 300, 3_601), None);
+    assert_eq!(m.sample_across("slo.read.burn_rate", None, s(3_600), s(3_601)), None);
+    m.record_latency(OpKind::Read, Side::Next, s(3_601), ms(1), 100);
+    near(get(&m, "slo.read.burn_rate", 300, 3_601), 0.0);
+    let long = m.sample_across("slo.read.burn_rate", None, s(3_600), s(3_601)).expect("measured");
+    assert!(long.value > 1.9 && long.samples > 350_000, "{long:?}");
+}
+
+#[test]
+fn a_distribution_has_every_operation_of_the_stage_in_its_class() {
+    let mut m = Metrics::new();
+    m.record_latency(OpKind::Write, Side::Next, s(10), ms(90), 50);
+    m.begin_stage(s(11));
+    assert_eq!(m.distribution(OpKind::Write, Side::Next, s(60), s(12)), None);
+    for (us, n) in [(5, 7), (1_000, 3), (1_001, 4), (90_000, 1)] {
+        m.record_latency(OpKind::Write, Side::Next, s(12), Micros(us), n);
+    }
+    let d = m.distribution(OpKind::Write, Side::Next, s(60), s(13)).expect("measured");
+    assert_eq!((d.count, d.age), (15, s(1)));
+    assert_eq!(d.classes.iter().map(|c| c.1).collect::<Vec<_>>(), [7, 7, 1]);
+    assert!(
+        d.classes.iter().zip([5.0, 1_000.0, 90_000.0]).all(|(c, us)| c.0 as f64 >= us && c.0 as f64 <= us * 1.01 + 1.0)
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::reader::{At, Reader, Table, nearest};
+use super::shape;
 use super::types::{Collection, Step, ValueType};
 use crate::cluster::{CONTROL_DB, IndexSpec, Ns};
 
@@ -40,25 +41,30 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Collection> {
 }
 
 fn read_one(r: &mut Reader, t: &Table<'_, '_>) -> Option<Collection> {
-    r.only(t, &["legacy", "next", "steps", "indexes"]);
+    r.only(t, &["legacy", "next", "steps", "indexes", "shape"]);
     let legacy = r.required(t, "legacy", "\"shop.orders\"");
     let next = r.required(t, "next", "\"shop.orders_v2\"");
     let legacy_ns = legacy.as_ref().and_then(|n| read_ns(r, n));
     let next_ns = next.as_ref().and_then(|n| read_ns(r, n));
-    if let (Some(a), Some(b), Some(at)) = (&legacy_ns, &next_ns, &next)
-        && a == b
-    {
-        let help = "give `next` another name; migrating in place is not available yet";
-        r.error(
-            at.span.clone(),
-            "`next` is the same collection as `legacy`",
-            "expected another name",
-            Some(help.into()),
-        );
+    let shape = r.string(t, "shape");
+    if let (Some(a), Some(b), Some(at)) = (&legacy_ns, &next_ns, &next) {
+        match t.table.get("shape") {
+            None if a == b => {
+                let help = "in place, `shape` tells which documents are done: '{ \"schema_version\": 2 }'; or give `next` another name";
+                let message = "`next` is the same collection as `legacy`, and `shape` is missing";
+                r.error(at.span.clone(), message, "", Some(help.into()));
+            }
+            Some(v) if a != b => {
+                let help = "two collections tell the shapes apart; leave it out";
+                r.error(v.span(), "`shape` is for migrating in place", "expected no `shape`", Some(help.into()));
+            }
+            _ => {}
+        }
     }
+    let shape = shape.and_then(|s| shape::read(r, s));
     let steps = read_steps(r, t);
     let indexes = read_indexes(r, t);
-    Some(Collection { legacy: legacy_ns?, next: next_ns?, steps, indexes })
+    Some(Collection { legacy: legacy_ns?, next: next_ns?, steps, indexes, shape })
 }
 
 fn read_ns(r: &mut Reader, text: &At<String>) -> Option<Ns> {

@@ -2,9 +2,9 @@
 
 use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
-use super::stages;
-use super::types::{ClusterSpec, Mode, Plan, Query, Throttle};
-use super::{canonical, collection};
+use super::stages::{self, Ground};
+use super::types::{ClusterSpec, Mode, Plan, Query, Slo, Throttle};
+use super::{canonical, collection, gate_parse, slo};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -38,17 +38,38 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     }
     r.only(
         t,
-        &["schema", "plan", "cluster", "route", "cutover", "collection", "query", "throttle", "trigger", "stage"],
+        &[
+            "schema",
+            "plan",
+            "cluster",
+            "route",
+            "cutover",
+            "rollback",
+            "slo",
+            "expects",
+            "collection",
+            "query",
+            "throttle",
+            "trigger",
+            "stage",
+        ],
     );
     let head = read_head(r, t);
     let cluster = read_cluster(r, text, t);
-    let (max_staleness, lease) = read_route(r, t);
+    let (max_staleness, lease, server_gate) = read_route(r, t);
     let freeze_max = read_cutover(r, t);
+    let strand = slo::read_strand(r, t);
+    let objective = slo::read_slo(r, t);
+    let expects = slo::read_expects(r, t);
     let collections = collection::read(r, t);
     let queries = read_queries(r, t);
     let throttle = read_throttle(r, t);
-    let triggers = r.tables(t, "trigger", "[[trigger]]").iter().filter_map(|t| stages::read_trigger(r, t)).collect();
-    let stages = stages::read(r, t, &collections);
+    // An objective that is there but wrong is complained about once, not at every metric that needs it.
+    let placeholder = Slo { objective: 0.5, period: Micros::from_secs(3_600), latency: None };
+    let said = objective.as_ref().or_else(|| t.table.contains_key("slo").then_some(&placeholder));
+    let triggers = r.tables(t, "trigger", "[[trigger]]");
+    let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, said)).collect();
+    let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects });
     let (id, title, version, owner) = head?;
     Some(Plan {
         id,
@@ -60,7 +81,11 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         mode: Mode::Route,
         max_staleness,
         lease,
+        server_gate,
         freeze_max,
+        strand,
+        slo: objective,
+        expects,
         collections,
         queries,
         throttle,
@@ -152,10 +177,10 @@ fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
     value
 }
 
-fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros) {
+fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros, bool) {
     let (staleness, lease) = (Micros::from_secs(2), Micros::from_secs(5));
-    let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease) };
-    r.only(&t, &["mode", "max_staleness", "lease"]);
+    let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease, true) };
+    r.only(&t, &["mode", "max_staleness", "lease", "server_gate"]);
     if let Some(mode) = r.string(&t, "mode") {
         if ["observe", "copy", "flags"].contains(&mode.value.as_str()) {
             r.error(mode.span, format!("mode `{}` is not available yet", mode.value), "only `route` is", None);
@@ -165,7 +190,8 @@ fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros) {
     }
     let staleness = r.duration_in(&t, "max_staleness", Micros::from_ms(100), Micros::from_secs(3_600), staleness);
     let lease = r.duration_in(&t, "lease", Micros::from_secs(1), Micros::from_secs(60), lease);
-    (staleness, lease)
+    let server_gate = r.boolean(&t, "server_gate").is_none_or(|b| b.value);
+    (staleness, lease, server_gate)
 }
 
 fn read_cutover(r: &mut Reader, t: &Table<'_, '_>) -> Micros {

@@ -1,21 +1,40 @@
-//! Reads `[[stage]]`, gates and triggers, and checks that the stages lead from legacy to next without a gap or a step back.
+//! Reads `[[stage]]` and checks that the stages lead from legacy to next without a gap or a step back.
 
 use std::ops::Range;
 
-use super::metrics_names::{METRICS, MetricName, metric};
+use super::gate_parse;
+use super::gates::Gate;
 use super::parse::check_id;
-use super::reader::{At, Reader, Table, duration_text, suggest};
-use super::types::{Action, Advance, Bound, Collection, Gate, RollbackMode, Stage, Trigger, Work};
-use crate::route::Side;
+use super::reach::{self, Traffic};
+use super::reader::{At, Reader, Table};
+use super::types::{Advance, Collection, Expects, Slo, Stage, Work};
 use crate::runtime::Micros;
 
-const SIDES: [(&str, Side); 2] = [("legacy", Side::Legacy), ("next", Side::Next)];
 const WORK: [(&str, Work); 4] = [
     ("create", Work::Create),
     ("backfill", Work::Backfill),
     ("indexes", Work::Indexes),
     ("quarantine-legacy", Work::QuarantineLegacy),
 ];
+
+/// What the stages stand on.
+pub(super) struct Ground<'a> {
+    pub(super) collections: &'a [Collection],
+    pub(super) slo: Option<&'a Slo>,
+    pub(super) expects: &'a Expects,
+}
+
+impl Ground<'_> {
+    /// Both sides have one name, whether or not it is meant.
+    fn one_collection(&self) -> bool {
+        self.collections.iter().any(Collection::in_place)
+    }
+
+    /// True when the plan means it: without a shape one name for both sides is rather a slip, and complained about once.
+    fn in_place(&self) -> bool {
+        self.collections.iter().any(|c| c.in_place() && c.shape.is_some())
+    }
+}
 
 /// What the checks between stages need to remember of the stages before.
 #[derive(Default)]
@@ -31,7 +50,7 @@ struct Before {
     unsure: bool,
 }
 
-pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, collections: &[Collection]) -> Vec<Stage> {
+pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, ground: &Ground<'_>) -> Vec<Stage> {
     let tables = r.tables(t, "stage", "[[stage]]");
     if tables.is_empty() && !t.table.contains_key("stage") {
         r.error(
@@ -44,14 +63,14 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, collections: &[Collection]
     let mut before = Before::default();
     let mut stages = Vec::new();
     for t in &tables {
-        if let Some(stage) = read_stage(r, t, &mut before, collections) {
+        if let Some(stage) = read_stage(r, t, &mut before, ground) {
             stages.push(stage);
         }
     }
     stages
 }
 
-fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collections: &[Collection]) -> Option<Stage> {
+fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &Ground<'_>) -> Option<Stage> {
     r.only(
         t,
         &["id", "do", "shadow", "reads", "writes", "soak", "advance", "runbook", "irreversible", "gate", "trigger"],
@@ -70,9 +89,9 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collection
         let message = "no stage can follow the one that quarantines legacy";
         r.error(t.span.clone(), message, "expected the end of the plan", None);
     }
-    let (work, known) = read_work(r, t, before);
+    let (work, known) = read_work(r, t, before, ground);
     before.unsure |= !known;
-    let (mut shadow, reads, writes) = read_traffic(r, t, before, collections);
+    let (mut shadow, reads, writes) = read_traffic(r, t, before, ground);
     if work.contains(&Work::QuarantineLegacy) {
         // Nothing is left to compare with; an inherited share ends here.
         if let Some(v) = t.table.get("shadow").filter(|_| shadow > 0) {
@@ -86,11 +105,10 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collection
     let advance =
         advance.and_then(|w| r.word(&w, "way to advance", &[("operator", Advance::Operator), ("auto", Advance::Auto)]));
     let runbook = r.string(t, "runbook").map(|s| crate::scrub::line(&s.value));
-    let gates = r.tables(t, "gate", "[[stage.gate]]").iter().filter_map(|g| read_gate(r, g)).collect();
-    for t in r.tables(t, "trigger", "[[stage.trigger]]") {
-        let help = "write it plan-wide, as `[[trigger]]`";
-        r.error(t.span, "triggers of a single stage are not available yet", "", Some(help.into()));
-    }
+    let traffic = Traffic { shadow, reads, writes };
+    let gates = read_gates(r, t, (!before.unsure && !ground.in_place()).then_some(traffic), ground);
+    let triggers = r.tables(t, "trigger", "[[stage.trigger]]");
+    let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, ground.slo)).collect();
     before.contracted |= work.contains(&Work::QuarantineLegacy);
     let irreversible = work.contains(&Work::QuarantineLegacy);
     before.done.extend(&work);
@@ -106,11 +124,26 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collection
         runbook,
         irreversible,
         gates,
+        triggers,
     })
 }
 
+/// The gates, and whether they can get their samples from what is known of the traffic.
+fn read_gates(r: &mut Reader, t: &Table<'_, '_>, traffic: Option<Traffic>, ground: &Ground<'_>) -> Vec<Gate> {
+    let mut gates = Vec::new();
+    for t in r.tables(t, "gate", "[[stage.gate]]") {
+        let Some(gate) = gate_parse::read_gate(r, &t, ground.slo) else { continue };
+        if let Some(traffic) = traffic {
+            let at = |key: &str| t.table.get(key).map_or(t.span.clone(), |v| v.span());
+            reach::check(r, &gate, at("metric"), at("window"), traffic, ground.expects);
+        }
+        gates.push(gate);
+    }
+    gates
+}
+
 /// The work, and whether every word of it could be read.
-fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before) -> (Vec<Work>, bool) {
+fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before, ground: &Ground<'_>) -> (Vec<Work>, bool) {
     let mut work: Vec<Work> = Vec::new();
     let mut known = t.table.get("do").is_none_or(|v| v.get_ref().is_array());
     for item in r.items(t, "do", "an array of words") {
@@ -125,12 +158,18 @@ fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before) -> (Vec<Work>, 
             known = false;
             continue;
         };
+        if ground.in_place() && matches!(w, Work::Create | Work::QuarantineLegacy) {
+            let message = format!("`{text}` has nothing to do: the documents change where they are");
+            r.error(word.span, message, "expected `backfill` or `indexes`", None);
+            known = false;
+            continue;
+        }
         let done = |x: Work, work: &[Work]| before.done.contains(&x) || work.contains(&x);
         if done(w, &work) {
             r.error(word.span, format!("`{text}` is done twice"), "expected once in the plan", None);
-        } else if w == Work::Backfill && !done(Work::Create, &work) {
+        } else if w == Work::Backfill && !ground.one_collection() && !done(Work::Create, &work) {
             r.error(word.span, "`backfill` comes before `create`", "expected `create` first", None);
-        } else if w == Work::Indexes && !done(Work::Create, &work) {
+        } else if w == Work::Indexes && !ground.one_collection() && !done(Work::Create, &work) {
             r.error(word.span, "`indexes` comes before `create`", "expected `create` first", None);
         } else if w == Work::Create && done(Work::Indexes, &work) {
             r.error(word.span, "`create` comes after `indexes`", "expected `create` first", None);
@@ -141,7 +180,7 @@ fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before) -> (Vec<Work>, 
 }
 
 /// Reads the percentages, inheriting what is not said, and checks that traffic only moves forward and onto finished ground.
-fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collections: &[Collection]) -> (u8, u8, u8) {
+fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &Ground<'_>) -> (u8, u8, u8) {
     let mut percent = |key: &str| {
         r.integer(t, key, 0, 100).and_then(|n| Some(At { value: u8::try_from(n.value).ok()?, span: n.span }))
     };
@@ -151,6 +190,16 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collecti
     let mut now = (of(&shadow, before.shadow), of(&reads, before.reads), of(&writes, before.writes));
     let unread = |key: &str, p: &Option<At<u8>>| p.is_none() && t.table.contains_key(key);
     before.unsure |= unread("shadow", &shadow) || unread("reads", &reads) || unread("writes", &writes);
+    if ground.in_place() {
+        for (name, p) in [("shadow", &shadow), ("reads", &reads), ("writes", &writes)] {
+            if let Some(p) = p.as_ref().filter(|p| p.value > 0) {
+                let message = format!("`{name}` moves nothing: the documents change where they are");
+                let help = "a plan in place has no shares; give `next` another name to move traffic step by step";
+                r.error(p.span.clone(), message, "expected no share", Some(help.into()));
+            }
+        }
+        return (0, 0, 0);
+    }
     if before.unsure {
         return now;
     }
@@ -178,7 +227,7 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, collecti
         let message = "this stage uses next before an earlier stage has created and filled it";
         r.error(span(p), message, "expected an earlier stage that copies", Some(help.into()));
     }
-    let indexes: Vec<_> = collections.iter().flat_map(|c| &c.indexes).collect();
+    let indexes: Vec<_> = ground.collections.iter().flat_map(|c| &c.indexes).collect();
     if now.1 > 0 && before.reads == 0 && ready && !indexes.is_empty() && !before.done.contains(&Work::Indexes) {
         let help = "add `indexes` to the `do` of an earlier stage";
         r.error(span(&reads), "reads move to next before its indexes are built", "", Some(help.into()));
@@ -228,171 +277,5 @@ fn check_contract(r: &mut Reader, t: &Table<'_, '_>, before: &Before, work: &[Wo
         let message = "legacy can be quarantined only after a stage with all reads and writes on next";
         let expected = format!("before it, reads are {} % and writes {} %", before.reads, before.writes);
         r.error(at, message, expected, None);
-    }
-}
-
-/// The metric and side of a gate or trigger.
-fn read_metric(r: &mut Reader, t: &Table<'_, '_>) -> Option<(&'static MetricName, Option<Side>)> {
-    let name = r.required(t, "metric", "\"latency.read.p99\"")?;
-    let Some(m) = metric(&name.value) else {
-        let help = suggest(&name.value, METRICS.iter().map(|m| m.name));
-        let help = help
-            .or_else(|| Some("metrics are named like `latency.read.p99`, `errors.write.rate` or `lag.apply`".into()));
-        r.error(name.span, format!("unknown metric `{}`", name.value), "", help);
-        return None;
-    };
-    let side = r.string(t, "side");
-    match (m.has_side, &side) {
-        (true, None) if !t.table.contains_key("side") => {
-            let message = format!("`{}` is measured on each side, and `side` is missing", m.name);
-            r.error(name.span, message, "", Some("add `side = \"next\"` or `side = \"legacy\"`".into()));
-            return None;
-        }
-        (false, Some(s)) => {
-            r.error(s.span.clone(), format!("`{}` has no side", m.name), "expected no `side` here", None);
-            return None;
-        }
-        _ => {}
-    }
-    let side = side.and_then(|s| r.word(&s, "side", &SIDES));
-    (side.is_some() == m.has_side).then_some((m, side))
-}
-
-/// A limit in the metric's unit: durations as microseconds, ratios as 0 to 1.
-fn read_limit(r: &mut Reader, t: &Table<'_, '_>, key: &str, m: &MetricName) -> Option<f64> {
-    use super::metrics_names::UnitKind;
-    let v = t.table.get(key)?;
-    if m.unit.is_time() {
-        if !v.get_ref().is_str() {
-            let expected = format!("expected a duration like \"25ms\", found {}", v.get_ref().type_str());
-            r.error(v.span(), format!("`{}` is a time", m.name), expected, None);
-            return None;
-        }
-        return r.duration(t, key).map(|d| d.value.0 as f64);
-    }
-    if v.get_ref().is_str() {
-        r.error(v.span(), format!("`{}` is not a time", m.name), "expected a number", None);
-        return None;
-    }
-    let n = r.number(t, key)?;
-    let range = match m.unit {
-        UnitKind::Ratio => 0.0..=1.0,
-        _ => 0.0..=1e15,
-    };
-    if !range.contains(&n.value) {
-        let expected = if m.unit == UnitKind::Ratio { "expected 0 to 1 (1 is 100 %)" } else { "expected 0 or more" };
-        r.error(n.span, format!("`{key}` is out of range"), expected, None);
-        return None;
-    }
-    Some(n.value)
-}
-
-fn read_window(r: &mut Reader, t: &Table<'_, '_>) -> Option<Micros> {
-    let Some(window) = r.duration(t, "window") else {
-        if !t.table.contains_key("window") {
-            r.missing(t, "window", "\"60s\"");
-        }
-        return None;
-    };
-    let (least, most) = (Micros::from_secs(1), Micros::from_secs(86_400));
-    if window.value < least || window.value > most {
-        let expected = format!("expected {} to {}", duration_text(least), duration_text(most));
-        r.error(window.span, "`window` is out of range", expected, None);
-        return None;
-    }
-    Some(window.value)
-}
-
-fn read_gate(r: &mut Reader, t: &Table<'_, '_>) -> Option<Gate> {
-    r.only(t, &["metric", "side", "max", "min", "versus", "max_ratio", "window", "for", "min_samples"]);
-    let metric = read_metric(r, t);
-    let window = read_window(r, t);
-    let hold_for = r.duration(t, "for").map_or(Micros::ZERO, |d| d.value);
-    let (m, side) = metric?;
-    let bound = read_bound(r, t, m, side);
-    let samples = r.integer(t, "min_samples", 1, 1_000_000_000);
-    let min_samples = match samples {
-        Some(n) if (n.value as u64) < m.least_samples() => {
-            let message = format!("{} samples say nothing about `{}`", n.value, m.name);
-            let expected = format!("expected at least {}", m.least_samples());
-            let help = "a percentile needs ten samples beyond it: n(1-q) >= 10";
-            r.error(n.span, message, expected, Some(help.into()));
-            return None;
-        }
-        Some(n) => n.value as u64,
-        None => m.default_samples,
-    };
-    Some(Gate { metric: m.name.to_owned(), side, bound: bound?, window: window?, hold_for, min_samples })
-}
-
-fn read_bound(r: &mut Reader, t: &Table<'_, '_>, m: &MetricName, side: Option<Side>) -> Option<Bound> {
-    let has = |k: &str| t.table.contains_key(k);
-    let ratio = has("versus") || has("max_ratio");
-    let given = usize::from(has("max")) + usize::from(has("min")) + usize::from(ratio);
-    if given != 1 {
-        let message = if given == 0 { "this gate has no limit" } else { "this gate has more than one limit" };
-        let help = "exactly one of `max`, `min`, or `versus = \"legacy\"` with `max_ratio`";
-        r.error(t.span.clone(), message, "", Some(help.into()));
-        return None;
-    }
-    if has("max") {
-        return read_limit(r, t, "max", m).map(Bound::Max);
-    }
-    if has("min") {
-        return read_limit(r, t, "min", m).map(Bound::Min);
-    }
-    let versus = r.required(t, "versus", "\"legacy\"");
-    if !has("max_ratio") {
-        r.missing(t, "max_ratio", "1.5");
-    }
-    let max_ratio = r.number(t, "max_ratio");
-    let versus = versus?;
-    r.word(&versus, "side to compare with", &[("legacy", ())])?;
-    if side != Some(Side::Next) {
-        let expected = "expected a metric of `side = \"next\"`";
-        r.error(versus.span, "only a metric of next can be compared with legacy", expected, None);
-        return None;
-    }
-    let max_ratio = max_ratio?;
-    if max_ratio.value <= 0.0 || max_ratio.value > 1_000.0 {
-        r.error(max_ratio.span, "`max_ratio` is out of range", "expected more than 0, at most 1000", None);
-        return None;
-    }
-    Some(Bound::MaxRatioToLegacy(max_ratio.value))
-}
-
-pub(super) fn read_trigger(r: &mut Reader, t: &Table<'_, '_>) -> Option<Trigger> {
-    r.only(t, &["metric", "side", "above", "window", "for", "action", "mode"]);
-    let action = read_action(r, t);
-    let metric = read_metric(r, t);
-    let window = read_window(r, t);
-    let hold_for = r.duration(t, "for").map_or(Micros::ZERO, |d| d.value);
-    if !t.table.contains_key("above") {
-        r.missing(t, "above", "0.01");
-    }
-    let (m, side) = metric?;
-    let above = read_limit(r, t, "above", m);
-    Some(Trigger { metric: m.name.to_owned(), side, above: above?, window: window?, hold_for, action: action? })
-}
-
-fn read_action(r: &mut Reader, t: &Table<'_, '_>) -> Option<Action> {
-    let action = r.string(t, "action");
-    let mode = r.string(t, "mode");
-    let rollback = match &action {
-        Some(a) => r.word(a, "action", &[("pause", false), ("rollback", true)])?,
-        None => false,
-    };
-    match mode {
-        Some(m) if !rollback => {
-            let help = "a pause has no mode; did you mean `action = \"rollback\"`?";
-            r.error(m.span, "`mode` belongs to `action = \"rollback\"`", "expected no `mode`", Some(help.into()));
-            None
-        }
-        Some(m) => {
-            let modes = [("soft", RollbackMode::Soft), ("hard", RollbackMode::Hard)];
-            r.word(&m, "mode", &modes).map(Action::Rollback)
-        }
-        None if rollback => Some(Action::Rollback(RollbackMode::Soft)),
-        None => Some(Action::Pause),
     }
 }

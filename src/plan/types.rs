@@ -1,8 +1,9 @@
 //! A plan that has been checked.
 
 use crate::cluster::{IndexSpec, Ns};
-use crate::route::Side;
 use crate::runtime::Micros;
+
+use super::gates::{Gate, Trigger};
 
 /// A checked plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,15 +26,23 @@ pub struct Plan {
     pub max_staleness: Micros,
     /// How long an application's lease on the route lasts.
     pub lease: Micros,
+    /// Validators on both sides refuse the writes of a side that does not own them (rule 6 of the design).
+    pub server_gate: bool,
     /// How long a cutover may hold writes.
     pub freeze_max: Micros,
+    /// What a hard rollback does about writes that would stay behind on next.
+    pub strand: Strand,
+    /// What the application promises its users.
+    pub slo: Option<Slo>,
+    /// The traffic the author counts on; only for checking the plan.
+    pub expects: Expects,
     /// The collections; exactly one for now.
     pub collections: Vec<Collection>,
     /// Queries compared and explained on both shapes.
     pub queries: Vec<Query>,
     /// Limits on tidegate's own load.
     pub throttle: Throttle,
-    /// Plan-wide triggers.
+    /// Plan-wide triggers; a stage may add its own.
     pub triggers: Vec<Trigger>,
     /// The stages, in order; never empty.
     pub stages: Vec<Stage>,
@@ -57,6 +66,35 @@ pub enum Mode {
     Route,
 }
 
+/// What a hard rollback does when next does not answer and acknowledged writes would stay behind there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strand {
+    /// An operator decides.
+    Ask,
+    /// It goes back without them when next has not answered for so long.
+    After(Micros),
+}
+
+/// A service level objective: of the operations of a period, the share that must be good.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slo {
+    /// The share, above 0.5 and below 1. The rest is the error budget.
+    pub objective: f64,
+    /// What the budget is for.
+    pub period: Micros,
+    /// An operation that takes longer than this is not good either.
+    pub latency: Option<Micros>,
+}
+
+/// The traffic the author of the plan counts on, operations a second over both sides; `None` when nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Expects {
+    /// Reads a second.
+    pub reads: Option<f64>,
+    /// Writes a second.
+    pub writes: Option<f64>,
+}
+
 /// One collection's migration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Collection {
@@ -68,6 +106,16 @@ pub struct Collection {
     pub steps: Vec<Step>,
     /// Indexes to build on next.
     pub indexes: Vec<IndexSpec>,
+    /// Tells next's shape from legacy's: a filter of `field: value`, `$exists` and `$type`. Always there in place.
+    pub shape: Option<bson::Document>,
+}
+
+impl Collection {
+    /// True when the documents change where they are instead of moving to another collection.
+    #[must_use]
+    pub fn in_place(&self) -> bool {
+        self.legacy == self.next
+    }
 }
 
 /// A step of the transform. Paths are dotted field names.
@@ -142,71 +190,6 @@ pub struct Throttle {
     pub max_rate: Option<u32>,
 }
 
-/// What a gate or trigger compares with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Bound {
-    /// At most this (latencies and ages in microseconds, ratios as 0..1, counts plain).
-    Max(f64),
-    /// At least this.
-    Min(f64),
-    /// At most so many times the same metric on legacy.
-    MaxRatioToLegacy(f64),
-}
-
-/// A gate: must hold to advance.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Gate {
-    /// A name from the metric registry.
-    pub metric: String,
-    /// The side, for metrics that have one.
-    pub side: Option<Side>,
-    /// What it is compared with.
-    pub bound: Bound,
-    /// What the metric is computed over.
-    pub window: Micros,
-    /// How long it must hold.
-    pub hold_for: Micros,
-    /// Samples needed in the window.
-    pub min_samples: u64,
-}
-
-/// What a tripped trigger does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Action {
-    /// Stops advancing and copying; an operator decides.
-    #[default]
-    Pause,
-    /// Goes back, unless legacy breaches too: then it pauses.
-    Rollback(RollbackMode),
-}
-
-/// How a trigger goes back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RollbackMode {
-    /// Stage by stage, verified at each step.
-    #[default]
-    Soft,
-    /// Everything back now.
-    Hard,
-}
-
-/// A trigger: acts when breached.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Trigger {
-    /// A name from the metric registry.
-    pub metric: String,
-    /// The side, for metrics that have one.
-    pub side: Option<Side>,
-    /// Breached when above this.
-    pub above: f64,
-    /// What the metric is computed over.
-    pub window: Micros,
-    /// How long it must be breached.
-    pub hold_for: Micros,
-    /// What it does.
-    pub action: Action,
-}
-
 /// Work a stage does besides moving traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -252,4 +235,6 @@ pub struct Stage {
     pub irreversible: bool,
     /// Its gates.
     pub gates: Vec<Gate>,
+    /// Its triggers, beside the plan-wide ones.
+    pub triggers: Vec<Trigger>,
 }

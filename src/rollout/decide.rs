@@ -8,6 +8,9 @@ use super::task::Task;
 use crate::plan::{Advance, Plan};
 use crate::snapshot::Command;
 
+/// Reasons for an operator that are told before one has acted: with these the rest is known to be broken too.
+const REASONS_MAX: usize = 20;
+
 /// What the gates of the current stage say, all together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GateSummary {
@@ -75,6 +78,8 @@ pub enum Input {
         /// Why.
         why: String,
     },
+    /// The task under way was left at a safe point, because the engine stops: whoever resumes begins it again.
+    TaskStopped,
     /// The task under way cannot be done without a person.
     TaskFailed {
         /// What is wrong and what to do.
@@ -122,10 +127,14 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         Input::TaskHeld { why } if state.intended && state.held.as_ref() != Some(why) => {
             vec![Event::TaskHeld { index: state.tasks_done, why: why.clone() }]
         }
-        Input::TaskFailed { why } | Input::Broken { why } if state.needs_operator.as_ref() != Some(why) => {
+        Input::TaskFailed { why } | Input::Broken { why } if !is_told(state, why) => {
             vec![Event::NeedsOperator { why: why.clone() }]
         }
-        Input::TaskDone { .. } | Input::TaskHeld { .. } | Input::TaskFailed { .. } | Input::Broken { .. } => Vec::new(),
+        Input::TaskDone { .. }
+        | Input::TaskHeld { .. }
+        | Input::TaskStopped
+        | Input::TaskFailed { .. }
+        | Input::Broken { .. } => Vec::new(),
     })
 }
 
@@ -178,7 +187,12 @@ fn decide_tripped(state: &State, plan: &Plan, why: &str, rollback: Option<bool>,
     {
         return events;
     }
-    if state.paused.is_some() { Vec::new() } else { vec![Event::Paused { why: why.to_owned() }] }
+    if state.paused.is_some() { Vec::new() } else { vec![Event::Paused { why: why.to_owned(), evidence: evidence.clone() }] }
+}
+
+/// An operator has been told, or told enough: two actors with errors of their own must not write the journal full between them.
+fn is_told(state: &State, why: &str) -> bool {
+    state.reasons.contains(why) || state.reasons.len() >= REASONS_MAX
 }
 
 fn decide_command(
@@ -190,7 +204,7 @@ fn decide_command(
 ) -> Result<Vec<Event>, Refusal> {
     match command {
         Command::Pause if state.paused.is_some() => Ok(Vec::new()),
-        Command::Pause => Ok(vec![Event::Paused { why: "by the operator".into() }]),
+        Command::Pause => Ok(vec![Event::Paused { why: "by the operator".into(), evidence: Value::Null }]),
         Command::Continue if state.paused.is_none() && state.needs_operator.is_none() => {
             Err(Refusal("it is not paused".into()))
         }
@@ -342,6 +356,28 @@ mod tests {
             new.iter().for_each(|e| state.apply(e, plan));
             events.extend(new);
         }
+    }
+
+    #[test]
+    fn two_workers_with_errors_in_turn_flooded_the_journal() {
+        let (plan, _) = rollout();
+        let mut state = State::default();
+        let mut told = 0;
+        let mut fail = |state: &mut State, why: String| {
+            for e in decide(state, &plan, &Input::Broken { why }).unwrap() {
+                state.apply(&e, &plan);
+                told += 1;
+            }
+            told
+        };
+        let worker = |n: u32| format!("worker {} is stuck", n % 2);
+        assert_eq!((0..100).map(|n| fail(&mut state, worker(n))).last(), Some(2));
+        state.apply(&Event::Continued {}, &plan);
+        assert_eq!((0..100).map(|n| fail(&mut state, worker(n))).last(), Some(4));
+        // A reason that is worded anew each time.
+        let many = (0..1_000).map(|n| fail(&mut state, format!("waited for {n} ms"))).last();
+        assert_eq!(many, Some(2 + REASONS_MAX));
+        assert!(state.needs_operator.is_some());
     }
 
     #[test]

@@ -25,6 +25,11 @@ pub enum Event {
         /// Why it was taken from a holder whose lease had not run out.
         reason: Option<String>,
     },
+    /// What gates are compared with was measured, before the first stage.
+    BaselineTaken {
+        /// The figures, as [`crate::gate::Baseline`] writes them.
+        baseline: Value,
+    },
     /// A stage began.
     StageEntered {
         /// Its index in the plan.
@@ -83,8 +88,11 @@ pub enum Event {
     },
     /// Stops advancing and copying.
     Paused {
-        /// Why: the operator's key, a trigger's evidence.
+        /// Why: the operator's key, a trigger's sentence.
         why: String,
+        /// The raw measurements a trigger stood on.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        evidence: Value,
     },
     /// Goes on.
     Continued {},
@@ -139,6 +147,8 @@ pub enum Event {
         /// The side it was written on.
         side: String,
     },
+    /// The runner was told to stop, and did so at a safe point.
+    Stopped {},
     /// Nothing follows.
     Closed {
         /// `completed`, `rolled_back` or `failed`.
@@ -187,6 +197,7 @@ impl Event {
             Event::Started { holder, .. } => format!("rollout started by {holder}"),
             Event::Resumed { holder, reason: None } => format!("resumed by {holder}"),
             Event::Resumed { holder, reason: Some(r) } => format!("taken over by {holder}: {r}"),
+            Event::BaselineTaken { .. } => "baseline taken: what gates compare with was measured".to_owned(),
             Event::StageEntered { id, .. } => format!("stage {id} entered"),
             Event::TaskIntended { task, .. } => match task {
                 Task::MoveWrites { from, to } => format!("cutover of buckets {from}..{to} begins"),
@@ -208,7 +219,7 @@ impl Event {
             Event::RouteSettled { epoch, won: true, .. } => format!("route {epoch} in force"),
             Event::RouteSettled { epoch, won: false, .. } => format!("route change lost; {epoch} is in force"),
             Event::SoakBegan { .. } => "work done, gates are watched".to_owned(),
-            Event::Paused { why } => format!("PAUSED: {why}"),
+            Event::Paused { why, .. } => format!("PAUSED: {why}"),
             Event::Continued {} => "continued".to_owned(),
             Event::StagePassed { id, .. } => format!("stage {id} passed"),
             Event::NeedsOperator { why } => format!("operator needed: {why}"),
@@ -219,6 +230,7 @@ impl Event {
             Event::Returned { id, .. } => format!("back in stage {id}"),
             Event::RolledBack { .. } => "rolled back: everything is on legacy".to_owned(),
             Event::StrayFound { key, side } => format!("stray write of {key} on {side}"),
+            Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }
     }

@@ -1,5 +1,7 @@
 //! Everything that must survive a crash, as the fold of the journal.
 
+use std::collections::BTreeSet;
+
 use crate::plan::{Advance, Plan};
 use crate::rollout::task::{Task, back_tasks, tasks_of};
 
@@ -66,10 +68,12 @@ pub struct State {
     pub needs_operator: Option<String>,
     /// The rollback under way or done.
     pub back: Option<Back>,
-    /// Evidence of `Baseline`: legacy's metrics before anything changed.
-    pub baseline: Option<serde_json::Value>,
+    /// Evidence of `Task::Baseline`: what legacy was like before anything changed, and must be like again after a rollback.
+    pub before: Option<serde_json::Value>,
     /// Next is being put out of reach: nothing follows legacy any more.
     pub isolating: bool,
+    /// Every reason recorded since an operator last went on: each is told once.
+    pub reasons: BTreeSet<String>,
     /// The highest route epoch that was ever intended.
     pub route_intended: i64,
     /// The route epoch last known to be in force.
@@ -88,6 +92,8 @@ pub struct State {
     pub reverse_stopped: bool,
     /// Evidence of the last clean reconciliation.
     pub reconciled: Option<serde_json::Value>,
+    /// What metrics were before the first stage.
+    pub baseline: Option<serde_json::Value>,
     /// Strays found.
     pub strays: u64,
     /// The journal is closed.
@@ -106,7 +112,8 @@ impl State {
                     _ => None,
                 };
             }
-            Event::Resumed { .. } => self.needs_operator = None,
+            Event::Resumed { .. } => self.needs_nobody(),
+            Event::BaselineTaken { baseline } => self.baseline = Some(baseline.clone()),
             Event::StageEntered { stage, at_ms, .. } => {
                 self.stage = *stage;
                 self.passed = false;
@@ -130,10 +137,10 @@ impl State {
                 self.shadow = *shadow;
             }
             Event::SoakBegan { at_ms } => self.status = Status::Soaking { since_ms: *at_ms },
-            Event::Paused { why } => self.paused = Some(why.clone()),
+            Event::Paused { why, .. } => self.paused = Some(why.clone()),
             Event::Continued {} => {
                 self.paused = None;
-                self.needs_operator = None;
+                self.needs_nobody();
             }
             Event::StagePassed { evidence, .. } => {
                 self.passed = true;
@@ -142,14 +149,23 @@ impl State {
                     t.1 = at.or(Some(t.0));
                 }
             }
-            Event::NeedsOperator { why } => self.needs_operator = Some(why.clone()),
+            Event::NeedsOperator { why } => {
+                self.needs_operator = Some(why.clone());
+                self.reasons.insert(why.clone());
+            }
             Event::Completed { .. } => self.status = Status::Completed,
             Event::RollbackBegan { hard, why, to, .. } => self.turn_back(*hard, why, *to),
             Event::Returned { stage, at_ms, .. } => self.returned(*stage, *at_ms, plan),
             Event::RolledBack { .. } => self.status = Status::RolledBack,
             Event::StrayFound { .. } => self.strays += 1,
+            Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }
+    }
+
+    fn needs_nobody(&mut self) {
+        self.needs_operator = None;
+        self.reasons.clear();
     }
 
     fn task_done(&mut self, index: usize, evidence: &serde_json::Value, plan: &Plan) {
@@ -158,7 +174,7 @@ impl State {
             Some((u32::try_from(pair.first()?.as_u64()?).ok()?, u32::try_from(pair.get(1)?.as_u64()?).ok()?))
         };
         match self.tasks(plan).get(index) {
-            Some(Task::Baseline) => self.baseline = evidence.get("baseline").cloned(),
+            Some(Task::Baseline) => self.before = evidence.get("baseline").cloned(),
             // Begun a second time, after a partial rollback, a tail goes on from where it stands.
             Some(Task::StartTail) => self.tail_from = self.tail_from.or_else(time),
             Some(Task::StartReverse) => self.reverse_from = self.reverse_from.or_else(time),
@@ -182,7 +198,7 @@ impl State {
         self.intended = false;
         self.held = None;
         self.paused = None;
-        self.needs_operator = None;
+        self.needs_nobody();
     }
 
     fn returned(&mut self, stage: usize, at_ms: i64, plan: &Plan) {

@@ -38,7 +38,7 @@ pub enum BucketError {
 /// # Errors
 /// For numbers of magnitude 2^63 or more, decimals that are no whole number, and malformed values.
 pub fn bucket_of(key: &Key) -> Result<Bucket, BucketError> {
-    Ok(bucket_of_hash(hash64(key.value())?))
+    Ok(bucket_of_hash(key.hash64(hash64)?))
 }
 
 /// The bucket of a hashed-index value.

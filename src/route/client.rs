@@ -5,26 +5,28 @@
 //! write issued under an older one has an unknown outcome. It never writes the route, except to undo a freeze whose time is over.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use bson::{Bson, RawDocumentBuf, cstr};
 use tokio::sync::Notify;
 
 use super::report::{Report, Totals};
 use super::{Bucket, Route, Side};
-use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, Reason, WriteOp};
+use crate::cluster::{CONTROL_DB, ClusterTime, Db, Doc, Expect, Failed, Key, Ns, Reason, WriteOp};
 use crate::runtime::{Group, Micros, Rt, race, sleep};
 
 /// The namespace of route documents.
 #[must_use]
 pub fn routes_ns() -> Ns {
-    Ns::new(CONTROL_DB, "routes")
+    static NS: LazyLock<Ns> = LazyLock::new(|| Ns::new(CONTROL_DB, "routes"));
+    NS.clone()
 }
 
 /// The namespace of ack documents, `_id` = `<plan>/<process>`.
 #[must_use]
 pub fn acks_ns() -> Ns {
-    Ns::new(CONTROL_DB, "route_acks")
+    static NS: LazyLock<Ns> = LazyLock::new(|| Ns::new(CONTROL_DB, "route_acks"));
+    NS.clone()
 }
 
 /// How often a process acks and reads the route.
@@ -36,6 +38,8 @@ const BEFORE_ROUTE: Micros = Micros::from_secs(2);
 #[derive(Default)]
 struct Inner {
     route: Option<Route>,
+    /// The document last read and what it says: most readings bring the same one.
+    read: Option<(Doc, Route)>,
     lease_until: Micros,
     /// Writes under way, by the route epoch they were issued under.
     in_flight: BTreeMap<i64, usize>,
@@ -77,8 +81,12 @@ impl Drop for WritePermit {
             *n -= 1;
             if *n == 0 {
                 inner.in_flight.remove(&self.epoch);
+                // Only then can it be acked earlier than it would be anyway, or the loop end.
+                let awaited = inner.stopping || inner.route.as_ref().is_some_and(|r| r.epoch > self.epoch);
                 drop(inner);
-                self.client.changed.notify_waiters();
+                if awaited {
+                    self.client.changed.notify_waiters();
+                }
             }
         }
     }
@@ -273,7 +281,14 @@ impl RouteClient {
         let read = self.db.read(&routes_ns(), &keys, after).await?;
         match read.docs.into_iter().next().flatten() {
             None => Ok(None),
-            Some(d) => Route::from_raw(&d).map(Some).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string()))),
+            Some(d) => {
+                if let Some((_, same)) = self.lock().read.as_ref().filter(|(last, _)| *last == d) {
+                    return Ok(Some(same.clone()));
+                }
+                let route = Route::from_raw(&d).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string())))?;
+                self.lock().read = Some((d, route.clone()));
+                Ok(Some(route))
+            }
         }
     }
 

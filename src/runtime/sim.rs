@@ -2,9 +2,11 @@
 //!
 //! Tasks run in the order in which they were woken; time moves only when none can run. The same seed and inputs give the same run.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -14,14 +16,18 @@ use super::{Fut, Group, Micros, Runtime, keyed_hash};
 pub const WALL_START_MS: i64 = 1_767_603_600_000;
 
 struct Task {
+    /// In the order of spawning; a slot is used again, an id never.
+    id: u64,
     group: Group,
-    future: Option<Fut<'static, ()>>,
-    waker: Waker,
+    /// `None` while it is being polled.
+    runnable: Option<(Fut<'static, ()>, Arc<TaskWaker>, Waker)>,
 }
 
 #[derive(Default)]
 struct Inner {
-    tasks: BTreeMap<u64, Task>,
+    tasks: Vec<Option<Task>>,
+    /// Slots of `tasks` that are free.
+    free: Vec<usize>,
     timers: BTreeMap<(Micros, u64), Waker>,
     next_id: u64,
     /// The task being polled, and whether its group was killed meanwhile.
@@ -29,12 +35,15 @@ struct Inner {
     running_killed: bool,
 }
 
+/// A task that was woken: its slot and id.
+type Woken = (usize, u64);
+
 #[derive(Default)]
-struct Ready(Mutex<VecDeque<u64>>);
+struct Ready(Mutex<VecDeque<Woken>>);
 
 struct TaskWaker {
-    id: u64,
-    queued: Mutex<bool>,
+    woken: Woken,
+    queued: AtomicBool,
     ready: Arc<Ready>,
 }
 
@@ -43,10 +52,8 @@ impl Wake for TaskWaker {
         self.wake_by_ref();
     }
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut queued = lock(&self.queued);
-        if !*queued {
-            *queued = true;
-            lock(&self.ready.0).push_back(self.id);
+        if !self.queued.swap(true, Ordering::SeqCst) {
+            lock(&self.ready.0).push_back(self.woken);
         }
     }
 }
@@ -61,11 +68,10 @@ pub struct Sim {
     me: Weak<Sim>,
     seed: u64,
     wall_start_ms: i64,
-    now: Mutex<Micros>,
+    now: AtomicU64,
     inner: Mutex<Inner>,
     ready: Arc<Ready>,
-    wakers: Mutex<BTreeMap<u64, Arc<TaskWaker>>>,
-    polls: Mutex<u64>,
+    polls: AtomicU64,
 }
 
 impl Sim {
@@ -82,11 +88,10 @@ impl Sim {
             wall_start_ms,
             me: me.clone(),
             seed,
-            now: Mutex::new(Micros::ZERO),
+            now: AtomicU64::new(0),
             inner: Mutex::default(),
             ready: Arc::default(),
-            wakers: Mutex::default(),
-            polls: Mutex::new(0),
+            polls: AtomicU64::new(0),
         })
     }
 
@@ -99,14 +104,13 @@ impl Sim {
     /// How many times a task has been polled; a measure of work that does not depend on the machine.
     #[must_use]
     pub fn polls(&self) -> u64 {
-        *lock(&self.polls)
+        self.polls.load(Ordering::SeqCst)
     }
 
     /// Runs everything due up to and including `until`, then sets the clock there.
     pub fn run_until(&self, until: Micros) {
         while self.step(until) {}
-        let mut now = lock(&self.now);
-        *now = (*now).max(until);
+        self.now.fetch_max(until.0, Ordering::SeqCst);
     }
 
     /// Runs until `f` is done, advancing virtual time as needed; `None` when nothing is left that could finish it.
@@ -133,53 +137,60 @@ impl Sim {
 
     /// One step: a ready task, or else the next timer not after `limit`. False when neither is left.
     fn step(&self, limit: Micros) -> bool {
-        let id = lock(&self.ready.0).pop_front();
-        if let Some(id) = id {
-            self.poll_task(id);
+        let woken = lock(&self.ready.0).pop_front();
+        if let Some(woken) = woken {
+            self.poll_task(woken);
             return true;
         }
         let due = {
             let mut inner = lock(&self.inner);
-            let Some((&(at, seq), _)) = inner.timers.first_key_value() else { return false };
+            let Some(first) = inner.timers.first_entry() else { return false };
+            let at = first.key().0;
             if at > limit {
                 return false;
             }
-            let waker = inner.timers.remove(&(at, seq));
-            let mut now = lock(&self.now);
-            *now = (*now).max(at);
-            waker
+            self.now.fetch_max(at.0, Ordering::SeqCst);
+            first.remove()
         };
-        if let Some(w) = due {
-            w.wake();
-        }
+        due.wake();
         true
     }
 
-    fn poll_task(&self, id: u64) {
-        let (mut future, waker) = {
+    fn poll_task(&self, (slot, id): Woken) {
+        let (mut future, cell, waker) = {
             let mut inner = lock(&self.inner);
-            let Some(task) = inner.tasks.get_mut(&id) else { return };
-            let Some(future) = task.future.take() else { return };
-            let (group, waker) = (task.group, task.waker.clone());
+            let Some(task) = inner.task(slot, id) else { return };
+            let Some(runnable) = task.runnable.take() else { return };
+            let group = task.group;
             inner.running = Some((id, group));
             inner.running_killed = false;
-            (future, waker)
+            runnable
         };
-        if let Some(w) = lock(&self.wakers).get(&id) {
-            *lock(&w.queued) = false;
-        }
-        *lock(&self.polls) += 1;
+        cell.queued.store(false, Ordering::SeqCst);
+        self.polls.fetch_add(1, Ordering::SeqCst);
         let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         let mut inner = lock(&self.inner);
         inner.running = None;
         if done || inner.running_killed {
-            inner.tasks.remove(&id);
+            let task = inner.remove(slot);
             drop(inner);
-            lock(&self.wakers).remove(&id);
-            drop(future);
-        } else if let Some(task) = inner.tasks.get_mut(&id) {
-            task.future = Some(future);
+            drop((task, future));
+        } else if let Some(task) = inner.task(slot, id) {
+            task.runnable = Some((future, cell, waker));
         }
+    }
+}
+
+impl Inner {
+    /// The task in a slot, unless the slot has been given to another one since.
+    fn task(&mut self, slot: usize, id: u64) -> Option<&mut Task> {
+        self.tasks.get_mut(slot)?.as_mut().filter(|t| t.id == id)
+    }
+
+    fn remove(&mut self, slot: usize) -> Option<Task> {
+        let task = self.tasks.get_mut(slot)?.take();
+        self.free.extend(task.is_some().then_some(slot));
+        task
     }
 }
 
@@ -193,18 +204,23 @@ impl Future for SleepUntil {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(sim) = self.sim.upgrade() else { return Poll::Pending };
-        if *lock(&sim.now) >= self.at {
+        let mut inner = lock(&sim.inner);
+        if sim.now() >= self.at {
+            if let Some(seq) = self.registered.take() {
+                inner.timers.remove(&(self.at, seq));
+            }
             return Poll::Ready(());
         }
-        let mut inner = lock(&sim.inner);
-        let seq = match self.registered {
-            Some(seq) => seq,
-            None => {
-                inner.next_id += 1;
-                inner.next_id
+        let seq = self.registered.unwrap_or_else(|| {
+            inner.next_id += 1;
+            inner.next_id
+        });
+        match inner.timers.entry((self.at, seq)) {
+            Entry::Occupied(mut known) => known.get_mut().clone_from(cx.waker()),
+            Entry::Vacant(new) => {
+                new.insert(cx.waker().clone());
             }
-        };
-        inner.timers.insert((self.at, seq), cx.waker().clone());
+        }
         drop(inner);
         self.registered = Some(seq);
         Poll::Pending
@@ -221,7 +237,7 @@ impl Drop for SleepUntil {
 
 impl Runtime for Sim {
     fn now(&self) -> Micros {
-        *lock(&self.now)
+        Micros(self.now.load(Ordering::SeqCst))
     }
 
     fn wall_ms(&self) -> i64 {
@@ -233,30 +249,43 @@ impl Runtime for Sim {
     }
 
     fn spawn(&self, group: Group, _name: &'static str, f: Fut<'static, ()>) {
-        let mut inner = lock(&self.inner);
-        inner.next_id += 1;
-        let id = inner.next_id;
-        let waker = Arc::new(TaskWaker { id, queued: Mutex::new(true), ready: self.ready.clone() });
-        lock(&self.wakers).insert(id, waker.clone());
-        inner.tasks.insert(id, Task { group, future: Some(f), waker: waker.into() });
-        drop(inner);
-        lock(&self.ready.0).push_back(id);
+        let woken = {
+            let mut inner = lock(&self.inner);
+            inner.next_id += 1;
+            let id = inner.next_id;
+            let slot = inner.free.pop().unwrap_or(inner.tasks.len());
+            let cell = Arc::new(TaskWaker {
+                woken: (slot, id),
+                queued: AtomicBool::new(true),
+                ready: self.ready.clone(),
+            });
+            let waker = cell.clone().into();
+            let task = Some(Task { id, group, runnable: Some((f, cell, waker)) });
+            match inner.tasks.get_mut(slot) {
+                Some(free) => *free = task,
+                None => inner.tasks.push(task),
+            }
+            (slot, id)
+        };
+        lock(&self.ready.0).push_back(woken);
     }
 
     fn kill(&self, group: Group) {
-        let mut dead = Vec::new();
         let mut inner = lock(&self.inner);
-        let ids: Vec<u64> = inner.tasks.iter().filter(|(_, t)| t.group == group).map(|(id, _)| *id).collect();
-        for id in ids {
+        let mut of_group: Vec<(u64, usize)> = (inner.tasks.iter().enumerate())
+            .filter_map(|(slot, t)| t.as_ref().filter(|t| t.group == group).map(|t| (t.id, slot)))
+            .collect();
+        of_group.sort_unstable();
+        let mut dead = Vec::new();
+        for (id, slot) in of_group {
             if inner.running.is_some_and(|(r, _)| r == id) {
                 inner.running_killed = true;
-            } else if let Some(t) = inner.tasks.remove(&id) {
-                lock(&self.wakers).remove(&id);
-                dead.push(t);
+            } else {
+                dead.extend(inner.remove(slot));
             }
         }
         drop(inner);
-        // Dropped outside the lock: a destructor may wake or cancel a timer.
+        // Dropped outside the lock, oldest first: a destructor may wake or cancel a timer.
         drop(dead);
     }
 

@@ -55,8 +55,6 @@ pub struct Snapshot {
     pub rest: Option<RestView>,
     /// The latest journal records, oldest first; at most 200.
     pub events: Vec<EventLine>,
-    /// Measurements that were dropped because a queue was full.
-    pub dropped: u64,
     /// Applications that follow the route.
     pub applications: Vec<ApplicationView>,
 }

@@ -4,6 +4,7 @@ use crate::runtime::Micros;
 use crate::snapshot::{Command, Snapshot};
 
 use super::input::Effect;
+use super::rollback::Choice;
 use super::theme::Theme;
 
 /// Without an answer for so long, the outcome of a command is unknown.
@@ -54,6 +55,8 @@ pub enum Question {
     Advance,
     /// Go on after the pause?
     Continue,
+    /// Go back, and how?
+    Rollback(Choice),
     /// End the drill?
     QuitDrill,
     /// Stop at a safe point, or only leave?
@@ -69,9 +72,9 @@ pub struct Dialog {
     pub stage: Option<usize>,
     /// The lease epoch when it opened.
     pub epoch: i64,
-    /// What would happen, worded when it opened.
+    /// What would happen, worded when it opened; a rollback's is worded anew in every frame.
     pub lines: Vec<String>,
-    /// This must be typed before Enter counts: asked only for what cannot be undone.
+    /// This must be typed before Enter counts: asked only for what cannot be undone. See [`super::dialog::must_type`].
     pub type_this: Option<String>,
     /// What has been typed so far.
     pub typed: String,
@@ -109,6 +112,17 @@ pub struct Request {
     pub state: RequestState,
 }
 
+/// A short message on the status line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What it says.
+    pub text: String,
+    /// When it appeared, on the dashboard's clock.
+    pub at: Micros,
+    /// It answers a key, which is what the operator looks for; other messages wait behind the fate of a command.
+    pub answers_key: bool,
+}
+
 /// The dashboard's own state.
 #[derive(Clone, Debug)]
 pub struct UiState {
@@ -142,8 +156,8 @@ pub struct UiState {
     pub ascii: bool,
     /// The latest commands, oldest first; at most [`UiState::REQUESTS_MAX`].
     pub requests: Vec<Request>,
-    /// A short message and when it appeared.
-    pub notice: Option<(String, Micros)>,
+    /// A short message.
+    pub notice: Option<Notice>,
     /// Something visible changed since [`UiState::take_dirty`].
     pub(super) dirty: bool,
     pub(super) last_id: u64,
@@ -203,8 +217,16 @@ impl UiState {
         }
     }
 
+    /// Answers a key.
     pub(super) fn notice(&mut self, text: impl Into<String>) {
-        self.notice = Some((text.into(), self.clock));
+        self.notice = Some(Notice { text: text.into(), at: self.clock, answers_key: true });
+    }
+
+    /// Says what happened by itself. It does not take the place of an answer that still stands.
+    pub(super) fn remark(&mut self, text: String) {
+        if !self.notice.as_ref().is_some_and(|n| n.answers_key) {
+            self.notice = Some(Notice { text, at: self.clock, answers_key: false });
+        }
     }
 
     pub(super) fn send(&mut self, command: Command) -> Effect {

@@ -7,11 +7,10 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent};
 use crate::runtime::Micros;
 use crate::snapshot::{Command, Reply, Snapshot};
 
-use super::app::{
-    ANSWER_WITHIN, Dialog, Overlay, Pane, Question, Request, RequestState, SETTLED_SHOWN, UiState, current_stage,
-};
-use super::format;
+use super::app::{ANSWER_WITHIN, Overlay, Pane, Question, Request, RequestState, SETTLED_SHOWN, UiState};
+use super::dialog::{ask, in_dialog, must_type};
 use super::keymap::{self, Action, Key};
+use super::rollback::Choice;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -85,7 +84,7 @@ pub fn update(ui: &mut UiState, snapshot: &Snapshot, input: Input) -> Vec<Effect
         }
         Input::Problem(text) => {
             ui.dirty = true;
-            ui.notice(text);
+            ui.remark(text);
             Vec::new()
         }
     }
@@ -102,7 +101,7 @@ fn on_tick(ui: &mut UiState, elapsed: Micros, snapshot_age: Micros) {
             r.changed_at = now;
         }
     }
-    if ui.notice.as_ref().is_some_and(|(_, at)| now.since(*at) >= SETTLED_SHOWN) {
+    if ui.notice.as_ref().is_some_and(|n| now.since(n.at) >= SETTLED_SHOWN) {
         ui.notice = None;
         ui.dirty = true;
     }
@@ -137,11 +136,11 @@ fn on_key(ui: &mut UiState, snapshot: &Snapshot, key: Key) -> Vec<Effect> {
     }
     // A word that must be typed may contain letters that are keys elsewhere.
     if let Some(Overlay::Dialog(d)) = &mut ui.overlay
-        && let Some(word) = &d.type_this
+        && let Some(word) = must_type(d, snapshot)
     {
         match key {
-            // Unless the word has one, a P still pauses.
-            Key::Char('P') if !word.contains('P') => {}
+            // Unless the word has them, a P still pauses and an R asks for the way back.
+            Key::Char(c @ ('P' | 'R')) if !word.contains(c) => {}
             Key::Char(c) if d.drawn && d.typed.chars().count() < 64 => {
                 d.typed.push(c);
                 return Vec::new();
@@ -164,7 +163,9 @@ fn on_key(ui: &mut UiState, snapshot: &Snapshot, key: Key) -> Vec<Effect> {
             match (action, &open) {
                 (Some(Action::Help), Overlay::Why) => ui.overlay = Some(Overlay::Help),
                 (Some(Action::Why), Overlay::Help) => ui.overlay = Some(Overlay::Why),
-                (Some(Action::Advance | Action::Continue), _) => return look_or_ask(ui, snapshot, action),
+                (Some(Action::Advance | Action::Continue | Action::Rollback), _) => {
+                    return look_or_ask(ui, snapshot, action);
+                }
                 _ => {}
             }
             Vec::new()
@@ -191,6 +192,7 @@ fn look_or_ask(ui: &mut UiState, snapshot: &Snapshot, action: Option<Action>) ->
         Action::Pause => return pause(ui),
         Action::Continue => ask(ui, snapshot, Question::Continue),
         Action::Advance => ask(ui, snapshot, Question::Advance),
+        Action::Rollback => ask(ui, snapshot, Question::Rollback(Choice::first(snapshot))),
         Action::Quit if snapshot.phase.is_final() => return vec![Effect::Quit],
         Action::Quit if snapshot.drill => ask(ui, snapshot, Question::QuitDrill),
         Action::Quit => ask(ui, snapshot, Question::QuitLive),
@@ -258,124 +260,4 @@ fn type_filter(ui: &mut UiState, key: Key) {
         _ => {}
     }
     ui.scroll = 0;
-}
-
-fn ask(ui: &mut UiState, snapshot: &Snapshot, question: Question) {
-    let stage = current_stage(snapshot);
-    let mut type_this = None;
-    let lines = match question {
-        Question::Advance => {
-            let Some(at) = stage.filter(|_| !snapshot.phase.is_final()) else {
-                ui.notice("there is no stage to leave");
-                return;
-            };
-            let (lines, irreversible) = advance_lines(snapshot, at);
-            if irreversible {
-                type_this = Some(snapshot.plan.id.clone()).filter(|id| !id.is_empty());
-            }
-            lines
-        }
-        Question::Continue => vec![
-            "Copying and advancing go on from where they stopped.".to_owned(),
-            format!("Now: {}", or_unknown(&snapshot.why)),
-        ],
-        Question::QuitDrill => vec!["End this drill? Its data is gone with it; the journal stays.".to_owned()],
-        Question::QuitLive => vec![
-            "Enter stops the rollout at a safe point; it can be resumed.".to_owned(),
-            "d leaves only this screen; the rollout goes on without it.".to_owned(),
-        ],
-    };
-    ui.overlay = Some(Overlay::Dialog(Dialog {
-        question,
-        stage,
-        epoch: snapshot.epoch,
-        lines,
-        type_this,
-        typed: String::new(),
-        drawn: false,
-    }));
-}
-
-fn or_unknown(text: &str) -> &str {
-    if text.is_empty() { "not known yet" } else { text }
-}
-
-/// What leaving stage `at` would do, and whether it cannot be undone.
-fn advance_lines(s: &Snapshot, at: usize) -> (Vec<String>, bool) {
-    let mut lines = Vec::new();
-    let mut irreversible = false;
-    let here = &s.stages[at];
-    match s.stages.get(at + 1) {
-        Some(next) => {
-            lines.push(format!("Stage {} -> {}", here.id, next.id));
-            lines.push(format!(
-                "reads on next {}% -> {}%, writes on next {}% -> {}%",
-                here.reads, next.reads, here.writes, next.writes
-            ));
-            if next.irreversible {
-                irreversible = true;
-                lines.push(format!("THERE IS NO WAY BACK from {}.", next.id));
-            }
-        }
-        None => lines.push(format!("Stage {} is the last one: the rollout completes.", here.id)),
-    }
-    let passing = s.gates.iter().filter(|g| g.verdict == crate::snapshot::Verdict::Pass).count();
-    let mut gates = format!("{passing} of {} gates pass", s.gates.len());
-    if let Some(worst) = s.gates.iter().find(|g| g.verdict != crate::snapshot::Verdict::Pass) {
-        gates.push_str(&format!("; not passing: {}", worst.name));
-    }
-    lines.push(gates);
-    if here.soaked < here.soak {
-        lines.push(format!("soaked {} of {}", format::span(here.soaked), format::span(here.soak)));
-    }
-    (lines, irreversible)
-}
-
-fn in_dialog(ui: &mut UiState, snapshot: &Snapshot, dialog: Dialog, key: Key, action: Option<Action>) -> Vec<Effect> {
-    let keep = |ui: &mut UiState, dialog: Dialog| {
-        ui.overlay = Some(Overlay::Dialog(dialog));
-        Vec::new()
-    };
-    if action == Some(Action::Close) || key == Key::Char('n') {
-        return Vec::new();
-    }
-    // Keys typed before the question was on screen were not an answer to it.
-    if !dialog.drawn {
-        return keep(ui, dialog);
-    }
-    let again = action == Some(Action::Quit);
-    let yes = action == Some(Action::Confirm);
-    match dialog.question {
-        Question::QuitDrill if yes || key == Key::Char('y') || again => vec![Effect::Quit],
-        Question::QuitLive if key == Key::Char('d') => vec![Effect::Detach],
-        Question::QuitLive if yes => {
-            let sent = ui.send(Command::Stop);
-            let after = Effect::QuitAfter(ui.last_id);
-            vec![sent, after]
-        }
-        Question::Advance | Question::Continue if yes => {
-            if dialog.type_this.as_ref().is_some_and(|word| *word != dialog.typed) {
-                return keep(ui, dialog);
-            }
-            confirmed(ui, snapshot, &dialog)
-        }
-        _ => keep(ui, dialog),
-    }
-}
-
-fn confirmed(ui: &mut UiState, snapshot: &Snapshot, dialog: &Dialog) -> Vec<Effect> {
-    // The answer was given to what stood on the screen; if that is no longer so, it is no answer.
-    if current_stage(snapshot) != dialog.stage {
-        ui.notice("not sent: the stage changed while the question was open");
-        return Vec::new();
-    }
-    if snapshot.epoch != dialog.epoch {
-        ui.notice("not sent: the lease changed hands while the question was open");
-        return Vec::new();
-    }
-    match (dialog.question, dialog.stage) {
-        (Question::Advance, Some(stage)) => vec![ui.send(Command::Advance { stage })],
-        (Question::Continue, _) => vec![ui.send(Command::Continue)],
-        _ => Vec::new(),
-    }
 }

@@ -13,6 +13,8 @@ pub enum Action {
     Continue,
     /// Ask whether to leave the stage.
     Advance,
+    /// Ask whether to go back, and how.
+    Rollback,
     /// Leave the dashboard.
     Quit,
     /// Why it waits, what blocks it.
@@ -135,6 +137,14 @@ const fn bind(keys: &'static [Key], action: Action, short: &'static str, help: &
 /// Every key, in the order of the footer and the help.
 pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Char('P')], Action::Pause, "pause", "pause at once, no questions; twice changes nothing", Group::Act),
+    // Stopping and going back before going on: a narrow footer shows the first ones only.
+    bind(
+        &[Key::Char('R')],
+        Action::Rollback,
+        "rollback",
+        "go back to legacy: how, how far, at what cost (asks)",
+        Group::Act,
+    ),
     bind(&[Key::Char('C')], Action::Continue, "continue", "go on after a pause (asks)", Group::Act),
     bind(&[Key::Char('A')], Action::Advance, "advance", "leave this stage for the next one (asks)", Group::Act),
     bind(&[Key::Char('?')], Action::Help, "help", "these keys", Group::General),

@@ -11,9 +11,11 @@ use crate::snapshot::Snapshot;
 
 pub mod app;
 mod canvas;
+pub mod dialog;
 pub mod format;
 pub mod input;
 pub mod keymap;
+pub mod rollback;
 pub mod run;
 pub mod screens;
 pub mod terminal;

@@ -142,7 +142,10 @@ impl<'a> Loop<'a> {
             let since_draw = self.last_draw.map_or(Duration::MAX, |t| now - t);
             let frame = Duration::from_secs(1) / DATA_FRAMES;
             if self.input_waiting || (self.data_waiting && since_draw >= frame) {
-                self.draw(screen)?;
+                self.paint(screen)?;
+                if !(self.is_unseen() && tty.ready()?) {
+                    self.take(Input::Drawn);
+                }
             }
             let mut wait = if now - self.last_change < MOVING_FOR { WAIT_MOVING } else { WAIT_IDLE };
             if self.data_waiting {
@@ -154,6 +157,11 @@ impl<'a> Loop<'a> {
             // Everything typed so far is taken before the next frame; a flood of it does not keep the screen from drawing.
             for _ in 0..256 {
                 if !tty.ready()? {
+                    // What was typed or pasted before the question could be seen has been taken, and was no answer to it.
+                    if self.is_unseen() {
+                        self.paint(screen)?;
+                        self.take(Input::Drawn);
+                    }
                     break;
                 }
                 let input = match event::read()? {
@@ -164,10 +172,6 @@ impl<'a> Loop<'a> {
                 };
                 if let Some(exit) = self.take(input) {
                     return Ok(exit);
-                }
-                // A question opened by this key must be seen before the next key can answer it.
-                if matches!(self.ui.overlay, Some(Overlay::Dialog(ref d)) if !d.drawn) {
-                    self.draw(screen)?;
                 }
             }
         }
@@ -226,13 +230,17 @@ impl<'a> Loop<'a> {
         None
     }
 
-    fn draw(&mut self, screen: &mut Screen) -> io::Result<()> {
+    /// A question is open that has not been on screen yet.
+    fn is_unseen(&self) -> bool {
+        matches!(self.ui.overlay, Some(Overlay::Dialog(ref d)) if !d.drawn)
+    }
+
+    fn paint(&mut self, screen: &mut Screen) -> io::Result<()> {
         let (snapshot, ui) = (&self.snapshot, &*self.ui);
         screen.draw(|frame| super::draw(frame, snapshot, ui))?;
         self.data_waiting = false;
         self.input_waiting = false;
         self.last_draw = Some(Instant::now());
-        self.take(Input::Drawn);
         Ok(())
     }
 }

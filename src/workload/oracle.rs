@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::orders::Order;
 use crate::cluster::{ClusterTime, Db, Failed, Key, Ns};
@@ -160,7 +160,7 @@ impl Oracle {
         for order in self.live() {
             v.checked += 1;
             expected += 1;
-            check(&mut v, &order, dump.get(&order.key()), &document);
+            check(&mut v, &order, dump.get(&order.key()).map(|d| &**d), &document);
         }
         for order in self.dead() {
             v.checked += 1;
@@ -187,7 +187,7 @@ impl Verification {
 fn check(
     v: &mut Verification,
     order: &Order,
-    stored: Option<&RawDocumentBuf>,
+    stored: Option<&RawDocument>,
     document: &impl Fn(&Order) -> RawDocumentBuf,
 ) {
     match stored {
@@ -217,7 +217,7 @@ pub(super) async fn verify(
             let read = db.read(ns, &keys, after).await?;
             for (order, stored) in batch.iter().zip(&read.docs) {
                 v.checked += 1;
-                check(&mut v, order, stored.as_ref(), &|o| document(side, o));
+                check(&mut v, order, stored.as_deref(), &|o| document(side, o));
             }
         }
         for batch in owned(&dead).chunks(1_000) {

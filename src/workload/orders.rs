@@ -1,7 +1,7 @@
 //! Orders, in both shapes, as the application itself writes them.
 
 use bson::oid::ObjectId;
-use bson::{Bson, Decimal128, RawBsonRef, RawDocument, RawDocumentBuf, doc};
+use bson::{Decimal128, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 
 use crate::cluster::Key;
 use crate::plan::{Collection, Step, ValueType};
@@ -77,13 +77,13 @@ impl Order {
         }
     }
 
-    fn id_bson(&self) -> Bson {
+    fn id_bson(&self) -> RawBson {
         match self.id() {
-            OrderId::Object(b) => Bson::ObjectId(ObjectId::from_bytes(b)),
-            OrderId::Text(t) => Bson::String(t),
-            OrderId::Int(n) => Bson::Int32(n as i32),
-            OrderId::Long(n) => Bson::Int64(n),
-            OrderId::Double(x) => Bson::Double(x),
+            OrderId::Object(b) => RawBson::ObjectId(ObjectId::from_bytes(b)),
+            OrderId::Text(t) => RawBson::String(t),
+            OrderId::Int(n) => RawBson::Int32(n as i32),
+            OrderId::Long(n) => RawBson::Int64(n),
+            OrderId::Double(x) => RawBson::Double(x),
         }
     }
 
@@ -102,6 +102,14 @@ impl Order {
     fn total(&self) -> String {
         format!("{}.{:02}", self.cents / 100, self.cents % 100)
     }
+}
+
+/// So many hundredths as a decimal with two places: coefficient and biased exponent as IEEE 754-2008 lays them out in the binary
+/// encoding, little-endian.
+fn hundredths(n: i64) -> Decimal128 {
+    const BIAS: u128 = 6_176;
+    let sign = u128::from(n < 0) << 127;
+    Decimal128::from_bytes((sign | (BIAS - 2) << 113 | u128::from(n.unsigned_abs())).to_le_bytes())
 }
 
 fn key_of(v: RawBsonRef<'_>) -> Key {
@@ -133,30 +141,37 @@ impl Shapes {
     #[must_use]
     pub fn document(&self, side: Side, o: &Order, padding: usize) -> RawDocumentBuf {
         let next = side == Side::Next;
+        let flat = next && self.flat_name;
         let name = format!("Cust {}", o.n % 997);
-        let city = CITIES[(o.n % 8) as usize];
-        let mut d = doc! { "_id": o.id_bson() };
-        if next && self.flat_name {
-            d.insert("customer", doc! { "city": city });
-        } else {
-            d.insert("customer", doc! { "name": &name, "city": city });
+        let mut customer = RawDocumentBuf::new();
+        if !flat {
+            customer.append(cstr!("name"), &*name);
         }
-        match o.total().parse::<Decimal128>() {
-            Ok(total) if next && self.decimal_total => d.insert("total", total),
-            _ => d.insert("total", o.total()),
-        };
-        d.insert("items", vec![doc! { "sku": format!("sku-{}", o.n % 511), "qty": (o.n % 9) as i32 + 1 }]);
-        d.insert("rev", o.rev);
-        d.insert("by", o.by);
-        d.insert("note", "x".repeat(padding));
-        if next && self.flat_name {
-            d.insert("customer_name", name);
+        customer.append(cstr!("city"), CITIES[(o.n % 8) as usize]);
+        let mut item = RawDocumentBuf::new();
+        item.append(cstr!("sku"), format!("sku-{}", o.n % 511));
+        item.append(cstr!("qty"), (o.n % 9) as i32 + 1);
+        let mut items = RawArrayBuf::new();
+        items.push(&*item);
+        let mut d = RawDocumentBuf::new();
+        d.append(cstr!("_id"), o.id_bson());
+        d.append(cstr!("customer"), &*customer);
+        if next && self.decimal_total {
+            d.append(cstr!("total"), hundredths(o.cents));
+        } else {
+            d.append(cstr!("total"), o.total());
+        }
+        d.append(cstr!("items"), &*items);
+        d.append(cstr!("rev"), o.rev);
+        d.append(cstr!("by"), o.by);
+        d.append(cstr!("note"), "x".repeat(padding));
+        if flat {
+            d.append(cstr!("customer_name"), name);
         }
         if next && self.schema_version {
-            d.insert("schema_version", 2);
+            d.append(cstr!("schema_version"), 2);
         }
-        // Field names without NUL and a few hundred bytes: cannot fail.
-        RawDocumentBuf::try_from(&d).unwrap_or_default()
+        d
     }
 
     /// True when a stored document says the same as `o` in the shape of `side`, in whatever field order.
@@ -168,7 +183,19 @@ impl Shapes {
 
 /// `rev` and `by` of a stored order in either shape.
 pub(super) fn revision(stored: &RawDocument) -> Option<(i64, i64)> {
-    Some((stored.get_i64("rev").ok()?, stored.get_i64("by").ok()?))
+    let (mut rev, mut by) = (None, None);
+    for element in stored.iter_elements() {
+        let element = element.ok()?;
+        match element.key().as_str() {
+            "rev" => rev = RawBsonRef::try_from(element).ok()?.as_i64(),
+            "by" => by = RawBsonRef::try_from(element).ok()?.as_i64(),
+            _ => {}
+        }
+        if let (Some(rev), Some(by)) = (rev, by) {
+            return Some((rev, by));
+        }
+    }
+    None
 }
 
 /// Equal field sets with equal values; nested documents likewise.
@@ -191,6 +218,14 @@ pub(super) fn same_up_to_order(a: &RawDocument, b: &RawDocument) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_total_is_the_same_decimal_however_it_is_made() {
+        for cents in [0, 1, 99, 100, 12_340, 900_099, i64::MAX] {
+            let text = format!("{}.{:02}", cents / 100, cents % 100);
+            assert_eq!(Ok(hundredths(cents)), text.parse().map_err(|_| text));
+        }
+    }
 
     #[test]
     fn field_order_is_not_content_but_every_value_is() {

@@ -149,7 +149,7 @@ impl Env {
         let read = text(self.db.read(ns, std::slice::from_ref(key), after).await)?;
         ensure!(read.docs.len() == 1, "one key, {} answers", read.docs.len());
         ensure!(read.at >= after, "a read after {after} reflects {}", read.at);
-        Ok(read.docs.into_iter().next().flatten())
+        Ok(read.docs.into_iter().next().flatten().map(|d| (*d).to_owned()))
     }
 
     async fn page(&self, ns: &Ns, from: Option<&Key>, limit: PageLimit, after: ClusterTime) -> R<Page> {
@@ -166,7 +166,7 @@ impl Env {
         loop {
             let from = out.last().map(|(k, _)| k.clone());
             let page = self.page(ns, from.as_ref(), docs(n), after).await?;
-            out.extend(page.docs);
+            out.extend(page.docs.into_iter().map(|(k, d)| (k, (*d).to_owned())));
             if page.end {
                 return Ok(out);
             }

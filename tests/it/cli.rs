@@ -20,16 +20,9 @@ operations = 120
 processes = 2
 "#;
 
-const PLAN: &str = r#"
-schema = 1
-[plan]
-id = "orders-small"
-title = "Orders, in small"
-[cluster]
-environment = "drill"
-[route]
-mode = "route"
-[[collection]]
+const PLAN: &str = concat!(
+    head!("orders-small", "Orders, in small", "drill"),
+    r#"[[collection]]
 legacy = "shop.orders"
 next = "shop.orders_v2"
 steps = [{ rename = "customer.name", to = "customer_name" }, { set = "schema_version", value = 2 }]
@@ -47,16 +40,9 @@ metric = "lag.apply"
 max = "2s"
 window = "10s"
 for = "2s"
-[[stage]]
-id = "full"
-reads = 100
-writes = 100
-soak = "2s"
-[[stage]]
-id = "contract"
-do = ["quarantine-legacy"]
-irreversible = true
-"#;
+"#,
+    to_the_end!()
+);
 
 /// A directory with a small scenario.
 fn scenario() -> tempfile::TempDir {
@@ -206,6 +192,16 @@ fn a_plan_is_checked_without_a_cluster() {
 }
 
 #[test]
+fn every_broken_plan_ends_with_2_and_its_diagnostic() {
+    for (name, path) in super::plan::broken_plans() {
+        let mut command = tidegate();
+        let o = command.current_dir(path.parent().unwrap()).args(["check", &name, "--offline"]).output().unwrap();
+        assert_eq!((code(&o), out(&o)), (2, String::new()), "{name}");
+        assert_eq!(err(&o), std::fs::read_to_string(path.with_extension("txt")).unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn a_journal_that_was_changed_is_told_with_its_line() {
     let dir = scenario();
     let (journal, text) = path(dir.path(), "journal.jsonl");
@@ -299,6 +295,34 @@ fn a_reader_that_goes_away_is_no_error() {
     let o = child.wait_with_output().unwrap();
     assert_eq!(err(&o), "");
     assert_eq!(code(&o), 0);
+}
+
+#[test]
+fn a_blocked_standard_output_stopped_the_rollout() {
+    let dir = scenario();
+    let (journal, text) = path(dir.path(), "journal.jsonl");
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    // A pipe that is all but full: the first records do not fit, and nobody reads.
+    let filler = vec![b'\n'; 65_536 - 100];
+    writer.write_all(&filler).unwrap();
+    let mut child = tidegate()
+        .args(["drill", dir.path().to_str().unwrap(), "--headless", "--json", "--journal", &text])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = std::time::Instant::now();
+    while !std::fs::read_to_string(&journal).unwrap_or_default().contains("\"kind\":\"closed\"") {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "the rollout stands still");
+        assert!(child.try_wait().unwrap().is_none(), "it ended with its output unread");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let (records, summary) = printed.trim().rsplit_once('\n').unwrap();
+    assert_eq!(records, std::fs::read_to_string(&journal).unwrap().trim());
+    assert!(summary.contains("\"kind\":\"summary\""), "{summary}");
 }
 
 #[test]

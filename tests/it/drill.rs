@@ -193,3 +193,55 @@ fn a_scenario_that_waits_for_a_stage_of_another_plan_is_refused() {
     let refused = Drill::begin(&world, &plan, &settings).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("`canary`"), "{refused}");
 }
+
+#[test]
+fn gates_on_a_baseline_and_on_distributions_hold_in_a_whole_rollout() {
+    let (b, world, _) = scenario("first-watch");
+    let world = World { documents: 2_000, operations: 400, ..world };
+    let half = "id = \"half\"";
+    let gates = r#"
+[[stage.gate]]
+metric = "latency.read.p99"
+side = "next"
+versus = "baseline"
+max_ratio = 3.0
+window = "30s"
+[[stage.gate]]
+compare = "distribution"
+metric = "latency.read"
+max_ratio = 2.5
+window = "30s"
+for = "30s"
+min_samples = 1000
+[[stage.gate]]
+metric = "slo.read.burn_rate"
+max = 1.0
+window = "30s"
+long_window = "10m"
+[[stage.trigger]]
+metric = "slo.write.burn_rate"
+above = 14.4
+window = "30s"
+long_window = "10m"
+clear_below = 1.0
+action = "rollback"
+mode = "hard"
+"#;
+    let (before, after) = b.plan.split_once(half).unwrap();
+    let (own, rest) = after.split_once("[[stage.gate]]").unwrap();
+    let text = format!(
+        "{before}{half}{own}{gates}[[stage.gate]]{rest}\n[slo]\nobjective = 0.99\nlatency = \"1s\"\n[expects]\nreads = \"300/s\"\n"
+    );
+    let plan = Plan::parse(&text, "plan.toml").unwrap_or_else(|e| panic!("{e}"));
+    let run = run(&world, &plan, 7, Advance::Auto, Micros::from_secs(1), |_, _| {});
+    run.ended(&End::Completed);
+    let records = &run.records;
+    let kinds: Vec<&str> = records.iter().map(|r| r.kind.as_str()).collect();
+    assert_eq!(kinds[..3], ["started", "baseline_taken", "stage_entered"]);
+    assert!(records[1].body["baseline"]["figures"]["latency.read.p99/30000"]["samples"].as_u64().unwrap() >= 1_000);
+    let passed = records.iter().find(|r| r.kind == "stage_passed" && r.body["id"] == "half").unwrap();
+    let evidence = passed.body["evidence"]["gates"].as_array().unwrap();
+    assert!(evidence.iter().all(|g| g["verdict"] == "pass"), "{evidence:?}");
+    let compared = evidence.iter().find(|g| g["metric"] == "latency.read").unwrap();
+    assert!(compared["comparison"]["legacy"]["classes_us"].as_array().is_some_and(|c| c.len() > 10));
+}

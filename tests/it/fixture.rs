@@ -286,7 +286,6 @@ pub fn canary() -> Snapshot {
         back: None,
         rest: None,
         events: events(),
-        dropped: 0,
         applications: vec![
             ApplicationView { name: "checkout-1".into(), epoch: 18, age: Micros::from_ms(600) },
             ApplicationView { name: "checkout-2".into(), epoch: 17, age: Micros::from_secs(9) },
@@ -335,8 +334,8 @@ pub fn copying() -> Snapshot {
         open: true,
         writes_at_risk: Some(0),
         until_stage: Some("contract".into()),
-        seconds_at_risk: Some(Micros::from_ms(100)),
-        freeze: Some(Micros::from_ms(269)),
+        seconds_at_risk: Some(Micros::ZERO),
+        freeze: Some(Micros::ZERO),
         text: "nothing has moved; dropping the copy undoes everything".into(),
     };
     s.reads[0] = latency(false, 20);

@@ -3,6 +3,9 @@
 // All of this is test code, helpers included.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[macro_use]
+mod plans;
+
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)] // waits for other processes, in real time
 mod cli;
 #[path = "../conformance/mod.rs"]
@@ -14,6 +17,8 @@ mod fixture;
 mod plan;
 mod screens;
 mod sim;
+mod stuck;
 mod tui;
 mod tui_keys;
 mod tui_pty;
+mod tui_rollback;

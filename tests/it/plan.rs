@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proptest::prelude::*;
-use tidegate::plan::{Advance, Bound, Diagnostics, Plan, Step, ValueType, Work};
+use tidegate::plan::{Action, Advance, Bound, Diagnostics, Plan, RollbackMode, Step, Strand, ValueType, Work};
 use tidegate::route::Side;
 use tidegate::runtime::Micros;
 
-const GOOD: &str = r#"schema = 1
+const GOOD: &str = concat!(
+    r#"schema = 1
 
 [plan]
 id = "orders-v2"
@@ -27,16 +28,9 @@ max_staleness = "2s"
 [cutover]
 freeze_max = "3s"
 
-[[collection]]
-legacy = "shop.orders"
-next = "shop.orders_v2"
-steps = [
-  { rename = "customer.name", to = "customer_name" },
-  { convert = "total", from = "string", to = "decimal" },
-  { set = "schema_version", value = 2 },
-]
-indexes = [{ keys = { customer_name = 1 }, name = "by_customer" }]
-
+"#,
+    flat_orders!(),
+    r#"
 [[query]]
 name = "orders of a customer"
 legacy = '{ "customer.name": "Cust 7" }'
@@ -99,7 +93,8 @@ advance = "auto"
 id = "contract"
 do = ["quarantine-legacy"]
 irreversible = true
-"#;
+"#
+);
 
 fn parse(text: &str) -> Result<Plan, Diagnostics> {
     Plan::parse(text, "plan.toml")
@@ -178,10 +173,6 @@ broken! {
     too_few_samples: [("for = \"30s\"\nmin_samples = 1000", "for = \"30s\"\nmin_samples = 100")];
     a_window_too_short: [("max = \"25ms\"\nwindow = \"60s\"", "max = \"25ms\"\nwindow = \"500ms\"")];
     no_window: [("max = \"25ms\"\nwindow = \"60s\"", "max = \"25ms\"")];
-    a_mode_without_a_rollback: [("action = \"pause\"", "mode = \"hard\"")];
-    a_trigger_of_one_stage: [
-        ("soak = \"30m\"", "soak = \"30m\"\n[[stage.trigger]]\nmetric = \"lag.apply\"\nabove = \"5s\"\nwindow = \"10s\"")
-    ];
     contract_without_knowing: [("irreversible = true\n", "")];
     contract_too_early: [("reads = 100\nwrites = 100", "reads = 100\nwrites = 90")];
     contract_with_shadow_reads: [("irreversible = true", "shadow = 5\nirreversible = true")];
@@ -195,6 +186,103 @@ broken! {
         ("soak = \"1h30m\"", "soak = 90"),
     ];
     text_that_would_move_the_cursor: [("id = \"orders-v2\"", "id = \"o\\u001b[2J\u{202E}v2\"")];
+}
+
+#[test]
+fn triggers_of_a_stage_objectives_and_the_way_back_are_read() {
+    let text = with(&[
+        (
+            "above = 0.01\nwindow = \"30s\"\nfor = \"15s\"\naction = \"pause\"",
+            "above = 0.02\nclear_below = 0.01\nclear_for = \"1m\"\nwindow = \"30s\"\naction = \"rollback\"\nmode = \"hard\"",
+        ),
+        (
+            "id = \"half\"\nreads = 50\nwrites = 50\nsoak = \"30m\"",
+            "id = \"half\"\nreads = 50\nwrites = 50\nsoak = \"30m\"\n[[stage.trigger]]\nmetric = \"slo.read.burn_rate\"\nabove = 14.4\nwindow = \"5m\"\nlong_window = \"1h\"\n[[stage.gate]]\ncompare = \"distribution\"\nmetric = \"latency.write\"\nwindow = \"5m\"\n[[stage.gate]]\nmetric = \"lag.apply\"\nversus = \"baseline\"\nmax_ratio = 2\nwindow = \"1m\"",
+        ),
+        (
+            "[cutover]",
+            "[slo]\nobjective = 0.999\nlatency = \"250ms\"\n[expects]\nreads = \"400/s\"\nwrites = \"6000/m\"\n[rollback]\nstrand = \"30s\"\n[cutover]",
+        ),
+        ("mode = \"route\"", "mode = \"route\"\nserver_gate = false"),
+    ]);
+    let p = parse(&text).unwrap_or_else(|e| panic!("{e}"));
+    let t = &p.triggers[0];
+    assert_eq!((t.action, t.min_samples), (Action::Rollback(RollbackMode::Hard), 100));
+    assert_eq!((t.clear.below, t.clear.hold_for), (0.01, Micros::from_secs(60)));
+    let t = &p.stages[2].triggers[0];
+    assert_eq!((t.action, t.long_window, t.min_samples), (Action::Pause, Some(Micros::from_secs(3_600)), 20));
+    let gates = &p.stages[2].gates;
+    assert_eq!(gates[0].bound, Bound::LikeLegacy { false_alarm: 0.01, max_ratio: 1.0 });
+    assert_eq!(
+        (gates[0].metric.as_str(), gates[0].side, gates[0].min_samples),
+        ("latency.write", Some(Side::Next), 5_000)
+    );
+    assert_eq!(gates[1].bound, Bound::MaxRatioToBaseline(2.0));
+    let slo = p.slo.unwrap();
+    assert_eq!(
+        (slo.objective, slo.period, slo.latency),
+        (0.999, Micros::from_secs(2_592_000), Some(Micros::from_ms(250)))
+    );
+    assert_eq!((p.expects.reads, p.expects.writes), (Some(400.0), Some(100.0)));
+    assert_eq!((p.strand, p.server_gate), (Strand::After(Micros::from_secs(30)), false));
+    let p = parse(GOOD).unwrap();
+    assert_eq!((p.strand, p.server_gate, p.slo, p.triggers[0].action), (Strand::Ask, true, None, Action::Pause));
+}
+
+#[test]
+fn a_plan_in_place_has_a_shape_and_no_shares() {
+    let text = r#"schema = 1
+[plan]
+id = "in-place"
+[[collection]]
+legacy = "shop.orders"
+next = "shop.orders"
+shape = '{ "schema_version": 2, "total": { "$type": "decimal" }, "customer": { "$exists": false } }'
+steps = [{ set = "schema_version", value = 2 }]
+[[stage]]
+id = "copy"
+do = ["backfill"]
+"#;
+    let p = parse(text).unwrap_or_else(|e| panic!("{e}"));
+    assert!(p.collections[0].in_place());
+    assert_eq!(p.collections[0].shape.as_ref().map(bson::Document::len), Some(3));
+}
+
+/// The plans of `tests/it/broken`, by file name. What is said about each stands beside it; `TIDEGATE_BLESS=1` writes it anew.
+pub(crate) fn broken_plans() -> Vec<(String, std::path::PathBuf)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/broken");
+    let mut all: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
+        .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), p))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn each_broken_plan_is_answered_with_its_diagnostic() {
+    let all = broken_plans();
+    assert!(all.len() >= 30, "only {} broken plans", all.len());
+    let bless = std::env::var("TIDEGATE_BLESS").is_ok_and(|v| v == "1");
+    let mut said_before = std::collections::BTreeMap::new();
+    for (name, path) in &all {
+        let e = Plan::parse(&std::fs::read_to_string(path).unwrap(), name).expect_err(name);
+        let places: Vec<_> = e.list().iter().map(|d| (d.line, d.column)).collect();
+        assert!(places.is_sorted(), "{name}: not in the order of the file: {places:?}");
+        let (said, file) = (e.render(false), path.with_extension("txt"));
+        assert!(!said.contains("hunter2"), "{name} shows a password");
+        if bless {
+            std::fs::write(&file, &said).unwrap();
+        }
+        let wanted = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(said, wanted, "{name}: run with TIDEGATE_BLESS=1 and look at the difference");
+        let messages: Vec<_> = e.list().iter().map(|d| (d.message.clone(), d.help.clone())).collect();
+        if let Some(other) = said_before.insert(messages, name) {
+            panic!("{name} and {other} show the same mistake");
+        }
+    }
 }
 
 #[test]

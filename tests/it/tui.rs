@@ -10,6 +10,7 @@ use tidegate::tui::theme::Theme;
 use tidegate::tui::{self, Input, UiState, render_text, update};
 
 use crate::fixture::{canary, copying, early};
+use crate::tui_rollback::{going_back, rolled_back};
 
 fn key(c: char) -> Input {
     Input::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE))
@@ -89,7 +90,13 @@ fn what_is_not_known_is_never_shown_as_zero() {
 fn ascii_means_ascii() {
     let mut ui = UiState::default();
     ui.ascii = true;
-    for (s, overlay) in [(canary(), None), (early(), Some('?')), (copying(), Some('w'))] {
+    for (s, overlay) in [
+        (canary(), None),
+        (early(), Some('?')),
+        (copying(), Some('w')),
+        (going_back(false), Some('R')),
+        (rolled_back(), None),
+    ] {
         if let Some(c) = overlay {
             update(&mut ui, &s, key(c));
         }
@@ -101,14 +108,18 @@ fn ascii_means_ascii() {
 
 #[test]
 fn no_size_panics_and_pause_survives_to_40x6() {
+    let mut screens = vec![(going_back(true), UiState::default()), (rolled_back(), UiState::default())];
     for s in [canary(), early(), copying()] {
+        let uis = [UiState::default(), after(&s, &[key('A'), Input::Drawn]), after(&s, &[key('w')])];
+        screens.extend(uis.map(|ui| (s.clone(), ui)));
+    }
+    for (s, ui) in screens {
         for w in (0..=200).step_by(7).chain([1, 2, 39, 40, 41, 66, 67, 109, 110, 120]) {
             for h in (0..=60).step_by(3).chain([1, 2, 5, 7, 31, 32]) {
-                for ui in [UiState::default(), after(&s, &[key('A'), Input::Drawn]), after(&s, &[key('w')])] {
-                    let text = render_text(&s, &ui, w, h);
-                    if w >= 40 && h >= 6 {
-                        assert!(text.contains("P pause"), "{w}x{h}\n{text}");
-                    }
+                let text = render_text(&s, &ui, w, h);
+                // At the end there is nothing to pause.
+                if w >= 40 && h >= 6 && !s.phase.is_final() {
+                    assert!(text.contains("P pause"), "{w}x{h}\n{text}");
                 }
             }
         }
@@ -157,7 +168,11 @@ fn the_monochrome_theme_sends_no_colour() {
 #[test]
 fn every_glyph_is_one_column_wide() {
     let mut terminal = Terminal::new(TestBackend::new(160, 50)).unwrap();
-    for (s, ui) in [(canary(), UiState::default()), (copying(), after(&copying(), &[key('?')]))] {
+    for (s, ui) in [
+        (canary(), UiState::default()),
+        (copying(), after(&copying(), &[key('?')])),
+        (going_back(false), UiState::default()),
+    ] {
         terminal.draw(|frame| tui::draw(frame, &s, &ui)).unwrap();
         for cell in &terminal.backend().buffer().content {
             assert_eq!(tui::format::width(cell.symbol()), 1, "{:?}", cell.symbol());
@@ -180,7 +195,10 @@ fn hostile_text_reaches_no_cell() {
     s.gates[0].name = hostile.into();
     s.reconcile[0].collection = hostile.into();
     s.lag.members[0].0 = hostile.into();
-    for overlay in ['l', '?', 'w', 'A'] {
+    s.stages[0].id = hostile.into();
+    s.way_back.until_stage = Some(hostile.into());
+    s.plan.collections[0].1 = hostile.into();
+    for overlay in ['l', '?', 'w', 'A', 'R'] {
         let ui = after(&s, &[key(overlay)]);
         for (w, h) in [(200, 60), (120, 36), (80, 24), (40, 6)] {
             let text = screen(&s, &ui, w, h);

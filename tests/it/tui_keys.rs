@@ -49,7 +49,7 @@ fn pause_is_sent_at_once_and_twice_changes_nothing() {
 
 #[test]
 fn pause_works_whatever_is_open() {
-    for open in ['A', 'C', '?', 'w', 'q', 'z', 'f'] {
+    for open in ['A', 'C', 'R', '?', 'w', 'q', 'z', 'f'] {
         let (s, mut ui) = (canary(), UiState::default());
         assert_eq!(feed(&mut ui, &s, &[key(open), key('P')]), [Effect::Send(1, Command::Pause)], "{open}");
         assert_eq!(ui.overlay, None);
@@ -140,7 +140,7 @@ fn enter_before_the_question_is_on_screen_is_no_answer() {
 
 #[test]
 fn escape_sends_nothing() {
-    for open in ['A', 'C', 'q', '?', 'w'] {
+    for open in ['A', 'C', 'R', 'q', '?', 'w'] {
         let (s, mut ui) = (canary(), UiState::default());
         assert_eq!(feed(&mut ui, &s, &[key(open), ESC]), []);
         assert_eq!(ui.overlay, None, "{open}");
@@ -170,7 +170,7 @@ fn releases_repeats_and_pastes_do_nothing() {
         let event = KeyEvent::new_with_kind(KeyCode::Char('P'), KeyModifiers::NONE, kind);
         assert_eq!(feed(&mut ui, &s, &[Input::Key(event)]), []);
     }
-    assert_eq!(feed(&mut ui, &s, &[Input::Paste("PAC\nq\n".into())]), []);
+    assert_eq!(feed(&mut ui, &s, &[Input::Paste("PACR\nq\n".into())]), []);
     assert!(ui.requests.is_empty() && ui.overlay.is_none());
 }
 

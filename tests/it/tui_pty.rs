@@ -83,15 +83,19 @@ struct Terminal {
 
 fn start(mode: &str) -> Terminal {
     let result = tempfile::tempdir().unwrap();
-    let pty = native_pty_system()
-        .openpty(PtySize { rows: ROWS.get(), cols: COLS.get(), pixel_width: 0, pixel_height: 0 })
-        .expect("a pseudo-terminal");
     // A terminal that goes away sends SIGHUP; ignoring it shows that the dashboard notices by itself.
     let mut command = CommandBuilder::new("/bin/sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
     command.arg(std::env::current_exe().unwrap());
     command.args(["--exact", "tui_pty::child", "--nocapture"]);
     command.env(ENV, format!("{mode}:{}", result.path().join("exit").display()));
+    in_terminal(command, result)
+}
+
+fn in_terminal(mut command: CommandBuilder, result: tempfile::TempDir) -> Terminal {
+    let pty = native_pty_system()
+        .openpty(PtySize { rows: ROWS.get(), cols: COLS.get(), pixel_width: 0, pixel_height: 0 })
+        .expect("a pseudo-terminal");
     command.env("TERM", "xterm-256color");
     let child = pty.slave.spawn_command(command).unwrap();
     drop(pty.slave);
@@ -213,4 +217,72 @@ fn a_terminal_that_goes_away_ends_it_within_two_seconds() {
     t.writer = None;
     t.master = None;
     assert_eq!(t.ended_within(Duration::from_secs(2)), "Ok(TerminalGone)");
+}
+
+#[test]
+fn what_was_typed_before_the_question_could_be_seen_is_no_answer_to_it() {
+    let mut t = start("run");
+    t.wait_for("GATES worst first");
+    // As a paste into a terminal that does not mark pastes.
+    t.keys("RRRR\rRRRR\r");
+    t.wait_for("ROLL BACK?");
+    // The engine of this test takes nothing but a pause.
+    t.keys("P");
+    t.wait_for("PAUSE requested -> accepted");
+    t.keys("q");
+    t.wait_for("LEAVE?");
+    t.keys("d");
+    assert_eq!(t.ended_within(Duration::from_secs(5)), "Ok(Detached)");
+}
+
+/// Two stages, few documents.
+const PLAN: &str = r#"
+schema = 1
+plan = { id = "orders-small", title = "Orders, in small" }
+cluster = { environment = "drill" }
+route = { mode = "route" }
+[[collection]]
+legacy = "shop.orders"
+next = "shop.orders_v2"
+steps = [{ set = "schema_version", value = 2 }]
+[[stage]]
+id = "copy"
+do = ["create", "backfill"]
+[[stage]]
+id = "half"
+reads = 50
+writes = 50
+soak = "10m"
+"#;
+
+const SCENARIO: &str = r#"
+schema = 1
+brief = { title = "Small", text = "A small shop." }
+world = { plan = "plan.toml", seed = 11, documents = 400, operations = 120, processes = 2 }
+"#;
+
+#[test]
+fn a_drill_is_rolled_back_from_the_keyboard() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("scenario.toml"), SCENARIO).unwrap();
+    std::fs::write(dir.path().join("plan.toml"), PLAN).unwrap();
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["drill", dir.path().to_str().unwrap(), "--speed", "20", "--advance", "auto"]);
+    command.env_remove("NO_COLOR");
+    command.env("LC_ALL", "C.UTF-8");
+    let mut t = in_terminal(command, dir);
+    t.wait_for("soak ");
+    t.wait_for("HALF reads 50% writes 50%");
+    t.keys("R");
+    t.wait_for("ROLL BACK?");
+    t.wait_for("shop.orders_v2.isolated.orders-small");
+    t.keys("\r");
+    t.wait_for("ROLLBACK soft requested -> accepted -> begun");
+    t.wait_for("CAME TO REST");
+    t.wait_for("ROLLED BACK");
+    t.wait_for("applications read and write shop.orders ");
+    t.wait_for("shop.orders_v2.isolated.orders-small is next");
+    t.keys("q");
+    t.ended_within(Duration::from_secs(10));
+    t.wait("the first screen", |s| !s.alternate_screen() && !s.hide_cursor());
 }

@@ -125,6 +125,7 @@ fn stopped(set: &Arc<ReplSet>) -> R {
     kill("-TERM", &child)?;
     let (code, sum, said) = ended(child)?;
     check("SIGTERM", code == 4 && sum["writes"]["lost"] == 0, &said)?;
+    check("it says what happens", said.contains("stopping at a safe point; a second Ctrl-C ends at once"), &said)?;
 
     kill("-INT", &app)?;
     let (code, found, said) = ended(app)?;

@@ -366,7 +366,7 @@ async fn odd_inserts(set: &ReplSet) -> R {
     w.db.transact(&w.fence(&slot, 10_000), &in_txn).await.map_err(|e| e.to_string())?;
     slot.seq += 1;
     let read = w.db.read(&w.ns, &[Key::from(1), Key::from(3)], ClusterTime::ZERO).await.map_err(|e| e.to_string())?;
-    ensure!(read.docs == [Some(odd(1)), Some(odd(3))], "{read:?}");
+    ensure!(read.docs == [Some(odd(1).into()), Some(odd(3).into())], "{read:?}");
     let twice = w.db.write(&write).await;
     let named = |r: &Failed, n: i64| matches!(r, Failed::NotDone(Reason::DuplicateKey { key: Some(k), .. }) if *k == Key::from(n));
     ensure!(twice.as_ref().is_err_and(|e| named(e, 1)), "{twice:?}");

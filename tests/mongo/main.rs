@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 
+mod back;
 mod buckets;
 mod cli;
 mod conform;
@@ -119,6 +120,7 @@ fn main() {
     }
     let args = Arguments::from_args();
     let mut trials = conform::trials();
+    trials.extend(back::trials());
     trials.extend(buckets::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());

@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         on_three("rollout::a_rollout_runs_to_contract_under_the_application_and_loses_nothing", completes),
         on_three("rollout::a_runner_killed_twenty_times_loses_nothing", killed),
         on_three("rollout::a_second_runner_is_refused_and_named", second_runner),
+        on_three("rollout::a_second_signal_ends_at_once", two_signals),
         on_three("rollout::a_runner_stopped_past_its_lease_writes_no_data_when_it_continues", stopped),
     ]
 }
@@ -179,7 +180,11 @@ fn second_runner(set: &ReplSet) -> R {
     let mut run = place.run("anna@bridge", "anna.jsonl")?;
     until("the copy begins", LONG, || run.prints(is_task("backfill")))?;
     let since = run.lines()[0]["at"].as_str().unwrap_or("?")[..10].to_owned();
-    let before = TOKIO.block_on(control(set, &place.id))?;
+    // The intent is printed before the copy opens its fence.
+    let before = until("the copy has its fence", LONG, || {
+        let found = TOKIO.block_on(control(set, &place.id))?;
+        Ok(found.keys().any(|slot| slot.ends_with("/backfill")).then_some(found))
+    })?;
     for (name, command) in [("bert-runs", "run"), ("bert-resumes", "resume")] {
         let args = ["--headless", "--json", "--journal", "bert.jsonl", "--as", name];
         let mut second = place.start(name, command, &args)?;
@@ -198,6 +203,27 @@ fn second_runner(set: &ReplSet) -> R {
     run.ends_with(4, Duration::from_secs(30))?;
     app.signal("TERM")?;
     app.ends_with(0, Duration::from_secs(60))
+}
+
+fn two_signals(set: &ReplSet) -> R {
+    let slow = |p: String| p.replace("max_lag = \"5s\"", "max_lag = \"5s\"\nmax_rate = 200");
+    let place = Place::new(set, "signals", PLAN, slow)?;
+    let mut app = place.application(3_000, &[])?;
+    let mut run = place.run("anna@bridge", "anna.jsonl")?;
+    until("the copy begins", LONG, || run.prints(is_task("backfill")))?;
+    // Without a cluster that answers there is no safe point to come to.
+    (0..set.len()).try_for_each(|i| set.freeze(i))?;
+    let ended = run.signal("TERM").and_then(|()| {
+        until("it says that it stops", Duration::from_secs(10), || run.says("a second Ctrl-C ends at once"))?;
+        std::thread::sleep(Duration::from_secs(1));
+        run.running()?;
+        run.signal("TERM")?;
+        run.ends_with(4, Duration::from_secs(2))
+    });
+    (0..set.len()).try_for_each(|i| set.thaw(i))?;
+    ended?;
+    app.signal("TERM")?;
+    app.wait(Duration::from_secs(60)).map(drop)
 }
 
 fn is_task(task: &'static str) -> impl Fn(&Value) -> bool {

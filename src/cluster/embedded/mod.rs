@@ -107,7 +107,7 @@ impl Embedded {
     pub fn dump(&self, ns: &Ns) -> Vec<(Key, RawDocumentBuf)> {
         self.0.with(|s, _| {
             let docs = s.colls.get(ns).into_iter().flat_map(|c| &c.docs);
-            docs.filter_map(|(k, c)| Some((k.clone(), (**c.newest()?).clone()))).collect()
+            docs.filter_map(|(k, c)| Some((k.clone(), (**c.newest()?).to_owned()))).collect()
         })
     }
 

@@ -201,12 +201,12 @@ impl Core {
             let mut bytes = 0;
             for (key, chain) in coll.docs.range::<Key, _>((start, Bound::Unbounded)) {
                 let Some(doc) = chain.at(at) else { continue };
-                bytes += doc.as_bytes().len();
+                bytes += doc.size();
                 if !page.docs.is_empty() && (page.docs.len() >= limit.docs || bytes > limit.bytes) {
                     page.end = false;
                     break;
                 }
-                page.docs.push((key.clone(), (**doc).clone()));
+                page.docs.push((key.clone(), doc.clone()));
             }
             page
         });
@@ -221,7 +221,7 @@ impl Core {
         let at = self.read_time(after, plan.bits).await?;
         let docs = self.with(|s, _| {
             let coll = s.colls.get(ns);
-            let get = |k: &Key| coll.and_then(|c| c.docs.get(k)).and_then(|c| c.at(at)).map(|d| (**d).clone());
+            let get = |k: &Key| coll.and_then(|c| c.docs.get(k)).and_then(|c| c.at(at)).cloned();
             keys.iter().map(get).collect()
         });
         sleep(&self.rt, plan.after).await;
@@ -281,6 +281,16 @@ impl Core {
         Failed::Unknown(network("while waiting for the answer"))
     }
 
+    /// For a write at its moment of effect: whether it takes effect now. Otherwise its error; `late` is called when it lands after it.
+    async fn takes_effect(&self, plan: &Plan, late: &(dyn Fn() + Sync)) -> Result<(), Failed> {
+        match (plan.fate, self.arrives(plan.bits)?) {
+            (Fate::Late, true) => late(),
+            (Fate::Fine | Fate::NotDone | Fate::Landed, true) => return Ok(()),
+            (Fate::Never, true) | (_, false) => {}
+        }
+        Err(self.lost(plan).await)
+    }
+
     /// How long after its error a late write lands: 0.3 to 2 s.
     pub(super) fn lateness(plan: &Plan) -> Micros {
         Micros::from_ms(300 + (plan.bits >> 8) % 1_700) + plan.after
@@ -326,16 +336,7 @@ impl Core {
         });
         sleep(&self.rt, plan.before).await;
         sent.arrived();
-        let lands = self.arrives(plan.bits)?;
-        match plan.fate {
-            Fate::Late if lands => {
-                late();
-                return Err(self.lost(&plan).await);
-            }
-            Fate::Never | Fate::Late => return Err(self.lost(&plan).await),
-            _ if !lands => return Err(self.lost(&plan).await),
-            _ => {}
-        }
+        self.takes_effect(&plan, &late).await?;
         let (applied, newest, term) = self.with(|s, now| (self.apply(s, now, op, plan.bits), s.newest(), s.term()));
         let (matched, committed) = match applied {
             Ok(a) => a,
@@ -404,16 +405,7 @@ impl Core {
         });
         self.rt.sleep_until(commit_at).await;
         sent.arrived();
-        let lands = self.arrives(plan.bits)?;
-        match plan.fate {
-            Fate::Late if lands => {
-                late();
-                return Err(self.lost(&plan).await);
-            }
-            Fate::Never | Fate::Late => return Err(self.lost(&plan).await),
-            _ if !lands => return Err(self.lost(&plan).await),
-            _ => {}
-        }
+        self.takes_effect(&plan, &late).await?;
         let (committed, term) = self.with(|s, now| (txn.commit(s, now, fence, ops, plan.bits), s.term()));
         drop(txn);
         let ts = match committed {

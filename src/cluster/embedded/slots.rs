@@ -1,6 +1,6 @@
 //! Fencing slots and sessions as documents of the control database, and the transactions that go through them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc, spec::BinarySubtype};
 
@@ -13,7 +13,8 @@ use crate::runtime::Micros;
 
 /// Where slots live.
 pub(super) fn fences() -> Ns {
-    Ns::new(CONTROL_DB, "fences")
+    static NS: LazyLock<Ns> = LazyLock::new(|| Ns::new(CONTROL_DB, "fences"));
+    NS.clone()
 }
 
 /// Where sessions are registered.

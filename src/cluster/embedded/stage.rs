@@ -6,8 +6,8 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::config::Config;
 use super::state::{Event, State};
-use super::store::{Doc, Ts, comparable, index_entry, lookup, stored};
-use crate::cluster::{ChangeKind, Expect, Key, Ns, Reason, SessionId};
+use super::store::{Chain, Ts, comparable, index_entry, lookup, stored};
+use crate::cluster::{ChangeKind, Doc, Expect, Key, Ns, Reason, SessionId};
 use crate::runtime::Micros;
 
 #[derive(Default)]
@@ -16,6 +16,13 @@ struct Touched {
     /// Entries taken (by whom) or given up, by index and value.
     unique: BTreeMap<(usize, Vec<u8>), Option<Key>>,
     events: Vec<Event>,
+}
+
+/// What a stage sees of a key.
+struct Seen {
+    doc: Option<Doc>,
+    /// When it was last written by others, whoever may see it.
+    written: Option<Ts>,
 }
 
 /// Statements that will commit together.
@@ -70,11 +77,17 @@ impl<'s> Stage<'s> {
 
     /// The document as this stage sees it.
     pub(super) fn get(&self, ns: &Ns, key: &Key) -> Option<Doc> {
+        self.look(ns, key).doc
+    }
+
+    fn look(&self, ns: &Ns, key: &Key) -> Seen {
+        let chain = self.state.colls.get(ns).and_then(|c| c.docs.get(key));
+        let written = chain.map(Chain::written);
         if let Some(doc) = self.touched.get(ns).and_then(|t| t.docs.get(key)) {
-            return doc.clone();
+            return Seen { doc: doc.clone(), written };
         }
-        let chain = self.state.colls.get(ns)?.docs.get(key)?;
-        self.snapshot.map_or_else(|| chain.newest(), |ts| chain.at(ts)).cloned()
+        let doc = chain.and_then(|c| self.snapshot.map_or_else(|| c.newest(), |ts| c.at(ts))).cloned();
+        Seen { doc, written }
     }
 
     /// Inserts.
@@ -82,13 +95,14 @@ impl<'s> Stage<'s> {
     /// # Errors
     /// A duplicate, a conflict, or a refusal.
     pub(super) fn insert(&mut self, ns: &Ns, doc: &RawDocumentBuf) -> Result<(), Reason> {
-        let (key, doc) = stored(doc, Some(self.stamp)).map_err(|e| Reason::Refused(e.to_string()))?;
-        self.writable(ns, &key)?;
-        if self.get(ns, &key).is_some() {
+        let (key, doc) = stored(doc, Some(self.stamp), None).map_err(|e| Reason::Refused(e.to_string()))?;
+        let seen = self.look(ns, &key);
+        self.writable(ns, &key, seen.written)?;
+        if seen.doc.is_some() {
             let message = format!("E11000 duplicate key error collection: {ns} index: _id_ dup key: {{ _id: {key} }}");
             return Err(Reason::DuplicateKey { key: Some(key), message });
         }
-        self.store(ns, key, Some(doc), ChangeKind::Insert)
+        self.store(ns, key, Some(doc), ChangeKind::Insert, None)
     }
 
     /// Replaces, or inserts when `upsert`; answers how many documents that was.
@@ -104,21 +118,22 @@ impl<'s> Stage<'s> {
         upsert: bool,
         bytes: bool,
     ) -> Result<u64, Reason> {
-        let (own, doc) = stored(doc, (!bytes).then_some(self.stamp)).map_err(|e| Reason::Refused(e.to_string()))?;
+        let (own, doc) = stored(doc, (!bytes).then_some(self.stamp), Some(key)).map_err(|e| Reason::Refused(e.to_string()))?;
         if own != *key {
             return Err(Reason::Refused(format!("the replacement of {key} in {ns} has the _id {own}")));
         }
         self.no_view(ns)?;
-        let kind = match self.get(ns, key) {
-            Some(old) if !holds(only_if, &old) => return Ok(0),
+        let seen = self.look(ns, key);
+        let kind = match &seen.doc {
+            Some(old) if !holds(only_if, old) => return Ok(0),
             // An equal document is no write: no version, no event, no conflict.
-            Some(old) if old == doc => return Ok(1),
+            Some(old) if *old == doc => return Ok(1),
             Some(_) => ChangeKind::Replace,
             None if upsert && only_if.is_none() => ChangeKind::Insert,
             None => return Ok(0),
         };
-        self.writable(ns, key)?;
-        self.store(ns, own, Some(doc), kind)?;
+        self.writable(ns, key, seen.written)?;
+        self.store(ns, own, Some(doc), kind, seen.doc)?;
         Ok(1)
     }
 
@@ -128,11 +143,12 @@ impl<'s> Stage<'s> {
     /// A conflict or a refusal.
     pub(super) fn delete(&mut self, ns: &Ns, key: &Key, only_if: Option<&Expect>) -> Result<u64, Reason> {
         self.no_view(ns)?;
-        let Some(old) = self.get(ns, key).filter(|old| holds(only_if, old)) else { return Ok(0) };
-        self.writable(ns, key)?;
+        let seen = self.look(ns, key);
+        let Some(old) = seen.doc.filter(|old| holds(only_if, old)) else { return Ok(0) };
+        self.writable(ns, key, seen.written)?;
         // The event carries the `_id` as it was stored; its numeric type may differ from that of the key asked for.
         let stored = Key::of(&old).unwrap_or_else(|_| key.clone());
-        self.store(ns, stored, None, ChangeKind::Delete)?;
+        self.store(ns, stored, None, ChangeKind::Delete, Some(old))?;
         Ok(1)
     }
 
@@ -144,19 +160,27 @@ impl<'s> Stage<'s> {
     }
 
     /// First committer wins: nobody else may have written here since the snapshot.
-    fn writable(&self, ns: &Ns, key: &Key) -> Result<(), Reason> {
+    fn writable(&self, ns: &Ns, key: &Key, written: Option<Ts>) -> Result<(), Reason> {
         self.no_view(ns)?;
         let Some(snapshot) = self.snapshot else { return Ok(()) };
         if self.state.ddl.get(ns).is_some_and(|ts| *ts > snapshot) {
             return Err(Reason::Conflict(format!("{ns} was changed since the transaction began (246)")));
         }
-        if self.state.colls.get(ns).and_then(|c| c.docs.get(key)).is_some_and(|c| c.written() > snapshot) {
+        if written.is_some_and(|ts| ts > snapshot) {
             return Err(Reason::Conflict(format!("{key} in {ns} was written since the transaction began (112)")));
         }
         Ok(())
     }
 
-    fn store(&mut self, ns: &Ns, key: Key, doc: Option<Doc>, kind: ChangeKind) -> Result<(), Reason> {
+    /// `old` is the document that this stage saw there.
+    fn store(
+        &mut self,
+        ns: &Ns,
+        key: Key,
+        doc: Option<Doc>,
+        kind: ChangeKind,
+        old: Option<Doc>,
+    ) -> Result<(), Reason> {
         let coll = self.state.colls.get(ns);
         if let (true, Some(doc), Some((filter, validator))) =
             (self.validate, &doc, coll.and_then(|c| c.validator.as_ref()))
@@ -166,7 +190,6 @@ impl<'s> Stage<'s> {
                 "document failed validation in {ns} (121): {key} does not satisfy {filter}"
             )));
         }
-        let old = self.get(ns, &key);
         let mut entries = Vec::new();
         for (i, index) in coll.iter().flat_map(|c| c.indexes.iter().enumerate()) {
             let Some(taken) = &index.entries else { continue };
@@ -180,7 +203,7 @@ impl<'s> Stage<'s> {
                 None => taken.get(&entry).cloned(),
             };
             if let Some(holder) = holder.filter(|h| *h != key) {
-                self.writable(ns, &holder)?;
+                self.writable(ns, &holder, self.look(ns, &holder).written)?;
                 let message = format!("E11000 duplicate key error collection: {ns} index: {}", index.spec.name);
                 return Err(Reason::DuplicateKey { key: Some(key), message });
             }

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use super::config::{Config, spread};
 use super::faults::FaultState;
-use super::store::{Coll, Doc, Ts};
-use crate::cluster::{ChangeKind, ClusterTime, Key, Member, Ns, SessionId};
+use super::store::{Coll, Ts};
+use crate::cluster::{ChangeKind, ClusterTime, Doc, Key, Member, Ns, SessionId};
 use crate::runtime::Micros;
 
 pub(super) fn to_ts(t: ClusterTime) -> Ts {
@@ -196,14 +196,12 @@ impl State {
         if needed == 0 {
             return Some(Micros::ZERO);
         }
-        let mut lags: Vec<Micros> = self
-            .faults
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(i, n)| *i != self.primary && !n.cut)
-            .map(|(_, n)| n.lag)
-            .collect();
+        let nodes = self.faults.nodes.iter().enumerate();
+        let lags = nodes.filter(|(i, n)| *i != self.primary && !n.cut).map(|(_, n)| n.lag);
+        if needed == 1 {
+            return lags.min().map(|lag| lag + config.replication);
+        }
+        let mut lags: Vec<Micros> = lags.collect();
         lags.sort_unstable();
         lags.get(needed - 1).map(|lag| *lag + config.replication)
     }

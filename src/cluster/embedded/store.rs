@@ -3,17 +3,14 @@
 //! Nothing here knows about time, faults or fences.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bson::{Document, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::validator::Validator;
-use crate::cluster::{IndexSpec, Key, KeyError, value_bytes};
+use crate::cluster::{Doc, IndexSpec, Key, KeyError, value_bytes};
 
 /// A cluster time in one word: seconds above, increment below.
 pub(super) type Ts = u64;
-/// A shared document.
-pub(super) type Doc = Arc<RawDocumentBuf>;
 
 #[derive(Debug)]
 struct Version {
@@ -89,7 +86,7 @@ impl Coll {
     /// When a document has no usable `_id`; nothing is loaded then.
     pub(super) fn load(&mut self, docs: Vec<RawDocumentBuf>) -> Result<(), KeyError> {
         let new =
-            docs.into_iter().map(|d| Ok((Key::of(&d)?, Some(Arc::new(d))))).collect::<Result<Vec<_>, KeyError>>()?;
+            docs.into_iter().map(|d| Ok((Key::of(&d)?, Some(Doc::from(d))))).collect::<Result<Vec<_>, KeyError>>()?;
         if self.docs.is_empty() && self.indexes.is_empty() {
             // Built in bulk, several times faster than one by one; the last of equal keys stays, as below.
             let chain = |doc| Chain { newest: Version { ts: 0, doc }, older: Vec::new() };
@@ -162,7 +159,7 @@ impl Coll {
     }
 }
 
-fn reindex(indexes: &mut [Index], key: &Key, old: Option<&RawDocumentBuf>, new: Option<&RawDocumentBuf>) {
+fn reindex(indexes: &mut [Index], key: &Key, old: Option<&RawDocument>, new: Option<&RawDocument>) {
     for index in indexes {
         let Some(entries) = &mut index.entries else { continue };
         if let Some(old) = old {
@@ -215,15 +212,24 @@ pub(super) fn lookup<'a>(doc: &'a RawDocument, path: &str) -> Option<RawBsonRef<
 
 /// A document as a server stores it: `_id` first, and, unless written byte for byte, a top-level `Timestamp(0, 0)` replaced.
 ///
+/// `known` spares working out the key where it is the document's.
+///
 /// # Errors
 /// When there is no usable `_id` or the bytes are no document.
-pub(super) fn stored(doc: &RawDocumentBuf, stamp: Option<Ts>) -> Result<(Key, Doc), KeyError> {
-    let key = Key::of(doc)?;
+pub(super) fn stored(
+    doc: &RawDocumentBuf,
+    stamp: Option<Ts>,
+    known: Option<&Key>,
+) -> Result<(Key, Doc), KeyError> {
+    let key = match known.filter(|k| doc.get("_id").is_ok_and(|id| id == Some(k.value()))) {
+        Some(key) => key.clone(),
+        None => Key::of(doc)?,
+    };
     let bytes = doc.as_bytes();
     let id_first = bytes.get(5..9) == Some(b"_id\0");
     let zero = stamp.filter(|_| bytes.contains(&0x11) && has_zero_timestamp(doc));
     if id_first && zero.is_none() {
-        return Ok((key, Arc::new(doc.clone())));
+        return Ok((key, Doc::from(&**doc)));
     }
     let mut out = RawDocumentBuf::new();
     out.append(bson::cstr!("_id"), RawBson::from(key.value()));
@@ -237,7 +243,7 @@ pub(super) fn stored(doc: &RawDocumentBuf, stamp: Option<Ts>) -> Result<(Key, Do
             (_, value, _) => out.append(name, RawBson::from(value)),
         }
     }
-    Ok((key, Arc::new(out)))
+    Ok((key, out.into()))
 }
 
 fn has_zero_timestamp(doc: &RawDocument) -> bool {
@@ -253,7 +259,7 @@ mod tests {
     use bson::{doc, rawdoc};
 
     fn d(v: i32) -> Option<Doc> {
-        Some(Arc::new(rawdoc! { "_id": 1, "v": v }))
+        Some(rawdoc! { "_id": 1, "v": v }.into())
     }
 
     #[test]
@@ -289,11 +295,11 @@ mod tests {
     fn a_zero_timestamp_survives_only_byte_for_byte() {
         let zero = bson::Timestamp { time: 0, increment: 0 };
         let doc = rawdoc! { "t": zero, "_id": 1, "sub": { "t": zero } };
-        let (_, kept) = stored(&doc, None).unwrap();
-        assert_eq!(*kept, rawdoc! { "_id": 1, "t": zero, "sub": { "t": zero } });
-        let (_, stamped) = stored(&doc, Some(7 << 32 | 9)).unwrap();
+        let (_, kept) = stored(&doc, None, None).unwrap();
+        assert_eq!(kept, rawdoc! { "_id": 1, "t": zero, "sub": { "t": zero } });
+        let (_, stamped) = stored(&doc, Some(7 << 32 | 9), None).unwrap();
         assert_eq!(
-            *stamped,
+            stamped,
             rawdoc! { "_id": 1, "t": bson::Timestamp { time: 7, increment: 9 }, "sub": { "t": zero } }
         );
     }

@@ -148,15 +148,15 @@ fn after_a_step_down_reads_may_be_stale_but_never_older_than_asked() {
         let mut stale = 0;
         for _ in 0..40 {
             let plain = db.read(&data(), &[Key::from(1)], ClusterTime::ZERO).await.unwrap();
-            stale += u32::from(plain.docs[0].as_ref() == Some(&doc(1, 1)));
+            stale += u32::from(plain.docs[0] == Some(doc(1, 1).into()));
             let causal = db.read(&data(), &[Key::from(1)], w.at).await.unwrap();
-            assert_eq!(causal.docs[0].as_ref(), Some(&doc(1, 2)));
+            assert_eq!(causal.docs[0], Some(doc(1, 2).into()));
             assert!(causal.at >= w.at);
         }
         assert!(stale > 0, "no read was stale");
         sleep(&rt, Micros::from_secs(4)).await;
         let later = db.read(&data(), &[Key::from(1)], ClusterTime::ZERO).await.unwrap();
-        assert_eq!(later.docs[0].as_ref(), Some(&doc(1, 2)), "the old primary has noticed");
+        assert_eq!(later.docs[0], Some(doc(1, 2).into()), "the old primary has noticed");
     });
 }
 
@@ -179,7 +179,7 @@ fn interrupted(seed: u64) -> (bool, usize, usize) {
         sleep(&rt, Micros::from_ms(500)).await;
         assert_eq!(db.dump(&data())[0].1, doc(1, 2), "applied on the primary");
         let read = db.read(&data(), &[Key::from(1)], ClusterTime::ZERO).await.unwrap();
-        assert_eq!(read.docs[0].as_ref(), Some(&doc(1, 1)), "but no majority has it");
+        assert_eq!(read.docs[0], Some(doc(1, 1).into()), "but no majority has it");
         let lost = faults.step_down();
         faults.clear();
         sleep(&rt, Micros::from_secs(6)).await;

@@ -9,7 +9,7 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 
 use super::errors::Phase;
 use super::{Mongo, OP_TIMEOUT, snapshot_after};
-use crate::cluster::{ClusterTime, Failed, Key, Ns, Page, PageLimit, Read, Reason};
+use crate::cluster::{ClusterTime, Doc, Failed, Key, Ns, Page, PageLimit, Read, Reason};
 use crate::runtime::{Micros, sleep, timeout};
 
 /// Keys asked for in one command, by their size.
@@ -57,7 +57,7 @@ impl Mongo {
                 break;
             }
             bytes += size;
-            page.docs.push((key, doc.to_owned()));
+            page.docs.push((key, doc.into()));
         }
         // An open cursor means that the server's batch was full before the limit was reached.
         page.end = !cut && got < ask && cursor_id(reply) == 0;
@@ -121,7 +121,7 @@ impl Mongo {
         n: i32,
         after: ClusterTime,
         places: &BTreeMap<Key, Vec<usize>>,
-        docs: &mut [Option<RawDocumentBuf>],
+        docs: &mut [Option<Doc>],
     ) -> Result<ClusterTime, Failed> {
         let find = rawdoc! {
             "find": &*ns.coll,
@@ -136,7 +136,7 @@ impl Mongo {
             for doc in docs_of(&batch)? {
                 let doc = doc?;
                 for i in places.get(&key_of(doc)?).into_iter().flatten() {
-                    docs[*i] = Some(doc.to_owned());
+                    docs[*i] = Some(doc.into());
                 }
             }
             // A batch holds at most 16 MB; the rest comes from the same snapshot.

@@ -7,6 +7,7 @@ use super::super::app::{Request, RequestState, UiState};
 use super::super::canvas::Canvas;
 use super::super::format;
 use super::super::keymap::{Action, BINDINGS, Group};
+use super::super::rollback;
 use super::super::theme::Role;
 use super::super::widgets::verdict;
 
@@ -16,7 +17,8 @@ fn name(command: &Command) -> &'static str {
         Command::Continue => "CONTINUE",
         Command::Advance { .. } => "ADVANCE",
         Command::Stop => "STOP",
-        Command::Rollback { .. } => "ROLLBACK",
+        Command::Rollback { hard: false, .. } => "ROLLBACK soft",
+        Command::Rollback { hard: true, .. } => "ROLLBACK hard",
     }
 }
 
@@ -30,6 +32,10 @@ pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
         }
         RequestState::Requested => (format!("{what} requested, no answer for {since}"), Role::Warn),
         RequestState::Accepted => (format!("{what} requested -> accepted, taking effect for {since}"), Role::Accent),
+        // It is applied when it has begun; the verdict says how far it is.
+        RequestState::Applied if matches!(r.command, Command::Rollback { .. }) => {
+            (format!("{what} requested -> accepted -> begun"), Role::Ok)
+        }
         RequestState::Applied => (format!("{what} requested -> accepted -> applied"), Role::Ok),
         RequestState::Refused(why) => (format!("{what} refused: {why}"), Role::Bad),
         RequestState::Unknown => {
@@ -43,8 +49,9 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
     let w = c.width();
     let mut x = 1;
     let said = match (ui.request_shown(), &ui.notice) {
+        (Some(r), Some(n)) if n.answers_key && n.at >= r.changed_at => Some((n.text.clone(), Role::Warn)),
         (Some(r), _) => Some(status(r, ui)),
-        (None, Some((text, _))) => Some((text.clone(), Role::Warn)),
+        (None, Some(n)) => Some((n.text.clone(), Role::Warn)),
         (None, None) => None,
     };
     if let Some((text, role)) = said {
@@ -63,8 +70,18 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
         if (b.group == Group::Act && s.phase.is_final()) || (b.action == Action::Continue && s.phase != Phase::Paused) {
             continue;
         }
+        // While it goes back no stage is left, and what goes back hard goes no faster.
+        let going = rollback::under_way(s).is_some();
+        if going && (b.action == Action::Advance || (b.action == Action::Rollback && rollback::shut(s).is_some())) {
+            continue;
+        }
         let blocked = b.action == Action::Advance && verdict::advance(s).word == verdict::BLOCKED;
-        let text = if blocked { format!("{} ({})", b.short, verdict::BLOCKED) } else { b.short.to_owned() };
+        let shut = b.action == Action::Rollback && rollback::shut(s).is_some();
+        let text = match (blocked, shut) {
+            (true, _) => format!("{} ({})", b.short, verdict::BLOCKED),
+            (_, true) => format!("{} (shut)", b.short),
+            _ => b.short.to_owned(),
+        };
         let gap = if b.group != group && group == Group::Act { 2 } else { 0 };
         if x + gap + format::width(&key) + 1 + format::width(&text) > w {
             break;

@@ -1,17 +1,20 @@
-//! What lies over the panels: the help, the reasons and the dialogs.
+//! What lies over the panels: the help, the reasons and the questions ([`super::question`]).
 
 use ratatui::layout::Rect;
 
 use crate::snapshot::{Snapshot, StageStatus, Verdict};
 
-use super::super::app::{Dialog, Overlay, Question, UiState};
+use super::super::app::{Overlay, UiState};
 use super::super::canvas::{Canvas, Titles};
 use super::super::format;
 use super::super::keymap::{BINDINGS, Group};
+use super::super::rollback;
 use super::super::theme::Role;
 use super::super::widgets::verdict;
+use super::question::{keys, question, title};
 
-type Lines = Vec<(String, Role)>;
+/// Lines of text, each in its role.
+pub(super) type Lines = Vec<(String, Role)>;
 
 /// Draws the overlay in the middle, leaving the verdict in sight where there is room.
 pub(crate) fn draw(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState, open: &Overlay) {
@@ -19,7 +22,11 @@ pub(crate) fn draw(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState, o
     let (title, lines, bottom, role) = match open {
         Overlay::Help => ("KEYS", help(), "Esc closes".to_owned(), Role::Dim),
         Overlay::Why => ("WHY", why(s, ui, inner), "Esc closes".to_owned(), Role::Dim),
-        Overlay::Dialog(d) => (title(d), question(d, inner), keys(d), Role::Accent),
+        Overlay::Dialog(d) => {
+            // The border and the last row of the screen are not the question's.
+            let rows = usize::from(area.height.saturating_sub(3));
+            (title(s, d), question(s, d, inner, rows), keys(s, d), Role::Accent)
+        }
     };
     boxed(c, area, title, &lines, (bottom, Some(role)), inner);
 }
@@ -74,6 +81,15 @@ fn why(s: &Snapshot, ui: &UiState, width: usize) -> Lines {
         let text = if a.word.is_empty() { a.text.clone() } else { format!("{}: {}", a.word, a.text) };
         say(head, text.trim_end_matches([':', ' ']), a.level.role());
     }
+    if let Some(b) = rollback::under_way(s) {
+        say("Goes back", &format!("{}: {}", rollback::word(b.hard), b.why), Role::Warn);
+    }
+    if let Some(r) = &s.rest {
+        say("Came to", &r.applications, Role::Ok);
+        r.collections.iter().for_each(|c| say("", c, Role::Text));
+        say("Proof", &r.proof, Role::Text);
+        return lines;
+    }
     let blocking: Vec<_> = s.gates.iter().filter(|g| g.verdict != Verdict::Pass).collect();
     for (i, g) in blocking.iter().enumerate() {
         let role = if g.verdict == Verdict::Fail { Role::Bad } else { Role::Warn };
@@ -91,41 +107,4 @@ fn why(s: &Snapshot, ui: &UiState, width: usize) -> Lines {
         say("Runbook", runbook, Role::Accent);
     }
     lines
-}
-
-fn title(d: &Dialog) -> &'static str {
-    match d.question {
-        Question::Advance => "ADVANCE?",
-        Question::Continue => "CONTINUE?",
-        Question::QuitDrill => "END THE DRILL?",
-        Question::QuitLive => "LEAVE?",
-    }
-}
-
-fn question(d: &Dialog, width: usize) -> Lines {
-    let mut lines: Lines = Vec::new();
-    for (i, line) in d.lines.iter().enumerate() {
-        let role = if i == 0 {
-            Role::Title
-        } else if line.contains("NO WAY BACK") {
-            Role::Bad
-        } else {
-            Role::Text
-        };
-        lines.extend(format::wrap(line, width.saturating_sub(2)).into_iter().map(|l| (l, role)));
-    }
-    if let Some(word) = &d.type_this {
-        let role = if *word == d.typed { Role::Ok } else { Role::Warn };
-        lines.push((format!("Type {word} to confirm: {}_", d.typed), role));
-    }
-    lines
-}
-
-fn keys(d: &Dialog) -> String {
-    match d.question {
-        Question::Advance => "Enter advances   Esc does not".into(),
-        Question::Continue => "Enter continues   Esc does not".into(),
-        Question::QuitDrill => "Enter or y ends it   Esc stays".into(),
-        Question::QuitLive => "Enter stops   d leaves only   Esc stays".into(),
-    }
 }

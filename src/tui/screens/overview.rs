@@ -4,7 +4,7 @@
 //! identity                                            state, time
 //! USERS / NOW / IF IDLE / BACK     | ON NEXT / ADVANCE / LEASE / DATA
 //! pipeline, progress
-//! latency heat map        | gates
+//! latency heat map        | gates; going back or at rest, what of it
 //! distribution            | percentiles
 //! lag       | reconciliation
 //! events
@@ -19,8 +19,10 @@ use crate::snapshot::Snapshot;
 
 use super::super::app::{Pane, UiState};
 use super::super::canvas::Canvas;
-use super::super::widgets::verdict::{self, row};
-use super::super::widgets::{distribution, events, gates, heat, lag, percentiles, pipeline, reconcile};
+use super::super::widgets::identity::{identity, row};
+use super::super::widgets::{
+    distribution, events, gates, has_rest, heat, lag, percentiles, pipeline, reconcile, rest, rest_height, verdict,
+};
 use super::footer::footer;
 
 /// From this size on every panel has its place.
@@ -64,7 +66,7 @@ pub(crate) fn draw(c: &mut Canvas<'_>, area: Rect, live: &Snapshot, ui: &UiState
 
 /// Draws the identity and the answers; returns how many rows they took.
 fn verdict_rows(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState) -> u16 {
-    verdict::identity(&mut c.part(cut(area, 0, 1)), s, ui);
+    identity(&mut c.part(cut(area, 0, 1)), s, ui);
     let (users, now, idle, back) = (verdict::users(s, ui), verdict::now(s), verdict::idle(s), verdict::back(s));
     let (on_next, advance) = (verdict::on_next(s), verdict::advance(s));
     let (lease, data) = (verdict::lease(s), verdict::data(s, ui));
@@ -117,6 +119,8 @@ fn one(c: &mut Canvas<'_>, area: Rect, pane: Pane, shown: &Snapshot, live: &Snap
     let focused = ui.focus == Some(pane);
     match pane {
         Pane::Heat => heat(c, area, shown, ui, focused),
+        // What it came to is live, whatever the panels were frozen at.
+        Pane::Gates if has_rest(live) => rest(c, area, live, focused),
         Pane::Gates => gates(c, area, shown, focused),
         Pane::Distribution => distribution(c, area, shown, ui, focused),
         Pane::Percentiles => percentiles(c, area, shown, ui, focused),
@@ -171,7 +175,9 @@ fn reduced(c: &mut Canvas<'_>, body: Rect, shown: &Snapshot, live: &Snapshot, ui
         draw(left, pane);
         draw(right, Pane::Gates);
     } else if main.height >= 11 {
-        let gates_h = (live.gates.len() as u16 + 2).clamp(3, main.height - 7);
+        let width = usize::from(body.width.saturating_sub(4));
+        let lines = if has_rest(live) { rest_height(live, width) } else { live.gates.len() };
+        let gates_h = (lines as u16 + 2).clamp(3, main.height - 7);
         draw(cut(main, 0, gates_h), Pane::Gates);
         draw(cut(main, gates_h, main.height - gates_h), pane);
     } else {

@@ -4,10 +4,12 @@ mod distribution;
 mod events;
 mod gates;
 mod heat;
+pub(crate) mod identity;
 mod lag;
 mod percentiles;
 mod pipeline;
 mod reconcile;
+mod rest;
 mod spark;
 pub mod verdict;
 
@@ -19,6 +21,7 @@ pub(crate) use lag::lag;
 pub(crate) use percentiles::percentiles;
 pub(crate) use pipeline::pipeline;
 pub(crate) use reconcile::reconcile;
+pub(crate) use rest::{has_rest, rest, rest_height};
 
 use crate::runtime::Micros;
 use crate::snapshot::Snapshot;

@@ -1,10 +1,60 @@
-//! The stages in a line, and beneath them what the current one is doing and how far its soak is.
+//! The stages in a line, and beneath them what the current one is doing and how far its soak is, or how far the way back is.
 
-use crate::snapshot::{Activity, Snapshot, StageStatus, StageView};
+use crate::snapshot::{Activity, BackView, Phase, Snapshot, StageStatus, StageView};
 
 use super::super::canvas::Canvas;
 use super::super::format;
+use super::super::rollback;
 use super::super::theme::Role;
+
+/// How a stage stands on the way forward or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Pending,
+    Current,
+    Passed,
+    /// It is being undone.
+    Undoing,
+    /// It has been undone.
+    GoneBack,
+}
+
+/// How each stage stands. A stage counts as gone back as soon as the route says so; the last thing undone is the copy itself.
+fn marks(s: &Snapshot) -> Vec<Mark> {
+    let mut marks: Vec<Mark> = s
+        .stages
+        .iter()
+        .map(|st| match st.status {
+            StageStatus::Pending => Mark::Pending,
+            StageStatus::Current => Mark::Current,
+            StageStatus::Passed => Mark::Passed,
+        })
+        .collect();
+    let entered = marks.iter().rposition(|m| *m != Mark::Pending).map_or(0, |i| i + 1);
+    if s.phase == Phase::RolledBack {
+        marks[..entered].fill(Mark::GoneBack);
+    } else if rollback::under_way(s).is_some() {
+        for at in (rollback::rests(s)..entered).rev() {
+            if !is_undone(s, at) {
+                marks[at] = Mark::Undoing;
+                break;
+            }
+            marks[at] = Mark::GoneBack;
+        }
+    }
+    marks
+}
+
+/// Whether the route is back at what it was before stage `at`. Asked from the last stage down.
+fn is_undone(s: &Snapshot, at: usize) -> bool {
+    // Isolating next, which undoes the copy, is the rollback's last step.
+    let Some(before) = at.checked_sub(1).map(|i| &s.stages[i]) else { return false };
+    let (st, r) = (&s.stages[at], &s.route);
+    if (st.reads, st.writes) == (before.reads, before.writes) {
+        return st.shadow <= before.shadow || r.shadow <= before.shadow;
+    }
+    r.reads_next_below <= rollback::buckets(before.reads) && r.writes_next_below <= rollback::buckets(before.writes)
+}
 
 /// Draws the stages on the first row and progress on the second, if there is one.
 pub(crate) fn pipeline(c: &mut Canvas<'_>, s: &Snapshot) {
@@ -45,11 +95,14 @@ fn passed_long(st: &StageView) -> String {
 fn words(s: &Snapshot, passed: impl Fn(&StageView) -> String, long: bool) -> Vec<(String, Role)> {
     s.stages
         .iter()
-        .map(|st| match st.status {
-            StageStatus::Passed => (passed(st), Role::Ok),
-            StageStatus::Current => (current(st, long), Role::Accent),
-            StageStatus::Pending if st.irreversible => (format!("{}!", st.id), Role::Warn),
-            StageStatus::Pending => (st.id.clone(), Role::Dim),
+        .zip(marks(s))
+        .map(|(st, mark)| match mark {
+            Mark::Passed => (passed(st), Role::Ok),
+            Mark::Current => (current(st, long), Role::Accent),
+            Mark::Pending if st.irreversible => (format!("{}!", st.id), Role::Warn),
+            Mark::Pending => (st.id.clone(), Role::Dim),
+            Mark::Undoing => (format!("« {}", st.id.to_uppercase()), Role::Warn),
+            Mark::GoneBack => (format!("← {}", st.id), Role::Legacy),
         })
         .collect()
 }
@@ -65,11 +118,22 @@ fn current(st: &StageView, long: bool) -> String {
 
 /// For narrow screens and long plans: counts instead of the stages far away.
 fn folded(s: &Snapshot) -> Vec<(String, Role)> {
-    let passed = s.stages.iter().filter(|st| st.status == StageStatus::Passed).count();
-    let mut line = vec![(format!("✓ {passed}"), Role::Ok)];
-    line.extend(
-        s.stages.iter().filter(|st| st.status == StageStatus::Current).map(|st| (current(st, false), Role::Accent)),
-    );
+    let marks = marks(s);
+    let count = |mark| marks.iter().filter(|m| **m == mark).count();
+    let mut line = Vec::new();
+    if count(Mark::Passed) > 0 || count(Mark::GoneBack) == 0 {
+        line.push((format!("✓ {}", count(Mark::Passed)), Role::Ok));
+    }
+    for (st, mark) in s.stages.iter().zip(&marks) {
+        match mark {
+            Mark::Current => line.push((current(st, false), Role::Accent)),
+            Mark::Undoing => line.push((format!("« {}", st.id.to_uppercase()), Role::Warn)),
+            _ => {}
+        }
+    }
+    if count(Mark::GoneBack) > 0 {
+        line.push((format!("← {}", count(Mark::GoneBack)), Role::Legacy));
+    }
     let mut pending = s.stages.iter().filter(|st| st.status == StageStatus::Pending);
     if let Some(next) = pending.next() {
         line.push((next.id.clone(), Role::Dim));
@@ -86,7 +150,50 @@ fn bar(done: f64, width: usize) -> (String, String) {
     ("█".repeat(full), "░".repeat(width - full))
 }
 
+/// How far the way back is, where to and why.
+fn going_back(c: &mut Canvas<'_>, s: &Snapshot, b: &BackView, y: usize) {
+    let end = c.width().saturating_sub(1);
+    let (n, of) = rollback::step(b);
+    let moving = s.phase == Phase::RollingBack;
+    let head = if moving { "GOING BACK" } else { "STANDS STILL GOING BACK" };
+    let role = if moving && !b.hard { Role::Warn } else { Role::Bad };
+    let mut x = c.put_styled(1, y, &format!(" {head} {} ", rollback::word(b.hard)), c.theme.badge(role)) + 1;
+    let (full, rest) = bar(b.steps.0 as f64 / of.max(1) as f64, if end > 90 { 20 } else { 10 });
+    x = c.put(x, y, &full, role);
+    x = c.put(x, y, &rest, Role::Border) + 1;
+    x = c.put(x, y, &format!("{n} of {of}"), Role::Text);
+    if let Some(a) = s.activity.as_ref().filter(|_| moving) {
+        let done = match a.total {
+            Some(total) if total > 0 => format::share((a.done as f64 / total as f64).min(1.0)),
+            _ => format!("{} done", format::grouped(a.done)),
+        };
+        let text = format!(" ({} {done})", a.name);
+        if x + format::width(&text) + 30 < end {
+            x = c.put(x, y, &text, Role::Text);
+        }
+    }
+    let text = match &b.to {
+        Some(stage) => format!(", to {stage}, {}", b.why),
+        None => format!(", {}", b.why),
+    };
+    c.put_fit(x, y, &text, end.saturating_sub(x), Role::Dim);
+}
+
+/// What it came to, in a line.
+fn at_rest(c: &mut Canvas<'_>, s: &Snapshot, y: usize) {
+    let now = super::verdict::now(s);
+    let x = c.put_styled(1, y, &format!(" {} ", now.word), c.theme.badge(now.level.role())) + 1;
+    let text = s.rest.as_ref().map_or(s.why.as_str(), |r| r.applications.as_str());
+    c.put_fit(x, y, text, c.width().saturating_sub(x + 1), Role::Text);
+}
+
 fn progress(c: &mut Canvas<'_>, s: &Snapshot, y: usize) {
+    if s.phase.is_final() {
+        return at_rest(c, s, y);
+    }
+    if let Some(b) = rollback::under_way(s) {
+        return going_back(c, s, b, y);
+    }
     let width = c.width().saturating_sub(1);
     let mut end = width;
     if let Some(last) = s.stages.iter().find(|st| st.irreversible && st.status == StageStatus::Pending) {

@@ -1,13 +1,12 @@
 //! The lines at the top that must answer within five seconds: are users hurt, what is on next, what happens if nobody does
 //! anything, can we go back, who holds the lease, how old is this. Pure readings of the snapshot; what is unknown says so.
 
-use crate::route::BUCKETS;
 use crate::runtime::Micros;
-use crate::snapshot::{Phase, Snapshot, Verdict};
+use crate::snapshot::{BackView, Phase, Snapshot, Verdict, WayBack};
 
 use super::super::app::UiState;
-use super::super::canvas::Canvas;
 use super::super::format::{self, NOT_KNOWN};
+use super::super::rollback::{self, percent_below};
 use super::super::theme::Role;
 
 /// Older than this, the data on screen is called stale.
@@ -77,11 +76,6 @@ fn answer(level: Level, word: impl Into<String>, text: impl Into<String>) -> Ans
     Answer { level, word: word.into(), text: text.into() }
 }
 
-/// Percent of buckets below `below`.
-fn buckets_percent(below: u16) -> f64 {
-    f64::from(below.min(BUCKETS)) * 100.0 / f64::from(BUCKETS)
-}
-
 /// Age of the newest measurement, the time on this screen included.
 #[must_use]
 pub fn data_age(s: &Snapshot, ui: &UiState) -> Option<Micros> {
@@ -102,7 +96,7 @@ pub fn users(s: &Snapshot, ui: &UiState) -> Answer {
     }
     if let Some((from, to, since)) = s.route.frozen {
         let held = s.at.since(since) + ui.snapshot_age;
-        let share = format::percent(buckets_percent(to.saturating_sub(from)));
+        let share = format::percent(percent_below(to.saturating_sub(from)));
         let text = format!("writes of {share} of the keys held for {}", format::lag(held));
         if held > HELD_FELT { bad.push(text) } else { warn.push(text) }
     }
@@ -121,7 +115,7 @@ pub fn users(s: &Snapshot, ui: &UiState) -> Answer {
     }
     let serves_next = s.route.reads_next_below > 0 || s.route.writes_next_below > 0;
     for g in s.gates.iter().filter(|g| g.verdict == Verdict::Fail) {
-        let felt = matches!(g.unit, "ms" | "x") || g.name.contains("error");
+        let felt = matches!(g.unit, "ms" | "x") || g.name.contains("error") || g.name.ends_with("like legacy");
         if felt && (serves_next || !g.name.contains("next")) {
             bad.push(gate_sentence(g));
         }
@@ -204,7 +198,24 @@ pub fn now(s: &Snapshot) -> Answer {
         Phase::NeedsOperator => (Level::Bad, "NEEDS YOU"),
         Phase::Failed => (Level::Bad, "FAILED"),
     };
-    answer(level, word, if s.why.is_empty() { "the reason is not known yet" } else { &s.why })
+    let why = if s.why.is_empty() { "the reason is not known yet" } else { &s.why };
+    match rollback::under_way(s) {
+        Some(b) => answer(level, word, going_back(s, b)),
+        None => answer(level, word, why),
+    }
+}
+
+/// `soft, step 3 of 9: reads back to legacy`, with what the step waits for, or why the way back stands still.
+fn going_back(s: &Snapshot, b: &BackView) -> String {
+    let (n, of) = rollback::step(b);
+    let way = format!("{}, step {n} of {of}", rollback::word(b.hard));
+    if s.phase != Phase::RollingBack {
+        return format!("going back {way}, stands still: {}", s.why);
+    }
+    // The engine's sentence begins with the step's name; between two steps it names none.
+    let waits = s.why.starts_with(&b.step) && !s.why.ends_with("is under way");
+    let what = if waits { &s.why } else { &b.step };
+    format!("{way}: {}", if what.is_empty() { "coming to rest" } else { what })
 }
 
 /// What happens if nobody does anything.
@@ -217,20 +228,41 @@ pub fn idle(s: &Snapshot) -> Answer {
 #[must_use]
 pub fn back(s: &Snapshot) -> Answer {
     let w = &s.way_back;
+    match s.phase {
+        Phase::RolledBack => return answer(Level::Ok, "DONE", "everything is back on legacy"),
+        // Nothing is wrong: this is how a rollout ends.
+        Phase::Completed => return answer(Level::Plain, "SHUT", &w.text),
+        _ => {}
+    }
     if !w.open && w.text.is_empty() {
         return answer(Level::Unknown, "NOT KNOWN", "the engine has not said yet");
     }
-    let risk = match w.writes_at_risk {
-        Some(n) => format!("{} writes at risk", format::grouped(n)),
-        None => "writes at risk not known".to_owned(),
-    };
     if !w.open {
         return answer(Level::Bad, "SHUT", &w.text);
     }
+    let level = if rollback::is_in_step(s) { Level::Ok } else { Level::Warn };
+    let cost = cost(w);
+    if let Some(b) = rollback::under_way(s) {
+        let faster = if b.hard { "" } else { "; R makes it hard" };
+        return answer(level, "GOING", format!("{cost}{faster}"));
+    }
     let until = w.until_stage.as_ref().map(|u| format!(", until {u}")).unwrap_or_default();
-    let text = if w.text.is_empty() { format!("{risk}{until}") } else { format!("{risk}{until}: {}", w.text) };
-    let level = if w.writes_at_risk == Some(0) { Level::Ok } else { Level::Warn };
-    answer(level, "OPEN", text)
+    // The shares and the lag in the engine's sentence are on the screen already where all of the cost is known.
+    let known = w.writes_at_risk.is_some() && w.seconds_at_risk.is_some() && w.freeze.is_some_and(|f| f > Micros::ZERO);
+    let more = if known || w.text.is_empty() { String::new() } else { format!(": {}", w.text) };
+    answer(level, "OPEN", format!("{cost}{until}{more}"))
+}
+
+/// `0 writes/0.1s at risk, freeze 0.3s`: what going back would cost now.
+pub(crate) fn cost(w: &WayBack) -> String {
+    let writes = w.writes_at_risk.map_or_else(|| "writes not known".to_owned(), rollback::writes);
+    // Where legacy owns every write, there is neither anything to wait for nor to hold.
+    if w.seconds_at_risk == Some(Micros::ZERO) && w.freeze == Some(Micros::ZERO) {
+        return format!("{writes} at risk");
+    }
+    let seconds = w.seconds_at_risk.map(|t| format!("/{}", format::lag(t))).unwrap_or_default();
+    let freeze = w.freeze.map_or_else(|| "not measured".to_owned(), format::lag);
+    format!("{writes}{seconds} at risk, freeze {freeze}")
 }
 
 /// What share of reads and writes is on next.
@@ -239,7 +271,7 @@ pub fn on_next(s: &Snapshot) -> Answer {
     if s.route.epoch == 0 {
         return answer(Level::Plain, "", "no route yet");
     }
-    let p = |below| format::percent(buckets_percent(below));
+    let p = |below| format::percent(percent_below(below));
     answer(
         Level::Plain,
         format!("reads {}  writes {}", p(s.route.reads_next_below), p(s.route.writes_next_below)),
@@ -254,7 +286,8 @@ pub fn advance(s: &Snapshot) -> Answer {
     let passing = s.gates.iter().filter(|g| g.verdict == Verdict::Pass).count();
     let count = format!("{passing} of {total} gates pass");
     match s.phase {
-        Phase::Completed | Phase::Failed => answer(Level::Plain, "", "nothing left to advance"),
+        Phase::Completed | Phase::RolledBack | Phase::Failed => answer(Level::Plain, "", "nothing left to advance"),
+        _ if rollback::under_way(s).is_some() => answer(Level::Plain, "", "not while it goes back"),
         Phase::AwaitingOperator if passing == total => answer(Level::Ok, "ready, press A", count),
         Phase::Starting => answer(Level::Plain, "", "not begun"),
         _ if total == 0 => answer(Level::Plain, "", "no gates on this stage"),
@@ -279,105 +312,15 @@ pub fn lease(s: &Snapshot) -> Answer {
 /// How old this is.
 #[must_use]
 pub fn data(s: &Snapshot, ui: &UiState) -> Answer {
-    let dropped = if s.dropped == 0 { String::new() } else { format!("{} dropped", format::grouped(s.dropped)) };
     if ui.snapshot_age > STALE_AFTER && !s.phase.is_final() {
-        return answer(Level::Bad, format!("STALE, silent for {}", format::span(ui.snapshot_age)), dropped);
+        return answer(Level::Bad, format!("STALE, silent for {}", format::span(ui.snapshot_age)), "");
     }
     match data_age(s, ui) {
-        None => answer(Level::Unknown, "no data yet", dropped),
+        None => answer(Level::Unknown, "no data yet", ""),
         Some(age) if age > STALE_AFTER && !s.phase.is_final() => {
-            answer(Level::Bad, format!("STALE, {} old", format::lag(age)), dropped)
+            answer(Level::Bad, format!("STALE, {} old", format::lag(age)), "")
         }
-        Some(age) => {
-            let none = if s.dropped == 0 { "0 dropped".to_owned() } else { dropped };
-            answer(if s.dropped == 0 { Level::Ok } else { Level::Warn }, format!("{} old", format::lag(age)), none)
-        }
-    }
-}
-
-/// The first line: what this is, how real, and the time.
-pub(crate) fn identity(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
-    let (badge, role) = if s.drill {
-        ("DRILL".to_owned(), Role::Accent)
-    } else {
-        let env = if s.plan.environment.is_empty() { "?" } else { &s.plan.environment };
-        (format::fit(&env.to_uppercase(), 14), if env == "production" { Role::Bad } else { Role::Warn })
-    };
-    let badge_end = c.put_styled(0, 0, &format!(" {badge} "), c.theme.badge(role));
-    // From the right: time, live or frozen, age on narrow screens.
-    let mut right = c.width().saturating_sub(1);
-    let time = format::clock(s.wall_ms);
-    if c.width() >= 70 {
-        c.put_right(right, 0, &time, Role::Text);
-        right = right.saturating_sub(time.len() + 2);
-    }
-    let (state, role) = match (&ui.frozen, s.drill) {
-        (Some(_), _) => ("FROZEN", Role::Warn),
-        (None, true) => ("VIRTUAL TIME", Role::Accent),
-        (None, false) => ("LIVE", Role::Ok),
-    };
-    let state = if c.width() < 100 {
-        // Without the second column of answers the age of the data stands here.
-        let age = data(s, ui);
-        let state = if c.width() >= 70 || ui.frozen.is_some() { format!("{state}, ") } else { String::new() };
-        let state = format!("{state}{}", age.word);
-        c.put_right(right, 0, &state, age.level.role());
-        state
-    } else {
-        c.put_right(right, 0, state, role);
-        state.to_owned()
-    };
-    right = right.saturating_sub(format::width(&state) + 2);
-    let mut x = badge_end + 1;
-    let room = right.saturating_sub(x);
-    let id = if s.plan.id.is_empty() { "no plan yet" } else { &s.plan.id };
-    let id = format::fit(id, room);
-    x = c.put_styled(x, 0, &id, c.theme.style(Role::Title)) + 2;
-    let mut parts: Vec<(String, Role)> = Vec::new();
-    if let Some((legacy, next)) = s.plan.collections.first() {
-        parts.push((legacy.clone(), Role::Legacy));
-        parts.push(("=>".into(), Role::Dim));
-        parts.push((next.clone(), Role::Next));
-    }
-    let all: usize = parts.iter().map(|(t, _)| format::width(t) + 1).sum();
-    if x + all <= right {
-        for (text, role) in parts {
-            x = c.put(x, 0, &text, role) + 1;
-        }
-        x += 1;
-        if s.plan.collections.len() > 1 {
-            let more = format!("+{}", s.plan.collections.len() - 1);
-            x = c.put(x, 0, &more, Role::Dim) + 2;
-        }
-        let hash: String = s.plan.hash.chars().take(7).collect();
-        let mode = if s.plan.mode.is_empty() { String::new() } else { format!("{} mode", s.plan.mode) };
-        for extra in [mode, if hash.is_empty() { hash } else { format!("plan {hash}") }] {
-            if !extra.is_empty() && x + format::width(&extra) <= right {
-                x = c.put(x, 0, &extra, Role::Dim) + 2;
-            }
-        }
-    }
-}
-
-/// One labelled answer on row `y`, from column `x` to `end`.
-pub(crate) fn row(c: &mut Canvas<'_>, (x, end): (usize, usize), y: usize, label: &str, word_width: usize, a: &Answer) {
-    let end = end.min(c.width());
-    c.put(x, y, label, Role::Dim);
-    let mut at = x + 9;
-    if a.level != Level::Plain {
-        at = c.put(at, y, a.level.glyph(), a.level.role()) + 1;
-    } else if word_width > 0 {
-        at += 2;
-    }
-    if !a.word.is_empty() {
-        let role = if a.level == Level::Plain { Role::Title } else { a.level.role() };
-        let word_end = c.put_fit(at, y, &a.word, end.saturating_sub(at), role);
-        at = (word_end + 2).max(at + word_width);
-    }
-    let room = end.saturating_sub(at);
-    // A few letters of a sentence say nothing.
-    if room >= 14 || format::width(&a.text) <= room {
-        c.put_fit(at, y, &a.text, room, Role::Text);
+        Some(age) => answer(Level::Ok, format!("{} old", format::lag(age)), ""),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tidegate::cluster::embedded::{Fates, Faults, OpKind, Rates};
 use tidegate::runtime::{Micros, keyed_hash};
+use tidegate::snapshot::Command;
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,24 @@ pub struct Leaning {
     pub slow_copy: Option<bool>,
     /// As many orders are created and deleted as updated.
     pub churn: Option<bool>,
+    /// The operator goes back at some moment.
+    pub goes_back: bool,
+}
+
+/// When the operator goes back, and how; drawn from the seed. Some do it twice, the second time harder or further.
+pub fn ways_back(seed: u64) -> Vec<(Micros, Command)> {
+    let draw = |n: u64| keyed_hash(seed, 0xBAC2, 0, n);
+    // Most of the rollout lies between these two; a seed whose rollout is faster or slower hits another stage.
+    let at = Micros::from_ms(1_000 + draw(0) % 44_000);
+    let hard = draw(1) % 2 == 0;
+    // Every fourth comes to rest in an earlier stage and goes on from there.
+    let to = (draw(2) % 4 == 0).then(|| (draw(3) % 4) as usize);
+    let mut out = vec![(at, Command::Rollback { hard, to })];
+    if draw(4) % 3 == 0 {
+        let again = Command::Rollback { hard: true, to: None };
+        out.push((at + Micros::from_ms(draw(5) % 5_000), again));
+    }
+    out
 }
 
 /// The mishaps of one seed, in order. Rates differ per seed: some runs are rough, some nearly quiet.

@@ -31,6 +31,27 @@ fn two_hundred_seeds_hold_the_invariants() {
     assert!(failures.is_empty(), "{} of {count} seeds failed:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// As drawn from the seed, and the operator goes back at some moment.
+fn back(seed: u64) -> Result<world::Stats, String> {
+    run(seed, Planted::default(), Leaning { goes_back: true, ..Leaning::default() })
+}
+
+#[test]
+fn a_hundred_seeds_that_go_back_hold_the_invariants() {
+    let first: u64 = std::env::var("TIDEGATE_SIM_FIRST").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let count: u64 = std::env::var("TIDEGATE_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(100);
+    let mut total = world::Stats::default();
+    let mut failures = Vec::new();
+    for (seed, outcome) in world::in_parallel(first..first + count, back) {
+        match outcome {
+            Ok(stats) => total.add(&stats),
+            Err(e) => failures.push(format!("seed {seed}: {e}")),
+        }
+    }
+    assert!(failures.is_empty(), "{} of {count} seeds failed:\n{}", failures.len(), failures.join("\n"));
+    assert!(total.back.0 > count / 2 && (total.back.1 > count / 20 || count < 20), "{total:?}");
+}
+
 #[test]
 fn faults_really_happen_in_these_runs() {
     let mut total = world::Stats::default();
@@ -81,7 +102,7 @@ mod planted {
             Bug::FlipWithBatchInFlight | Bug::DrainSkipped => ([0, 0, 1, 3, 3, 3, 1, 0, 0, 0, 0], Some(false)),
             Bug::EffectBeforeRecord => ([2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], Some(false)),
         };
-        Leaning { weights: Some(weights), slow_copy, churn: Some(true) }
+        Leaning { weights: Some(weights), slow_copy, churn: Some(true), goes_back: false }
     }
 
     const ALL: [Bug; 6] = [

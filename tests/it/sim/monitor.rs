@@ -17,6 +17,7 @@ pub struct Monitor {
     journal: MemStore,
     next: Ns,
     kept: Ns,
+    isolated: Ns,
     plan: String,
     last: Option<Route>,
     intended: BTreeMap<i64, Record>,
@@ -39,6 +40,7 @@ impl Monitor {
         Monitor {
             cluster,
             journal,
+            isolated: Ns::new(&next.db, &format!("{}.isolated.{plan}", next.coll)),
             next: next.clone(),
             kept,
             plan: plan.to_owned(),
@@ -126,6 +128,9 @@ impl Monitor {
         if self.cluster.count(&self.next) > 0 && !self.tasks.contains("create") {
             return Err(format!("I4: {} was written before `create` was intended", self.next));
         }
+        if self.cluster.count(&self.isolated) > 0 && !self.tasks.contains("isolate") {
+            return Err(format!("I4: {} is there and `isolate` was never intended", self.isolated));
+        }
         if self.cluster.count(&self.kept) > 0 && !self.tasks.contains("quarantine") {
             return Err(format!("I4: {} is there and `quarantine` was never intended", self.kept));
         }
@@ -149,23 +154,31 @@ impl Monitor {
     /// I4, at the end: no intent without an outcome, and the journal belongs to this plan.
     pub fn check_journal(&self) -> Result<(), String> {
         let records = self.journal.records();
-        let count = |kind: &str| records.iter().filter(|r| r.kind == kind).count();
         if records.iter().any(|r| r.rollout != self.plan) {
             return Err("a record of another rollout".into());
         }
-        if count("task_intended") != count("task_done") {
-            return Err(format!("I4: {} tasks intended, {} done", count("task_intended"), count("task_done")));
-        }
         let mut paused = false;
+        let mut open = None;
         for r in &records {
             match r.kind.as_str() {
+                "task_intended" if open.is_some() => {
+                    return Err(format!("I4: {} intended while {open:?} has no outcome", r.body["task"]));
+                }
+                "task_intended" => open = Some(r.body["task"].clone()),
+                "task_done" => open = None,
+                // A rollback takes the place of the task under way.
+                "rollback_began" => (open, paused) = (None, false),
+                "returned" => paused = true,
                 "paused" if paused => return Err("I9: paused twice without going on between".into()),
                 "paused" => paused = true,
                 "continued" => paused = false,
                 _ => {}
             }
         }
-        Ok(())
+        match open {
+            Some(task) => Err(format!("I4: {task} was intended and has no outcome")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -16,34 +16,18 @@ use tidegate::runtime::{Group, Micros, Rt};
 use tidegate::snapshot::Command;
 use tidegate::workload::{self, Shapes, Workload, initial_orders};
 
-use super::faults::{Leaning, Mishap, schedule, set_fates, set_rates};
+use super::faults::{Leaning, Mishap, schedule, set_fates, set_rates, ways_back};
 use super::monitor::Monitor;
 
-const PLAN: &str = r#"
-schema = 1
-[plan]
-id = "sim"
-title = "Simulated"
-version = 1
-owner = "nobody"
-[cluster]
-environment = "simulation"
-[route]
-mode = "route"
-max_staleness = "3s"
+const PLAN: &str = concat!(
+    head!("sim", "Simulated", "simulation"),
+    r#"max_staleness = "3s"
 lease = "3s"
 [cutover]
 freeze_max = "3s"
-[[collection]]
-legacy = "shop.orders"
-next = "shop.orders_v2"
-steps = [
-  { rename = "customer.name", to = "customer_name" },
-  { convert = "total", from = "string", to = "decimal" },
-  { set = "schema_version", value = 2 },
-]
-indexes = [{ keys = { customer_name = 1 }, name = "by_customer" }]
-[throttle]
+"#,
+    flat_orders!(),
+    r#"[throttle]
 max_rate = MAX_RATE
 [[stage]]
 id = "copy"
@@ -68,16 +52,9 @@ metric = "lag.apply"
 max = "3s"
 window = "5s"
 for = "1s"
-[[stage]]
-id = "full"
-reads = 100
-writes = 100
-soak = "2s"
-[[stage]]
-id = "contract"
-do = ["quarantine-legacy"]
-irreversible = true
-"#;
+"#,
+    to_the_end!()
+);
 
 /// Mishaps happen until then; after it everything must come to its end.
 const ROUGH: Micros = Micros::from_secs(45);
@@ -92,6 +69,8 @@ pub struct Stats {
     pub take_overs: u64,
     pub step_downs: u64,
     pub pauses: u64,
+    /// Rollbacks that came to rest before the first stage, and in an earlier stage.
+    pub back: (u64, u64),
     pub unknown: u64,
     pub landed_late: u64,
     pub acknowledged: u64,
@@ -106,6 +85,7 @@ impl Stats {
         self.take_overs += o.take_overs;
         self.step_downs += o.step_downs;
         self.pauses += o.pauses;
+        self.back = (self.back.0 + o.back.0, self.back.1 + o.back.1);
         self.unknown += o.unknown;
         self.landed_late += o.landed_late;
         self.acknowledged += o.acknowledged;
@@ -132,6 +112,8 @@ pub struct Simulation {
     generation: u32,
     calm_at: Option<Micros>,
     continue_at: Option<Micros>,
+    /// Rollbacks still to be asked for, soonest last.
+    ways_back: Vec<(Micros, Command)>,
     stats: Stats,
 }
 
@@ -177,6 +159,7 @@ impl Simulation {
             generation: 0,
             calm_at: None,
             continue_at: None,
+            ways_back: if leaning.goes_back { ways_back(seed).into_iter().rev().collect() } else { Vec::new() },
             stats: Stats::default(),
         }
     }
@@ -369,6 +352,9 @@ impl Simulation {
         if fenced && self.starting.is_none() && self.start_at.is_none() {
             self.start_at = Some(now + Micros::from_ms(100));
         }
+        if self.ways_back.last().is_some_and(|(at, _)| *at <= now) {
+            self.go_back(now);
+        }
         // A pause that a kill or a take-over outlived is ended as an operator would.
         if now > ROUGH && now.0 % 5_000_000 < STEP.0 && self.paused() {
             self.send(Command::Continue);
@@ -378,6 +364,30 @@ impl Simulation {
             self.begin_start();
         }
         Ok(())
+    }
+
+    /// Asks for what is due until the journal has it: a runner that is cut off may have forgotten it.
+    fn go_back(&mut self, now: Micros) {
+        let Some((at, command)) = self.ways_back.pop() else { return };
+        let Command::Rollback { hard, to } = command else { return };
+        let state = self.state();
+        let is_under_way = state.back.as_ref().is_some_and(|b| (b.hard || !hard) && b.to <= to);
+        let came_to_rest = state.closed || self.journal.records().iter().any(|r| r.kind == "returned");
+        // Where the stage to come to rest in is not behind it yet, or there is no way back any more, it is refused.
+        let refused = state.reverse_stopped || to.is_some_and(|t| t >= state.stage && state.back.is_none());
+        if is_under_way || came_to_rest || (refused && at + Micros::from_secs(10) < now) {
+            return;
+        }
+        self.send(command);
+        self.ways_back.push((at.max(now) + Micros::from_ms(200), command));
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::default();
+        for r in self.journal.records() {
+            state.apply(&Event::from_parts(&r.kind, &r.body).unwrap(), &self.plan);
+        }
+        state
     }
 
     fn paused(&self) -> bool {
@@ -417,6 +427,8 @@ impl Simulation {
         self.monitor.check_journal()?;
         self.check_data()?;
         self.check_replay()?;
+        let count = |kind: &str| self.journal.records().iter().filter(|r| r.kind == kind).count() as u64;
+        self.stats.back = (count("rolled_back"), count("returned"));
         let counters = self.cluster.counters();
         self.stats.unknown = counters.unknown;
         self.stats.landed_late = counters.landed_late;
@@ -426,14 +438,16 @@ impl Simulation {
         Ok(self.stats)
     }
 
-    /// I1, I2, I3 at the end: next holds exactly what was acknowledged, in next's shape.
+    /// I1, I2, I3 at the end: next holds exactly what was acknowledged, in next's shape. I8: after a rollback legacy does, in its own.
     fn check_data(&self) -> Result<(), String> {
         let c = &self.plan.collections[0];
         let shapes = Shapes::of(c).unwrap();
-        let dump: BTreeMap<_, _> = self.cluster.dump(&c.next).into_iter().collect();
-        let v = self.workload.oracle().verify_dump(&dump, |o| shapes.document(Side::Next, o, 10));
+        let back = self.state().status == tidegate::rollout::Status::RolledBack;
+        let (name, side, ns) = if back { ("I8", Side::Legacy, &c.legacy) } else { ("I1", Side::Next, &c.next) };
+        let dump: BTreeMap<_, _> = self.cluster.dump(ns).into_iter().collect();
+        let v = self.workload.oracle().verify_dump(&dump, |o| shapes.document(side, o, 10));
         if v.lost > 0 {
-            return Err(format!("I1: {} of {} orders are not as acknowledged: {:?}", v.lost, v.checked, v.examples));
+            return Err(format!("{name}: {} of {} orders are not as acknowledged: {:?}", v.lost, v.checked, v.examples));
         }
         Ok(())
     }
@@ -454,7 +468,7 @@ impl Simulation {
             return Err("I9: replaying the journal twice gave two states".into());
         }
         match a.last() {
-            Some(s) if s.closed && s.route_epoch > 0 => Ok(()),
+            Some(s) if s.closed && (s.route_epoch > 0 || s.back.is_some()) => Ok(()),
             other => Err(format!("I9: the journal's last state is {other:?}")),
         }
     }

@@ -1,0 +1,379 @@
+//! The rollback dialog's knowledge: what may be chosen, what a choice would change and cost, and why it may not be. Pure readings
+//! of the newest snapshot, so that a dialog that stays open shows what is so now, not what was so when it opened.
+
+use crate::route::{BUCKETS, Bucket};
+use crate::runtime::Micros;
+use crate::snapshot::{BackView, Command, Phase, Snapshot, StageStatus};
+
+use super::app::current_stage;
+use super::format::{self, NOT_KNOWN};
+use super::theme::Role;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Everything at once, rather than stage by stage.
+    pub hard: bool,
+    /// Index of the stage to come to rest in; `None` is before the first one.
+    pub to: Option<usize>,
+}
+
+impl Choice {
+    /// The gentlest one: soft, or just what is under way already.
+    #[must_use]
+    pub fn first(s: &Snapshot) -> Choice {
+        let b = under_way(s);
+        Choice { hard: b.is_some_and(|b| b.hard), to: b.and_then(|b| stage_index(s, b)) }
+    }
+
+    /// Soft or hard; what is hard already stays so.
+    #[must_use]
+    pub fn made(self, s: &Snapshot, hard: bool) -> Choice {
+        Choice { hard: hard || under_way(s).is_some_and(|b| b.hard), ..self }
+    }
+
+    /// The command it becomes.
+    #[must_use]
+    pub fn command(self) -> Command {
+        Command::Rollback { hard: self.hard, to: self.to }
+    }
+
+    /// One stage later (or earlier) to come to rest in, as far as there is one.
+    #[must_use]
+    pub fn moved(self, s: &Snapshot, later: bool) -> Choice {
+        let to = match (self.to, later) {
+            (None, true) => Some(0),
+            (Some(t), true) => Some(t + 1),
+            (None | Some(0), false) => None,
+            (Some(t), false) => Some(t - 1),
+        };
+        if to.is_none_or(|t| t < rests(s)) { Choice { to, ..self } } else { self }
+    }
+}
+
+/// `soft` or `hard`.
+#[must_use]
+pub fn word(hard: bool) -> &'static str {
+    if hard { "hard" } else { "soft" }
+}
+
+/// The rollback under way; `None` once it has come to rest.
+#[must_use]
+pub fn under_way(s: &Snapshot) -> Option<&BackView> {
+    s.back.as_ref().filter(|_| !s.phase.is_final())
+}
+
+/// The step that is being carried out, counted from 1, and how many there are.
+#[must_use]
+pub fn step(b: &BackView) -> (usize, usize) {
+    let (done, all) = b.steps;
+    ((done + 1).min(all), all)
+}
+
+fn stage_index(s: &Snapshot, b: &BackView) -> Option<usize> {
+    let to = b.to.as_ref()?;
+    s.stages.iter().position(|st| st.id == *to)
+}
+
+/// How many stages, from the first on, a rollback may come to rest in.
+#[must_use]
+pub fn rests(s: &Snapshot) -> usize {
+    match under_way(s) {
+        Some(b) => stage_index(s, b).map_or(0, |t| t + 1),
+        None => current_stage(s).unwrap_or(0),
+    }
+}
+
+/// What a place to come to rest in is called.
+#[must_use]
+pub fn place(s: &Snapshot, to: Option<usize>) -> &str {
+    match to {
+        None => "before the first stage",
+        Some(t) => s.stages.get(t).map_or("?", |st| st.id.as_str()),
+    }
+}
+
+/// Why nothing can go back, or no faster than it does.
+#[must_use]
+pub fn shut(s: &Snapshot) -> Option<String> {
+    match s.phase {
+        Phase::RolledBack => return Some("everything is back on legacy already".into()),
+        Phase::Completed => return Some("there is no way back: the rollout is completed".into()),
+        Phase::Failed => return Some("the rollout has failed: nothing more happens here".into()),
+        _ => {}
+    }
+    if let Some(b) = under_way(s) {
+        let all = b.hard && b.to.is_none();
+        return all.then(|| "everything is going back hard already: nothing is faster".into());
+    }
+    // Before the stage that cannot be undone, a legacy that does not follow is a risk to be told, not a door that is shut.
+    let passed = s.stages.iter().any(|st| st.irreversible && st.status != StageStatus::Pending);
+    (passed && !s.way_back.open).then(|| format!("there is no way back: {}", s.way_back.text))
+}
+
+/// Why `choice` would not be sent; `None` when it would.
+#[must_use]
+pub fn refused(s: &Snapshot, choice: Choice) -> Option<String> {
+    if let Some(why) = shut(s) {
+        return Some(why);
+    }
+    let possible = choice.to.is_none_or(|t| t < rests(s));
+    match under_way(s) {
+        Some(_) if !possible => Some("it goes back further already".into()),
+        Some(b) if choice.to == stage_index(s, b) && (b.hard || !choice.hard) => {
+            Some(format!("it is going back {} already and goes on", word(b.hard)))
+        }
+        None if !possible => Some(format!("{} is not before the stage it is in now", place(s, choice.to))),
+        _ => None,
+    }
+}
+
+/// Acknowledged writes might not come along: some are on next only, and nothing carries them over.
+#[must_use]
+pub fn may_lose(s: &Snapshot) -> bool {
+    s.route.writes_next_below > 0 && !s.way_back.open && s.way_back.writes_at_risk != Some(0)
+}
+
+/// Legacy has what applications wrote on next, or will in a moment: a write or two on its way is how it always is.
+#[must_use]
+pub fn is_in_step(s: &Snapshot) -> bool {
+    let w = &s.way_back;
+    let moment = s.plan.max_staleness.max(Micros::from_secs(1));
+    w.writes_at_risk == Some(0) || (w.writes_at_risk.is_some() && w.seconds_at_risk.is_some_and(|t| t <= moment))
+}
+
+/// What must be typed before `choice` is sent; `None` for whatever loses nothing.
+#[must_use]
+pub fn must_type(s: &Snapshot, choice: Choice) -> Option<String> {
+    let asked = may_lose(s) && moves_writes(s, choice) && refused(s, choice).is_none();
+    asked.then(|| if s.plan.id.is_empty() { "back".to_owned() } else { s.plan.id.clone() })
+}
+
+/// Shadow, reads and writes at the place to come to rest in, percent.
+fn settings(s: &Snapshot, to: Option<usize>) -> (u8, u8, u8) {
+    to.and_then(|t| s.stages.get(t)).map_or((0, 0, 0), |st| (st.shadow, st.reads, st.writes))
+}
+
+fn moves_writes(s: &Snapshot, choice: Choice) -> bool {
+    s.route.writes_next_below > buckets(settings(s, choice.to).2)
+}
+
+/// How often writes are held on the way.
+fn freezes(s: &Snapshot, choice: Choice) -> usize {
+    if !moves_writes(s, choice) {
+        return 0;
+    }
+    let first = choice.to.map_or(0, |t| t + 1);
+    let moved = |i: &usize| {
+        let before = settings(s, i.checked_sub(1)).2;
+        settings(s, Some(*i)).2 > before && s.route.writes_next_below > buckets(before)
+    };
+    let stages = current_stage(s).map_or(0, |at| (first..=at).filter(moved).count());
+    if choice.hard { 1 } else { stages.max(1) }
+}
+
+/// One line of what a choice does or costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// What it is about, in a word.
+    pub head: &'static str,
+    /// What is so.
+    pub text: String,
+    /// How it is to be taken.
+    pub role: Role,
+}
+
+/// What `choice` would change and cost, what matters most first.
+#[must_use]
+pub fn facts(s: &Snapshot, choice: Choice) -> Vec<Fact> {
+    let until = match &s.way_back.until_stage {
+        Some(stage) => format!("{stage}: after it there is no way back"),
+        None => "the rollout completes".to_owned(),
+    };
+    vec![
+        at_risk(s),
+        Fact { head: "Freeze", text: freeze(s, choice), role: Role::Text },
+        Fact { head: "Changes", text: changes(s, choice), role: Role::Text },
+        Fact { head: "Next", text: becomes_of_next(s, choice), role: Role::Text },
+        Fact { head: "Until", text: until, role: Role::Dim },
+    ]
+}
+
+fn at_risk(s: &Snapshot) -> Fact {
+    let fact = |text, role| Fact { head: "At risk", text, role };
+    let w = &s.way_back;
+    if s.route.writes_next_below == 0 {
+        return fact("0 writes: legacy owns all of them".into(), Role::Ok);
+    }
+    let writes = w.writes_at_risk.map_or_else(|| "writes not known".to_owned(), writes);
+    if may_lose(s) {
+        let text = format!("{writes}: LEGACY DOES NOT FOLLOW NEXT. What it does not have may be lost.");
+        return fact(text, Role::Bad);
+    }
+    let behind = w.seconds_at_risk.map_or_else(|| "lag not known".to_owned(), format::lag);
+    let role = if is_in_step(s) { Role::Ok } else { Role::Warn };
+    fact(format!("{writes}, {behind}: not on legacy yet; carried over first"), role)
+}
+
+/// `0 writes`, `1 write`.
+#[must_use]
+pub fn writes(n: u64) -> String {
+    format!("{} write{}", format::grouped(n), if n == 1 { "" } else { "s" })
+}
+
+fn freeze(s: &Snapshot, choice: Choice) -> String {
+    let times = match freezes(s, choice) {
+        0 => return "no write is held: none moves".into(),
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        n => format!("{n} times"),
+    };
+    match s.way_back.freeze.filter(|f| *f > Micros::ZERO) {
+        Some(longest) => format!("writes held {times} for about {} (longest so far)", format::lag(longest)),
+        None => format!("writes held {times}; no freeze measured yet"),
+    }
+}
+
+/// How many buckets make up so many percent: `ceil(percent × 1024 / 100)`, as the route counts them.
+#[must_use]
+pub fn buckets(percent: u8) -> Bucket {
+    let all = u32::from(BUCKETS);
+    // At most BUCKETS, which is a Bucket.
+    (u32::from(percent.min(100)) * all).div_ceil(100) as Bucket
+}
+
+/// Percent of buckets below `below`.
+#[must_use]
+pub fn percent_below(below: Bucket) -> f64 {
+    f64::from(below.min(BUCKETS)) * 100.0 / f64::from(BUCKETS)
+}
+
+fn changes(s: &Snapshot, choice: Choice) -> String {
+    if s.route.epoch == 0 {
+        return "nothing has moved yet".into();
+    }
+    let (shadow, reads, writes) = settings(s, choice.to);
+    let r = &s.route;
+    let part = |name: &str, now: String, then: u8| match format!("{then}%") {
+        then if then == now => format!("{name} {now} as now"),
+        then => format!("{name} {now} → {then}"),
+    };
+    // A share of buckets is rounded up, so 5 % are 5.1 % of them; what is there already is not called a change.
+    let moved = |name: &str, below: Bucket, then: u8| match below == buckets(then) {
+        true => format!("{name} {then}% as now"),
+        false => part(name, format::percent(percent_below(below)), then),
+    };
+    format!(
+        "on next: {}, {}, {}",
+        moved("reads", r.reads_next_below, reads),
+        moved("writes", r.writes_next_below, writes),
+        part("shadow", format!("{}%", r.shadow), shadow)
+    )
+}
+
+fn becomes_of_next(s: &Snapshot, choice: Choice) -> String {
+    let next = s.plan.collections.first().map_or(NOT_KNOWN, |(_, next)| next.as_str());
+    match choice.to {
+        None => format!("{next} is sealed and kept as {next}.isolated.{}", s.plan.id),
+        Some(_) => format!("{next} stays and is kept in step"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{RouteView, StageView, WayBack};
+
+    /// In the last of three stages, every write on next.
+    fn full() -> Snapshot {
+        let stage = |id: &str, status, percent| StageView {
+            id: id.into(),
+            status,
+            reads: percent,
+            writes: percent,
+            ..StageView::default()
+        };
+        Snapshot {
+            phase: Phase::Soaking,
+            stages: vec![
+                stage("copy", StageStatus::Passed, 0),
+                stage("half", StageStatus::Passed, 50),
+                stage("full", StageStatus::Current, 100),
+            ],
+            route: RouteView { epoch: 7, reads_next_below: 1024, writes_next_below: 1024, ..RouteView::default() },
+            way_back: WayBack { open: true, writes_at_risk: Some(0), ..WayBack::default() },
+            ..Snapshot::default()
+        }
+    }
+
+    const SOFT: Choice = Choice { hard: false, to: None };
+
+    #[test]
+    fn a_soft_one_holds_writes_once_a_stage_that_moved_them_and_a_hard_one_once() {
+        let s = full();
+        assert_eq!((freezes(&s, SOFT), freezes(&s, Choice { hard: true, ..SOFT })), (2, 1));
+        assert_eq!((freezes(&s, Choice { to: Some(1), ..SOFT }), freezes(&s, Choice { to: Some(2), ..SOFT })), (1, 0));
+        // Half of the way back is done.
+        let mut s = full();
+        s.route.writes_next_below = 512;
+        assert_eq!(freezes(&s, SOFT), 1);
+    }
+
+    #[test]
+    fn a_word_is_asked_for_only_where_writes_may_be_lost() {
+        let mut s = full();
+        s.way_back.writes_at_risk = None;
+        assert_eq!(must_type(&s, SOFT), None, "legacy follows: what it lacks is carried over");
+        s.way_back.open = false;
+        assert!(must_type(&s, SOFT).is_some());
+        assert_eq!(must_type(&s, Choice { to: Some(2), ..SOFT }), None, "no write moves");
+        s.way_back.writes_at_risk = Some(3);
+        assert!(must_type(&s, SOFT).is_some());
+        s.way_back.writes_at_risk = Some(0);
+        assert_eq!(must_type(&s, SOFT), None);
+        s.route.writes_next_below = 0;
+        s.way_back.writes_at_risk = None;
+        assert_eq!(must_type(&s, SOFT), None, "legacy owns every write");
+    }
+
+    #[test]
+    fn legacy_not_following_shuts_nothing_before_the_stage_without_a_way_back() {
+        let mut s = full();
+        s.way_back.open = false;
+        assert_eq!(shut(&s), None);
+        s.stages[2].irreversible = true;
+        assert!(shut(&s).is_some());
+    }
+
+    #[test]
+    fn a_rollback_under_way_can_only_be_made_harder_or_go_further() {
+        let mut s = full();
+        s.back = Some(BackView { to: Some("half".into()), steps: (2, 5), ..BackView::default() });
+        assert_eq!((rests(&s), Choice::first(&s).to), (2, Some(1)));
+        let choice = |hard, to| Choice { hard, to };
+        assert!(refused(&s, choice(false, Some(1))).is_some());
+        for possible in [choice(true, Some(1)), choice(false, Some(0)), choice(false, None), choice(true, None)] {
+            assert_eq!(refused(&s, possible), None, "{possible:?}");
+        }
+        s.back = Some(BackView { hard: true, to: Some("half".into()), ..BackView::default() });
+        assert!(refused(&s, choice(true, Some(1))).is_some() && refused(&s, choice(false, None)).is_none());
+        s.back = Some(BackView { hard: true, ..BackView::default() });
+        assert!(shut(&s).is_some());
+    }
+
+    #[test]
+    fn the_place_to_rest_in_stays_among_the_earlier_stages() {
+        let s = full();
+        let right = SOFT.moved(&s, true).moved(&s, true).moved(&s, true);
+        assert_eq!(right.to, Some(1));
+        assert_eq!(right.moved(&s, false).moved(&s, false).moved(&s, false).to, None);
+    }
+
+    #[test]
+    fn a_share_that_stays_is_not_called_a_change() {
+        let mut s = full();
+        s.route.writes_next_below = 512;
+        let text = changes(&s, Choice { to: Some(1), ..SOFT });
+        assert_eq!(text, "on next: reads 100% → 50%, writes 50% as now, shadow 0% as now");
+    }
+}

@@ -1,0 +1,182 @@
+//! How a question looks: on a screen of any size, down to a single line. What it asks is [`super::super::dialog`]'s.
+
+use crate::snapshot::Snapshot;
+
+use super::super::app::{Dialog, Question};
+use super::super::canvas::Canvas;
+use super::super::dialog::must_type;
+use super::super::format;
+use super::super::rollback::{self, Choice};
+use super::super::theme::Role;
+use super::super::widgets::verdict;
+use super::overlay::Lines;
+
+/// Beside the left-hand words of a rollback's question.
+const HEAD: usize = 9;
+
+/// What stands on its border.
+pub(super) fn title(s: &Snapshot, d: &Dialog) -> &'static str {
+    match d.question {
+        Question::Advance => "ADVANCE?",
+        Question::Continue => "CONTINUE?",
+        Question::Rollback(_) if rollback::under_way(s).is_some() => "GOING BACK: HARDER OR FURTHER?",
+        Question::Rollback(_) => "ROLL BACK?",
+        Question::QuitDrill => "END THE DRILL?",
+        Question::QuitLive => "LEAVE?",
+    }
+}
+
+/// The keys that answer it.
+pub(super) fn keys(s: &Snapshot, d: &Dialog) -> String {
+    match d.question {
+        Question::Advance => "Enter advances   Esc does not".into(),
+        Question::Continue => "Enter continues   Esc does not".into(),
+        Question::Rollback(choice) if rollback::refused(s, choice).is_some() => {
+            "Enter sends nothing   Esc closes   h hard   Left further back".into()
+        }
+        Question::Rollback(_) => {
+            // Typed letters are letters of the word.
+            let how = if must_type(d, s).is_some() { "Up Down" } else { "s h" };
+            format!("Enter goes back   Esc does not   {how} soft or hard   Left Right where to")
+        }
+        Question::QuitDrill => "Enter or y ends it   Esc stays".into(),
+        Question::QuitLive => "Enter stops   d leaves only   Esc stays".into(),
+    }
+}
+
+/// Its lines, at most `rows` of them where it can do with fewer.
+pub(super) fn question(s: &Snapshot, d: &Dialog, width: usize, rows: usize) -> Lines {
+    let mut lines = match d.question {
+        Question::Rollback(choice) => {
+            let rows = rows.saturating_sub(usize::from(must_type(d, s).is_some()));
+            going_back(s, choice, width, rows)
+        }
+        _ => plain(d, width),
+    };
+    if let Some(word) = must_type(d, s) {
+        let role = if word == d.typed { Role::Ok } else { Role::Warn };
+        // The line that Enter waits for is never the one that is cut off.
+        lines.truncate(rows.saturating_sub(1));
+        lines.push((format!("Type {word} to confirm: {}_", d.typed), role));
+    }
+    lines
+}
+
+fn plain(d: &Dialog, width: usize) -> Lines {
+    let mut lines = Lines::new();
+    for (i, line) in d.lines.iter().enumerate() {
+        let role = if i == 0 {
+            Role::Title
+        } else if line.contains("NO WAY BACK") {
+            Role::Bad
+        } else {
+            Role::Text
+        };
+        lines.extend(format::wrap(line, width.saturating_sub(2)).into_iter().map(|l| (l, role)));
+    }
+    lines
+}
+
+/// The choice, then what it would change and cost: as many of the facts as fit, what matters most first.
+fn going_back(s: &Snapshot, choice: Choice, width: usize, rows: usize) -> Lines {
+    let width = width.saturating_sub(2);
+    let mut lines = if rows >= 6 { choices(s, choice) } else { vec![short(choice)] };
+    let place = rests(s, choice, width.saturating_sub(HEAD));
+    lines.push((format!("{:<HEAD$}{place}", "back to"), Role::Title));
+    if let Some(why) = rollback::refused(s, choice) {
+        lines.extend(fact("Enter", &format!("sends nothing: {why}"), Role::Warn, width));
+        return lines;
+    }
+    let facts: Vec<Lines> = rollback::facts(s, choice).iter().map(|f| fact(f.head, &f.text, f.role, width)).collect();
+    if lines.len() + 1 + facts.iter().map(Vec::len).sum::<usize>() <= rows {
+        lines.push((String::new(), Role::Text));
+    }
+    for fact in facts {
+        if lines.len() + fact.len() <= rows {
+            lines.extend(fact);
+        } else if lines.len() < rows {
+            // Its first line, marked as cut, rather than nothing.
+            lines.extend(fact.into_iter().take(1).map(|(l, role)| (format!("{l}…"), role)));
+        }
+    }
+    // The box keeps its size while the figures in it change.
+    if let Some((first, _)) = lines.first_mut() {
+        *first = format!("{first:<width$}");
+    }
+    lines
+}
+
+fn choices(s: &Snapshot, choice: Choice) -> Lines {
+    let under_way = rollback::under_way(s);
+    let soft = match under_way {
+        Some(b) => {
+            let (n, of) = rollback::step(b);
+            format!("it goes on stage by stage; step {n} of {of}: {}", b.step)
+        }
+        None => "stage by stage, verified at each".to_owned(),
+    };
+    if under_way.is_some_and(|b| b.hard) {
+        return vec![(format!("» {:<w$}it is going back hard already", "hard", w = HEAD - 2), Role::Accent)];
+    }
+    let hard = if under_way.is_some() { "make it hard: everything back now" } else { "everything back now (hard)" };
+    let line = |on: bool, word: &str, text: &str| {
+        let mark = if on { "»" } else { " " };
+        (format!("{mark} {word:<w$}{text}", w = HEAD - 2), if on { Role::Accent } else { Role::Text })
+    };
+    vec![line(!choice.hard, "soft", &soft), line(choice.hard, "hard", hard)]
+}
+
+/// The choice in one line.
+fn short(choice: Choice) -> (String, Role) {
+    let text = if choice.hard { "  soft  » hard: everything now" } else { "» soft: by stages    hard" };
+    (text.to_owned(), Role::Accent)
+}
+
+/// Every place to come to rest in, the chosen one in brackets; only that one where they do not all fit.
+fn rests(s: &Snapshot, choice: Choice, width: usize) -> String {
+    let places: Vec<Option<usize>> = std::iter::once(None).chain((0..rollback::rests(s)).map(Some)).collect();
+    let name = |to: &Option<usize>| {
+        let name = rollback::place(s, *to);
+        if *to == choice.to { format!("[{name}]") } else { name.to_owned() }
+    };
+    let all = places.iter().map(name).collect::<Vec<_>>().join("  ");
+    let at = places.iter().position(|p| *p == choice.to);
+    match at {
+        Some(_) if format::width(&all) <= width => all,
+        Some(at) if width > 32 => format!("{}  {} of {}", name(&choice.to), at + 1, places.len()),
+        _ => name(&choice.to),
+    }
+}
+
+fn fact(head: &str, text: &str, role: Role, width: usize) -> Lines {
+    let parts = format::wrap(text, width.saturating_sub(HEAD));
+    parts
+        .into_iter()
+        .enumerate()
+        .map(|(i, part)| (format!("{:<HEAD$}{part}", if i == 0 { head } else { "" }), role))
+        .collect()
+}
+
+/// Where there is no room for anything else: what is asked, what it would do, and the keys.
+pub(super) fn small(c: &mut Canvas<'_>, s: &Snapshot, d: &Dialog) {
+    let asked = match d.question {
+        Question::Rollback(choice) => format!("BACK {}?", rollback::word(choice.hard).to_uppercase()),
+        _ => title(s, d).to_owned(),
+    };
+    let mut lines: Lines = vec![(asked, Role::Warn)];
+    match must_type(d, s) {
+        Some(word) => lines.push((format!("type {word}: {}_", d.typed), Role::Warn)),
+        None => lines.push(("Enter yes  Esc no".into(), Role::Text)),
+    }
+    if let Question::Rollback(choice) = d.question {
+        let text = match rollback::refused(s, choice) {
+            Some(why) => why,
+            None => format!("to {}", rollback::place(s, choice.to)),
+        };
+        lines.push((verdict::cost(&s.way_back), Role::Text));
+        lines.extend(format::wrap(&text, c.width()).into_iter().map(|l| (l, Role::Text)));
+    }
+    for (y, (line, role)) in lines.iter().enumerate() {
+        c.put(0, y, line, *role);
+    }
+}

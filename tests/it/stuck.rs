@@ -1,0 +1,221 @@
+//! What once stood still for ever, or went on when it should not: documents that cannot be written or are written without a pause,
+//! stops, runners cut off half-way.
+
+use std::sync::Arc;
+
+use tidegate::cluster::embedded::{self, Embedded};
+use tidegate::cluster::{AdminOp, Cluster, Db, IndexSpec, Key, Ns, WriteOp};
+use tidegate::engine::{self, Deps, End, Engine};
+use tidegate::journal::{MemStore, Record};
+use tidegate::plan::{Advance, Plan};
+use tidegate::route::client::RouteClient;
+use tidegate::route::{Side, bucket_of};
+use tidegate::runtime::sim::Sim;
+use tidegate::runtime::{Group, Micros, Rt};
+use tidegate::snapshot::Command;
+
+const PLAN: &str = concat!(
+    head!("stuck", "Stuck", "simulation"),
+    r#"[[collection]]
+legacy = "shop.orders"
+next = "shop.orders_v2"
+steps = [{ set = "schema_version", value = 2 }]
+[[stage]]
+id = "copy"
+do = ["create", "backfill"]
+soak = "1s"
+[[stage]]
+id = "half"
+reads = 50
+writes = 50
+soak = "1s"
+"#
+);
+
+/// A rollout on an embedded cluster, without an application.
+struct World {
+    sim: Arc<Sim>,
+    rt: Rt,
+    cluster: Arc<Embedded>,
+    plan: Arc<Plan>,
+    journal: MemStore,
+}
+
+impl World {
+    fn new(documents: i64, config: embedded::Config) -> World {
+        let sim = Sim::new(5);
+        let rt: Rt = sim.clone();
+        let cluster = Embedded::new(rt.clone(), config);
+        let plan = Arc::new(Plan::parse(PLAN, "stuck.toml").unwrap_or_else(|e| panic!("{}", e.render(false))));
+        let docs = (0..documents).map(|n| bson::rawdoc! { "_id": n, "n": n });
+        cluster.load(&plan.collections[0].legacy, docs.collect()).unwrap();
+        World { sim, rt, cluster, plan, journal: MemStore::new() }
+    }
+
+    fn ns(&self, next: bool) -> Ns {
+        let c = &self.plan.collections[0];
+        if next { c.next.clone() } else { c.legacy.clone() }
+    }
+
+    fn start(&self, group: Group) -> Engine {
+        let db: Db = self.cluster.clone();
+        let deps = Deps {
+            rt: self.rt.clone(),
+            group,
+            clusters: [db.clone(), db],
+            one_cluster: true,
+            journal: Arc::new(self.journal.clone()),
+            plan: self.plan.clone(),
+            on_record: Arc::new(|_| {}),
+        };
+        let begun = !self.journal.records().is_empty();
+        let config = engine::Config {
+            holder: "test".into(),
+            advance: Some(Advance::Auto),
+            resume: begun,
+            take_over: begun.then(|| "the test says so".into()),
+            drill: true,
+            ..engine::Config::default()
+        };
+        self.sim.block_on(engine::start(deps, config)).unwrap().unwrap()
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.journal.records()
+    }
+
+    /// Runs until a record is there for which `wanted` holds.
+    fn until(&self, within: Micros, wanted: impl Fn(&Record) -> bool) -> Record {
+        let end = self.rt.now() + within;
+        loop {
+            if let Some(r) = self.records().into_iter().find(|r| wanted(r)) {
+                return r;
+            }
+            if self.rt.now() >= end {
+                let log: Vec<String> = self.records().iter().map(tidegate::journal::show).collect();
+                panic!("not within {within}:\n{}", log.join("\n"));
+            }
+            self.sim.run_until(self.rt.now() + Micros::from_ms(100));
+        }
+    }
+}
+
+fn text(r: &Record) -> String {
+    serde_json::to_string(&r.body).unwrap()
+}
+
+#[test]
+fn a_batch_too_slow_for_its_deadline_was_retried_for_ever() {
+    let mut config = embedded::Config::default();
+    // 200 documents take 10 s, the deadline is 5.
+    config.latency.per_write_ns = 50_000_000;
+    let world = World::new(700, config);
+    let _engine = world.start(Group(1));
+    world.until(Micros::from_secs(600), |r| r.kind == "stage_passed");
+    assert_eq!(world.cluster.dump(&world.ns(true)).len(), 700);
+    assert!(!world.records().iter().any(|r| r.kind == "needs_operator"));
+}
+
+#[test]
+fn a_document_that_next_refuses_was_not_named() {
+    let world = World::new(700, embedded::Config::default());
+    let twice = bson::rawdoc! { "_id": 417_i64, "n": 416_i64 };
+    let (cluster, legacy, next) = (world.cluster.clone(), world.ns(false), world.ns(true));
+    world.sim.block_on(async move {
+        let op = WriteOp::Replace { ns: legacy, key: Key::from(417_i64), only_if: None, doc: twice, upsert: false };
+        cluster.write(&op).await.unwrap();
+        let index = IndexSpec { name: "n".into(), keys: bson::doc! { "n": 1 }, unique: true };
+        cluster.admin(&AdminOp::Create { ns: next.clone() }).await.unwrap();
+        cluster.admin(&AdminOp::CreateIndex { ns: next, index }).await.unwrap();
+    });
+    let _engine = world.start(Group(1));
+    let asked = world.until(Micros::from_secs(300), |r| r.kind == "needs_operator");
+    assert!(text(&asked).contains("document 417 of shop.orders cannot be written to shop.orders_v2"), "{asked:?}");
+    // What comes before it is there.
+    assert_eq!(world.cluster.dump(&world.ns(true)).len(), 417);
+}
+
+#[test]
+fn a_document_that_never_meets_its_deadline_was_a_loop() {
+    let world = World::new(3, embedded::Config::default());
+    world.cluster.faults().set_latency_of(&world.ns(true), 1_000_000);
+    let _engine = world.start(Group(1));
+    let asked = world.until(Micros::from_secs(600), |r| r.kind == "needs_operator");
+    assert!(text(&asked).contains("document 0 of shop.orders cannot be written"), "{asked:?}");
+}
+
+#[test]
+fn an_outage_is_no_documents_fault() {
+    let world = World::new(300, embedded::Config::default());
+    let _engine = world.start(Group(1));
+    world.until(Micros::from_secs(60), |r| text(r).contains("backfill"));
+    world.cluster.faults().set_unreachable(true);
+    world.sim.run_until(world.rt.now() + Micros::from_secs(200));
+    world.cluster.faults().set_unreachable(false);
+    world.until(Micros::from_secs(200), |r| r.kind == "stage_passed");
+    assert!(!world.records().iter().any(|r| r.kind == "needs_operator"));
+}
+
+/// Writes one order without a pause, wherever the route says, until the world ends.
+fn write_all_the_time(world: &World, id: i64) {
+    let (rt, cluster) = (world.rt.clone(), world.cluster.clone());
+    let route = RouteClient::new(rt.clone(), cluster.clone(), "stuck", "busy", world.ns(false));
+    route.start(Group(2));
+    let key = Key::from(id);
+    let bucket = bucket_of(&key).unwrap();
+    let writing = async move {
+        for n in 0i64.. {
+            let Some(permit) = route.permit(bucket).await else { return };
+            let mut doc = bson::rawdoc! { "_id": id, "n": n };
+            if permit.side == Side::Next {
+                doc.append(bson::cstr!("schema_version"), 2);
+            }
+            let op = WriteOp::Replace { ns: permit.ns.clone(), key: key.clone(), only_if: None, doc, upsert: true };
+            cluster.write(&op).await.unwrap();
+        }
+    };
+    rt.spawn(Group(2), "busy", Box::pin(writing));
+}
+
+#[test]
+fn a_document_written_all_the_time_kept_reconciliation_and_confirmation_in_flight() {
+    let world = World::new(300, embedded::Config::default());
+    // One that moves in the first cutover.
+    let busy = (0..300).find(|n| bucket_of(&Key::from(*n)).unwrap() < 512).unwrap();
+    write_all_the_time(&world, busy);
+    let _engine = world.start(Group(1));
+    world.until(Micros::from_secs(120), |r| r.kind == "closed");
+    let records = world.records();
+    let waited = records.iter().find(|r| r.kind == "needs_operator" || text(r).contains("in flight"));
+    assert!(waited.is_none(), "{waited:?}");
+}
+
+#[test]
+fn a_stop_was_journalled_as_an_operator_needed() {
+    let world = World::new(300, embedded::Config::default());
+    // So slow that the stop falls into the copy.
+    world.cluster.faults().set_latency_of(&world.ns(true), 10_000);
+    let engine = world.start(Group(1));
+    world.until(Micros::from_secs(60), |r| text(r).contains("backfill"));
+    drop(engine.send(Command::Stop));
+    world.until(Micros::from_secs(60), |r| r.kind == "stopped");
+    world.sim.run_until(world.rt.now() + Micros::from_secs(1));
+    assert_eq!(engine.ended(), Some(End::Stopped));
+    let kinds: Vec<String> = world.records().into_iter().map(|r| r.kind).collect();
+    assert!(!kinds.contains(&"needs_operator".into()), "{kinds:?}");
+    world.start(Group(2));
+    world.until(Micros::from_secs(600), |r| r.kind == "closed");
+}
+
+#[test]
+fn a_cutover_cut_off_after_its_flip_was_never_confirmed() {
+    let world = World::new(300, embedded::Config::default());
+    let _engine = world.start(Group(1));
+    let is_flip = |r: &Record| r.kind == "route_settled" && r.body["writes_next_below"] == 512;
+    world.until(Micros::from_secs(60), is_flip);
+    world.rt.kill(Group(1));
+    assert_eq!(world.records().iter().filter(|r| text(r).contains("belong to next")).count(), 0);
+    world.start(Group(2));
+    let done = world.until(Micros::from_secs(60), |r| text(r).contains("buckets 0..512 belong to next"));
+    assert_eq!(done.body["evidence"]["matched"], 300, "{done:?}");
+}
