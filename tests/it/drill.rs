@@ -98,32 +98,32 @@ const MISHAPS: &str = r#"
     [world]
     plan = "plan.toml"
     [[inject]]
-    id = "rain"
+    id = "mishap-a"
     at = "8s"
     action = "stepdown"
     [[inject]]
-    id = "wind"
-    after = "rain"
+    id = "mishap-b"
+    after = "mishap-a"
     delay = "12s"
     for = "15s"
     action = "partition"
     target = "secondary"
     [[inject]]
-    id = "fog"
+    id = "mishap-c"
     when = { stage = "canary", delay = "3s" }
     for = "20s"
     ramp = "5s"
     action = "replication_lag"
     lag = "400ms"
     [[inject]]
-    id = "hail"
+    id = "mishap-d"
     when = { stage = "canary", phase = "soaking", metric = "throughput.write", side = "next", above = 0.1 }
     for = "20s"
     action = "errors"
     writes = 0.01
     unknown = 0.01
     [[inject]]
-    id = "thunder"
+    id = "mishap-e"
     when = { stage = "half", phase = "soaking" }
     action = "partition"
     target = "primary"
@@ -163,7 +163,7 @@ fn injects_happen_unseen_and_no_write_is_lost() {
     assert!(shown.primaries.len() >= 2, "{:?}", shown.primaries);
     assert!(shown.lag > Micros::from_ms(350) && shown.lag < Micros::from_secs(2), "{}", shown.lag);
     assert!(run.drill.cluster().counters().unknown > 5, "{:?}", run.drill.cluster().counters());
-    for id in ["rain", "wind", "fog", "hail", "thunder"] {
+    for id in ["mishap-a", "mishap-b", "mishap-c", "mishap-d", "mishap-e"] {
         assert!(!shown.texts.contains(id), "the screen names {id}");
         assert!(!run.log().contains(id), "the journal names {id}");
     }
