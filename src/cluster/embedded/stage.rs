@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::config::Config;
 use super::state::{Event, State};
@@ -229,6 +229,10 @@ impl<'s> Stage<'s> {
 /// As the server compares: numbers by value, a missing field as null.
 fn holds(only_if: Option<&Expect>, doc: &RawDocument) -> bool {
     let Some(expect) = only_if else { return true };
+    // What is compared as a rule: a revision, an epoch.
+    if let (bson::Bson::Int64(want), Some(RawBsonRef::Int64(have))) = (&expect.value, lookup(doc, expect.field)) {
+        return *want == have;
+    }
     let Ok(want) = bson::RawBson::try_from(expect.value.clone()) else { return false };
     let have = lookup(doc, expect.field).unwrap_or(bson::RawBsonRef::Null);
     comparable(have) == comparable(want.as_raw_bson_ref())

@@ -85,12 +85,14 @@ impl Coll {
     /// # Errors
     /// When a document has no usable `_id`; nothing is loaded then.
     pub(super) fn load(&mut self, docs: Vec<RawDocumentBuf>) -> Result<(), KeyError> {
-        let new =
-            docs.into_iter().map(|d| Ok((Key::of(&d)?, Some(Doc::from(d))))).collect::<Result<Vec<_>, KeyError>>()?;
+        let mut docs = docs.into_iter().map(|d| Ok((Key::of(&d)?, d))).collect::<Result<Vec<_>, KeyError>>()?;
+        docs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // Copied in the order of the keys, so that a scan finds them one after the other in memory.
+        let new = docs.iter().map(|(key, d)| (key.clone(), Some(Doc::from(&**d))));
         if self.docs.is_empty() && self.indexes.is_empty() {
             // Built in bulk, several times faster than one by one; the last of equal keys stays, as below.
             let chain = |doc| Chain { newest: Version { ts: 0, doc }, older: Vec::new() };
-            self.docs = new.into_iter().map(|(key, doc)| (key, chain(doc))).collect();
+            self.docs = new.map(|(key, doc)| (key, chain(doc))).collect();
             self.live = self.docs.len();
             return Ok(());
         }
