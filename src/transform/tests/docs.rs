@@ -201,10 +201,23 @@ fn texts(pattern: &'static str) -> impl Strategy<Value = RawBson> {
     like(pattern).prop_map(RawBson::String)
 }
 
+/// The longest path that a plan may name, and the field at its end with its parents.
+fn far_down() -> (String, BoxedStrategy<Vec<Field>>) {
+    let names: Vec<String> = (0..19).map(|i| format!("p{i}")).collect();
+    let path = names.join(".") + ".a";
+    let fields = maybe("a", any_scalar());
+    let fields = fields.prop_map(move |f| names.iter().rev().fold(f, |f, n| vec![(n.clone(), nested(&f))]));
+    (path, fields.boxed())
+}
+
 /// Every kind of step in every form; conversions have [`conversions`].
 pub fn cases() -> Vec<Case> {
     let field = |name: &str| maybe(name, any_value());
+    let (far, from_far) = far_down();
     vec![
+        case("rename from far down", &format!("{{ rename = '{far}', to = 'b' }}"), vec![from_far]),
+        case("rename to far down", &format!("{{ rename = 'b', to = '{far}' }}"), vec![field("b"), field("c")]),
+        case("set far down", &format!("{{ set = '{far}', value = 1 }}"), vec![field("b")]),
         case("rename in place", "{ rename = 'a', to = 'b' }", vec![field("a"), field("c")]),
         case("rename up", "{ rename = 'p.a', to = 'b' }", vec![inside("p", vec![field("a"), field("c")])]),
         case(
