@@ -6,8 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{DONE, Json, Outcome, USAGE, out, read_file};
-use crate::plan::{Advance, Diagnostics, Plan};
+use crate::plan::{Advance, Collection, Diagnostics, Plan};
 use crate::runtime::Micros;
+use crate::transform::{Class, Transform};
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
@@ -60,13 +61,32 @@ fn as_json(plan: &Plan) -> Value {
     let collections: Vec<Value> = plan
         .collections
         .iter()
-        .map(|c| json!({ "legacy": c.legacy.to_string(), "next": c.next.to_string(), "steps": c.steps.len() }))
+        .map(|c| {
+            json!({
+                "legacy": c.legacy.to_string(), "next": c.next.to_string(), "steps": c.steps.len(),
+                "class": Transform::new(&c.steps).class().to_string(), "transform": classes(c),
+            })
+        })
         .collect();
     json!({
         "kind": "check", "ok": true,
         "plan": { "id": plan.id, "title": plan.title, "version": plan.version, "hash": plan.hash },
         "collections": collections, "triggers": plan.triggers.len(), "stages": stages,
     })
+}
+
+/// Each step with how well it comes back.
+fn classes(c: &Collection) -> Vec<Value> {
+    let step = |(i, s): (usize, &crate::plan::Step)| json!({ "step": i + 1, "does": s.to_string(), "class": s.class().to_string(), "reason": s.reason() });
+    c.steps.iter().enumerate().map(step).collect()
+}
+
+fn steps(c: &Collection) {
+    for (i, s) in c.steps.iter().enumerate() {
+        let store = if s.class() == Class::Lossy { "; needs the pre-image store" } else { "" };
+        let line = format!("step {} {s}: {}: {}{store}", i + 1, s.class(), s.reason());
+        out::line(&crate::scrub::short(&line, 300));
+    }
 }
 
 fn mistakes(d: &Diagnostics) -> Value {
@@ -86,6 +106,7 @@ fn table(plan: &Plan) {
     out::line(&format!("{} version {}: {}", plan.id, plan.version, plan.title));
     for c in &plan.collections {
         out::line(&format!("{} -> {}, {} steps", c.legacy, c.next, c.steps.len()));
+        steps(c);
     }
     out::line("");
     out::line("stage             reads  writes  shadow  soak     gates  advance");

@@ -19,6 +19,7 @@ use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
 use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
+use crate::transform::Class;
 use crate::tui::run::{Exit, Options, Source};
 
 #[derive(Args, Debug)]
@@ -111,8 +112,25 @@ struct Back {
     to: Option<String>,
 }
 
+/// Originals that a lossy step changes are to be kept in a pre-image store; until there is one, such a plan has no way back.
+fn refuse_lossy(plan: &Plan) -> Result<(), Failure> {
+    let steps = plan.collections.iter().flat_map(|c| &c.steps).enumerate();
+    match steps.into_iter().find(|(_, s)| s.class() == Class::Lossy) {
+        Some((i, s)) => Err(Failure::usage(crate::scrub::short(
+            &format!(
+                "step {} {s} is lossy: {}; the pre-image store that it needs is not available yet",
+                i + 1,
+                s.reason()
+            ),
+            400,
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     let plan = read_plan(&args.plan)?;
+    refuse_lossy(&plan)?;
     let back = back.map(|b| back_command(&plan, &b)).transpose()?;
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };

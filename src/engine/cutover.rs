@@ -383,12 +383,7 @@ async fn differing(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<Key>, Halt> {
 
 /// The flip was made by an attempt that did not come to its end: which keys it would have confirmed is not known any more, so both
 /// sides are compared whole.
-async fn confirm_all(
-    ctx: &Arc<Ctx>,
-    route: &Route,
-    done: &str,
-    held: Held<'_>,
-) -> Result<Option<Value>, Halt> {
+async fn confirm_all(ctx: &Arc<Ctx>, route: &Route, done: &str, held: Held<'_>) -> Result<Option<Value>, Halt> {
     let Some(mut evidence) = reconcile_until_clean(ctx, held).await? else { return Ok(None) };
     evidence["text"] = json!(format!("{done}; {} documents match", evidence["matched"]));
     evidence["epoch"] = json!(route.epoch);

@@ -1,5 +1,5 @@
 //! The canonical form of a plan, whose hash names it: JSON with sorted keys, so that comments and layout do not matter. Only
-//! where the order of keys means something (index keys, constant documents) is it kept.
+//! where the order of keys means something (index keys, constant documents, mapped values) is it kept.
 
 use sha2::{Digest, Sha256};
 use toml::Spanned;
@@ -29,7 +29,7 @@ fn write_table(out: &mut String, table: &DeTable<'_>, ordered: bool) {
         out.push_str(if ordered { "[" } else { "" });
         write_text(out, name);
         out.push(if ordered { ',' } else { ':' });
-        write_value(out, v, ordered || matches!(name, "keys" | "value" | "was"));
+        write_value(out, v, ordered || matches!(name, "keys" | "value" | "was" | "values"));
         out.push_str(if ordered { "]" } else { "" });
     }
     out.push(if ordered { ']' } else { '}' });

@@ -1,26 +1,12 @@
-//! Reads `[[collection]]`: namespaces, steps and indexes, and whether they fit together.
+//! Reads `[[collection]]`: namespaces and indexes; its steps are read in `steps`.
 
-use std::ops::Range;
+use bson::Document;
 
-use bson::{Bson, Document};
-use toml::Spanned;
-use toml::de::DeValue;
-
-use super::reader::{At, Reader, Table, nearest};
+use super::reader::{At, Reader, Table};
 use super::shape;
-use super::types::{Collection, Step, ValueType};
+use super::steps;
+use super::types::Collection;
 use crate::cluster::{CONTROL_DB, IndexSpec, Ns};
-
-/// What a step may be, and what it may become.
-const STEPS: [&str; 4] = ["rename", "convert", "set", "unset"];
-const LATER: [&str; 8] = ["nest", "flatten", "split", "join", "wrap", "map", "pipeline", "lookup"];
-const TYPES: [(&str, ValueType); 5] = [
-    ("string", ValueType::String),
-    ("int", ValueType::Int),
-    ("long", ValueType::Long),
-    ("double", ValueType::Double),
-    ("decimal", ValueType::Decimal),
-];
 
 pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Collection> {
     let all = r.tables(t, "collection", "[[collection]]");
@@ -62,7 +48,7 @@ fn read_one(r: &mut Reader, t: &Table<'_, '_>) -> Option<Collection> {
         }
     }
     let shape = shape.and_then(|s| shape::read(r, s));
-    let steps = read_steps(r, t);
+    let steps = steps::read(r, t);
     let indexes = read_indexes(r, t);
     Some(Collection { legacy: legacy_ns?, next: next_ns?, steps, indexes, shape })
 }
@@ -100,162 +86,6 @@ fn read_ns(r: &mut Reader, text: &At<String>) -> Option<Ns> {
         return fail(r, format!("`{}` is the server's own database", ns.db), "expected another database");
     }
     Some(ns)
-}
-
-fn read_steps(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut touched: Vec<At<String>> = Vec::new();
-    for s in r.tables(t, "steps", "this step") {
-        let verb = STEPS.iter().find(|v| s.table.contains_key(**v));
-        let Some(verb) = verb else {
-            let first = s.table.keys().min_by_key(|k| k.span().start);
-            match first {
-                Some(k) if LATER.contains(&k.get_ref().as_ref()) => {
-                    let message = format!("the step `{}` is not available yet", k.get_ref());
-                    r.error(k.span(), message, "available: rename, convert, set and unset", None);
-                }
-                Some(k) => {
-                    let message = format!("unknown step `{}`", k.get_ref());
-                    r.error(k.span(), message, "", Some(nearest(k.get_ref(), STEPS.into_iter())));
-                }
-                None => r.error(s.span.clone(), "this step is empty", "expected rename, convert, set or unset", None),
-            }
-            continue;
-        };
-        if let Some(step) = read_step(r, &s, verb, &mut touched) {
-            steps.push(step);
-        }
-    }
-    steps
-}
-
-fn read_step(r: &mut Reader, s: &Table<'_, '_>, verb: &str, touched: &mut Vec<At<String>>) -> Option<Step> {
-    match verb {
-        "rename" => {
-            r.only(s, &["rename", "to"]);
-            let from = r.string(s, "rename").and_then(|p| path(r, p, touched));
-            let to = r.required(s, "to", "\"new_name\"").and_then(|p| path(r, p, touched));
-            Some(Step::Rename { from: from?, to: to? })
-        }
-        "convert" => {
-            r.only(s, &["convert", "from", "to"]);
-            let p = r.string(s, "convert").and_then(|p| path(r, p, touched));
-            let from = r.required(s, "from", "\"string\"").and_then(|w| r.word(&w, "type", &TYPES));
-            let to = r.required(s, "to", "\"decimal\"");
-            let to = to.and_then(|w| r.word(&w, "type", &TYPES).map(|v| (v, w.span)));
-            if let (Some(f), Some((t, span))) = (from, &to)
-                && f == *t
-            {
-                r.error(span.clone(), "this converts a type to itself", "expected another type", None);
-                return None;
-            }
-            Some(Step::Convert { path: p?, from: from?, to: to?.0 })
-        }
-        "set" => {
-            r.only(s, &["set", "value"]);
-            let p = r.string(s, "set").and_then(|p| path(r, p, touched));
-            let value = constant(r, s, "value");
-            Some(Step::Set { path: p?, value: value? })
-        }
-        _ => {
-            r.only(s, &["unset", "was"]);
-            let p = r.string(s, "unset").and_then(|p| path(r, p, touched));
-            if !s.table.contains_key("was") {
-                let help = "say the value that every legacy document has there, so that the way back can put it back: `was = …`";
-                r.error(
-                    s.span.clone(),
-                    "`was` is missing: without it this step cannot be undone",
-                    "",
-                    Some(help.into()),
-                );
-            }
-            let was = constant(r, s, "was");
-            Some(Step::Unset { path: p?, was: was? })
-        }
-    }
-}
-
-/// Checks a path and that no other step touches it, its parents or its children.
-fn path(r: &mut Reader, p: At<String>, touched: &mut Vec<At<String>>) -> Option<String> {
-    let parts: Vec<&str> = p.value.split('.').collect();
-    let fail = |r: &mut Reader, message: String, expected: &str| {
-        r.error(p.span.clone(), message, expected, None);
-        None
-    };
-    if parts.iter().any(|s| s.is_empty() || s.starts_with('$') || s.contains('\0')) || parts.len() > 20 {
-        return fail(r, format!("`{}` is not a path", p.value), "expected field names joined by dots");
-    }
-    if parts[0] == "_id" {
-        return fail(r, "a step must not touch `_id`".into(), "the key is what both sides are matched by");
-    }
-    if parts.iter().any(|s| s.bytes().all(|b| b.is_ascii_digit())) {
-        return fail(r, format!("`{}` points into an array", p.value), "expected field names only");
-    }
-    let overlaps = |a: &str, b: &str| {
-        a == b
-            || a.strip_prefix(b).is_some_and(|x| x.starts_with('.'))
-            || b.strip_prefix(a).is_some_and(|x| x.starts_with('.'))
-    };
-    if let Some(other) = touched.iter().find(|o| overlaps(&o.value, &p.value)) {
-        let message = if other.value == p.value {
-            format!("two steps touch `{}`", p.value)
-        } else {
-            format!("two steps touch `{}` and `{}`, one inside the other", other.value, p.value)
-        };
-        return fail(r, message, "expected each path once");
-    }
-    touched.push(p.clone());
-    Some(p.value)
-}
-
-/// A TOML value as BSON: integers become int when they fit, else long.
-fn constant(r: &mut Reader, s: &Table<'_, '_>, key: &str) -> Option<Bson> {
-    match s.table.get(key) {
-        Some(v) => to_bson(r, v),
-        None => {
-            if key == "value" {
-                r.missing(s, key, "1");
-            }
-            None
-        }
-    }
-}
-
-fn to_bson(r: &mut Reader, v: &Spanned<DeValue<'_>>) -> Option<Bson> {
-    let unusable = |r: &mut Reader, span: Range<usize>, expected: &str| {
-        r.error(span, "this value cannot be stored", expected, None);
-        None
-    };
-    match v.get_ref() {
-        DeValue::String(s) => Some(Bson::String(s.to_string())),
-        DeValue::Boolean(b) => Some(Bson::Boolean(*b)),
-        DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
-            Ok(n) => Some(i32::try_from(n).map_or(Bson::Int64(n), Bson::Int32)),
-            Err(_) => unusable(r, v.span(), "expected a 64-bit integer"),
-        },
-        DeValue::Float(x) => match x.as_str().parse::<f64>() {
-            Ok(x) => Some(Bson::Double(x)),
-            Err(_) => unusable(r, v.span(), "expected a number"),
-        },
-        DeValue::Datetime(d) => match d.to_string().parse::<jiff::Timestamp>() {
-            Ok(at) => Some(Bson::DateTime(bson::DateTime::from_millis(at.as_millisecond()))),
-            Err(_) => unusable(r, v.span(), "expected a date and time with an offset, like 2027-01-01T00:00:00Z"),
-        },
-        DeValue::Array(items) => items.iter().map(|i| to_bson(r, i)).collect::<Option<Vec<_>>>().map(Bson::Array),
-        DeValue::Table(t) => {
-            let mut entries: Vec<_> = t.iter().collect();
-            entries.sort_by_key(|(k, _)| k.span().start);
-            let mut d = Document::new();
-            for (k, v) in entries {
-                let name = k.get_ref().as_ref();
-                if name.contains('\0') {
-                    return unusable(r, k.span(), "expected a field name without NUL");
-                }
-                d.insert(name, to_bson(r, v)?);
-            }
-            Some(Bson::Document(d))
-        }
-    }
 }
 
 fn read_indexes(r: &mut Reader, t: &Table<'_, '_>) -> Vec<IndexSpec> {

@@ -1,5 +1,6 @@
 //! A plan that has been checked.
 
+use super::pipeline::Pipeline;
 use crate::cluster::{IndexSpec, Ns};
 use crate::runtime::Micros;
 
@@ -136,6 +137,8 @@ pub enum Step {
         from: ValueType,
         /// The type on next.
         to: ValueType,
+        /// Values that do not come back as they were are converted too.
+        lossy: bool,
     },
     /// Adds a field that legacy does not have; the inverse removes it.
     Set {
@@ -144,12 +147,71 @@ pub enum Step {
         /// The value.
         value: bson::Bson,
     },
-    /// Removes a field whose value on legacy is always `was`; the inverse puts it back.
+    /// Removes a field; the inverse puts it back.
     Unset {
         /// The path.
         path: String,
-        /// The value every legacy document has there.
-        was: bson::Bson,
+        /// The value every legacy document has there; `None` drops whatever is there, which is lossy.
+        was: Option<bson::Bson>,
+    },
+    /// Moves fields into a document; the same as one rename for each.
+    Nest {
+        /// The fields.
+        paths: Vec<String>,
+        /// The document's path.
+        into: String,
+    },
+    /// Moves the fields of a document up beside it; the inverse of `Nest`.
+    Flatten {
+        /// The document's path.
+        path: String,
+        /// Stands before each name; never empty when `fields` is `None`.
+        prefix: String,
+        /// These fields only; `None` is every field, whatever it is called.
+        fields: Option<Vec<String>>,
+    },
+    /// Cuts a text into fields beside it; the inverse joins them.
+    Split {
+        /// The text's path.
+        path: String,
+        /// The separator; never empty.
+        at: String,
+        /// The fields, with the same parent, at least two; the last takes the rest.
+        into: Vec<String>,
+    },
+    /// Joins the texts of fields; the inverse of `Split`.
+    Join {
+        /// The fields, at least two, with the same parent.
+        paths: Vec<String>,
+        /// The separator; never empty.
+        with: String,
+        /// The text's path, with the same parent.
+        to: String,
+    },
+    /// Puts a value into an array or a document of its own; the inverse takes it out.
+    Wrap {
+        /// The path.
+        path: String,
+        /// The field of the new document; `None` makes an array of one element.
+        field: Option<String>,
+    },
+    /// Replaces values by others.
+    Map {
+        /// The path.
+        path: String,
+        /// What becomes what: texts, whole numbers, booleans and dates, in the plan's order.
+        values: Vec<(bson::Bson, bson::Bson)>,
+        /// Other values stay as they are instead of being refused.
+        keep: bool,
+        /// Values that do not come back as they were are replaced too.
+        lossy: bool,
+    },
+    /// A raw aggregation pipeline.
+    Pipeline {
+        /// Makes next's document of legacy's.
+        forward: Pipeline,
+        /// Makes legacy's document of next's; without it the step is lossy.
+        inverse: Option<Pipeline>,
     },
 }
 
@@ -166,6 +228,79 @@ pub enum ValueType {
     Double,
     /// Decimal128.
     Decimal,
+    /// Milliseconds since 1970, UTC.
+    Date,
+    /// The server's 12-byte id.
+    ObjectId,
+    /// True or false.
+    Bool,
+}
+
+/// What a conversion between two types keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// What it accepts comes back as it was, whether the step says `lossy` or not.
+    All,
+    /// So do some values; the others are refused unless the step says `lossy = true`. Says what they lose.
+    Some(&'static str),
+    /// No value does. Says what is lost.
+    None(&'static str),
+}
+
+impl ValueType {
+    /// Every type, in the order of the documentation.
+    pub const ALL: [ValueType; 8] = [
+        ValueType::String,
+        ValueType::Int,
+        ValueType::Long,
+        ValueType::Double,
+        ValueType::Decimal,
+        ValueType::Date,
+        ValueType::ObjectId,
+        ValueType::Bool,
+    ];
+
+    /// Its name in plans, which is the server's alias.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ValueType::String => "string",
+            ValueType::Int => "int",
+            ValueType::Long => "long",
+            ValueType::Double => "double",
+            ValueType::Decimal => "decimal",
+            ValueType::Date => "date",
+            ValueType::ObjectId => "objectId",
+            ValueType::Bool => "bool",
+        }
+    }
+
+    /// What a conversion keeps; `None` when there is no such conversion.
+    #[must_use]
+    pub fn converts_to(self, to: ValueType) -> Option<Keeps> {
+        use ValueType::{Bool, Date, Decimal, Double, Int, Long, ObjectId, String};
+        const DIGITS: &str = "how the number was written (leading zeros, a plus sign, an exponent)";
+        const FRACTION: &str = "the fraction, and the sign of -0";
+        const TRUTH: &str = "every number but 0 and 1";
+        Some(match (self, to) {
+            (a, b) if a == b => return None,
+            (Int | Bool, String | Long | Double | Decimal) | (Bool, Int) | (Long, String | Int | Decimal | Date) => {
+                Keeps::All
+            }
+            (String, Bool) | (Double | Decimal | Date | ObjectId, String) | (Date, Long | Decimal) => Keeps::All,
+            (Double, Decimal) => Keeps::All,
+            (String, Int | Long | Double | Decimal) => Keeps::Some(DIGITS),
+            (String, Date) => Keeps::Some("how the time was written (its zone, other than 3 digits after the second)"),
+            (String, ObjectId) => Keeps::Some("capital letters"),
+            (Long | Date, Double) => Keeps::Some("digits beyond 53 bits"),
+            (Double, Int | Long | Date) => Keeps::Some(FRACTION),
+            (Decimal, Int | Long | Date) => Keeps::Some("the fraction, the exponent and the sign of -0"),
+            (Decimal, Double) => Keeps::Some("trailing zeros, and digits beyond 17"),
+            (Int | Long | Double | Decimal, Bool) => Keeps::Some(TRUTH),
+            (ObjectId, Date) => Keeps::None("all but the seconds of the id's time"),
+            _ => return None,
+        })
+    }
 }
 
 /// A query that is compared and explained on both shapes.

@@ -187,7 +187,11 @@ fn decide_tripped(state: &State, plan: &Plan, why: &str, rollback: Option<bool>,
     {
         return events;
     }
-    if state.paused.is_some() { Vec::new() } else { vec![Event::Paused { why: why.to_owned(), evidence: evidence.clone() }] }
+    if state.paused.is_some() {
+        Vec::new()
+    } else {
+        vec![Event::Paused { why: why.to_owned(), evidence: evidence.clone() }]
+    }
 }
 
 /// An operator has been told, or told enough: two actors with errors of their own must not write the journal full between them.

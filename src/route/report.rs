@@ -198,7 +198,10 @@ fn slice_bytes(s: &Slice) -> Vec<u8> {
             if !pairs.is_empty() || s.errors[kind][side] > 0 {
                 let part = d.open(ElementType::EmbeddedDocument, name);
                 let at = d.open(ElementType::Array, "us_count");
-                d.items(ElementType::Int32, pairs.iter().flat_map(|(us, n)| [*us, *n]).map(|n| (n as i32).to_le_bytes()));
+                d.items(
+                    ElementType::Int32,
+                    pairs.iter().flat_map(|(us, n)| [*us, *n]).map(|n| (n as i32).to_le_bytes()),
+                );
                 d.close(at);
                 d.element(ElementType::Int32, "errors", &(s.errors[kind][side] as i32).to_le_bytes());
                 d.close(part);

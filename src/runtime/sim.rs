@@ -254,11 +254,8 @@ impl Runtime for Sim {
             inner.next_id += 1;
             let id = inner.next_id;
             let slot = inner.free.pop().unwrap_or(inner.tasks.len());
-            let cell = Arc::new(TaskWaker {
-                woken: (slot, id),
-                queued: AtomicBool::new(true),
-                ready: self.ready.clone(),
-            });
+            let cell =
+                Arc::new(TaskWaker { woken: (slot, id), queued: AtomicBool::new(true), ready: self.ready.clone() });
             let waker = cell.clone().into();
             let task = Some(Task { id, group, runnable: Some((f, cell, waker)) });
             match inner.tasks.get_mut(slot) {

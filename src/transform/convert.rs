@@ -1,8 +1,8 @@
-//! Conversion of single values. Every result is converted back and compared byte for byte before it is accepted.
-
-use bson::Decimal128;
+//! Conversion of single values. Unless the step is lossy, every result is converted back and compared byte for byte before it is
+//! accepted; going back, always: what T makes of a copy must be what it is a copy of.
 
 use super::Why;
+use super::number;
 use super::tree::{NULL, Value, type_name};
 use crate::plan::ValueType;
 
@@ -13,16 +13,13 @@ impl ValueType {
         match self {
             ValueType::Double => 0x01,
             ValueType::String => 0x02,
+            ValueType::ObjectId => 0x07,
+            ValueType::Bool => 0x08,
+            ValueType::Date => 0x09,
             ValueType::Int => 0x10,
             ValueType::Long => 0x12,
             ValueType::Decimal => 0x13,
         }
-    }
-
-    /// Its name in plans.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        type_name(self.kind())
     }
 }
 
@@ -32,65 +29,96 @@ enum Val<'a> {
     Whole(i64),
     Double(f64),
     Decimal([u8; 16]),
+    Date(i64),
+    Id([u8; 12]),
+    Bool(bool),
 }
 
 /// The converted value; `None` when it stays as it is (null).
-pub(super) fn convert<'a>(value: &Value<'_>, from: ValueType, to: ValueType) -> Result<Option<Value<'a>>, Why> {
+pub(super) fn convert<'a>(
+    value: &Value<'_>,
+    from: ValueType,
+    to: ValueType,
+    lossy: bool,
+    forward: bool,
+) -> Result<Option<Value<'a>>, Why> {
     let bytes: &[u8] = match value {
         Value::Raw(NULL, _) => return Ok(None),
         Value::Raw(kind, bytes) if *kind == from.kind() => bytes,
         Value::Owned(kind, bytes) if *kind == from.kind() => bytes,
         other => return Err(Why::Type { expected: from.name(), found: type_name(other.kind()) }),
     };
+    if from.converts_to(to).is_none() {
+        return Err(Why::NoInverse);
+    }
     let refuse = |why| Why::NotExact { from: from.name(), to: to.name(), why };
     let out = one_way(bytes, from, to).map_err(refuse)?;
+    if lossy && forward {
+        return Ok(Some(Value::Owned(to.kind(), out)));
+    }
     match one_way(&out, to, from) {
         Ok(back) if back == bytes => Ok(Some(Value::Owned(to.kind(), out))),
         _ => Err(refuse("the value coming back would be written differently")),
     }
 }
 
-fn one_way(bytes: &[u8], from: ValueType, to: ValueType) -> Result<Vec<u8>, &'static str> {
+/// Converts the bytes of a value, and may lose what [`ValueType::converts_to`] says.
+pub(super) fn one_way(bytes: &[u8], from: ValueType, to: ValueType) -> Result<Vec<u8>, &'static str> {
+    const NONE: &str = "there is no such conversion";
     let value = decode(bytes, from).ok_or("its bytes are not valid")?;
     match (value, to) {
         (Val::Text(t), _) => from_text(t, to),
-        (Val::Whole(n), ValueType::String) => Ok(text_bytes(&n.to_string())),
+        (Val::Whole(n), ValueType::Date) if from == ValueType::Long => Ok(n.to_le_bytes().to_vec()),
+        (Val::Whole(n) | Val::Date(n), ValueType::Double) => Ok((n as f64).to_le_bytes().to_vec()),
+        (Val::Whole(n), ValueType::Bool) => Ok(vec![u8::from(n != 0)]),
         (Val::Whole(n), _) => from_whole(n, to),
-        (Val::Double(x), ValueType::String) => Ok(text_bytes(&double_text(x))),
-        (Val::Double(x), ValueType::Decimal) => from_text(&double_text(x), to),
-        (Val::Double(x), _) => {
-            // Beyond this a double cannot tell neighbouring integers apart; comparing bits afterwards refuses -0.
-            if x.fract() == 0.0 && x.abs() <= 9_007_199_254_740_992.0 {
-                from_whole(x as i64, to)
-            } else {
-                Err("it is not a whole number that both types hold")
-            }
+        (Val::Double(x), ValueType::String) => Ok(number::text_bytes(&number::double_text(x))),
+        (Val::Double(x), ValueType::Decimal) => from_text(&number::double_text(x), to),
+        (Val::Double(x), ValueType::Bool) => Ok(vec![u8::from(x != 0.0)]),
+        // 2^63 is the first double beyond an i64.
+        (Val::Double(x), _) if x.abs() < 9_223_372_036_854_775_808.0 => from_whole(x.trunc() as i64, to),
+        (Val::Double(_), _) => Err("it is not a number that both types hold"),
+        (Val::Decimal(d), ValueType::String) => Ok(number::text_bytes(&number::decimal_text(d))),
+        // A server carries such bits into the double.
+        (Val::Decimal(d), ValueType::Double) if number::is_odd_nan(d) => Err("it is a NaN with a payload or a sign"),
+        (Val::Decimal(d), ValueType::Double) => from_text(&number::decimal_text(d), to),
+        (Val::Decimal(d), ValueType::Bool) => Ok(vec![u8::from(number::is_true(d))]),
+        (Val::Decimal(d), _) => {
+            number::truncated(d).ok_or("it is not a number that both types hold").and_then(|n| from_whole(n, to))
         }
-        (Val::Decimal(d), ValueType::String) => Ok(text_bytes(&decimal_text(d))),
-        (Val::Decimal(d), _) => from_text(&decimal_text(d), to),
+        (Val::Date(ms), ValueType::String) => {
+            number::date_text(ms).map(|t| number::text_bytes(&t)).ok_or("its year is not one of 0 to 9999")
+        }
+        (Val::Date(ms), ValueType::Long | ValueType::Decimal) => from_whole(ms, to),
+        (Val::Id(id), ValueType::String) => {
+            Ok(number::text_bytes(&id.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+        }
+        (Val::Id([a, b, c, d, ..]), ValueType::Date) => {
+            // Seconds since 1970, signed, as the server reads them.
+            Ok((i64::from(i32::from_be_bytes([a, b, c, d])) * 1_000).to_le_bytes().to_vec())
+        }
+        (Val::Bool(b), ValueType::String) => Ok(number::text_bytes(if b { "true" } else { "false" })),
+        (Val::Bool(b), ValueType::Double) => Ok(f64::from(u8::from(b)).to_le_bytes().to_vec()),
+        (Val::Bool(b), _) => from_whole(b.into(), to),
+        (Val::Date(_) | Val::Id(_), _) => Err(NONE),
     }
 }
 
 fn decode(bytes: &[u8], kind: ValueType) -> Option<Val<'_>> {
     Some(match kind {
-        ValueType::String => {
-            let text = bytes.get(4..bytes.len().checked_sub(1)?)?;
-            Val::Text(std::str::from_utf8(text).ok()?)
-        }
+        ValueType::String => Val::Text(number::text(bytes)?),
         ValueType::Int => Val::Whole(i32::from_le_bytes(bytes.try_into().ok()?).into()),
         ValueType::Long => Val::Whole(i64::from_le_bytes(bytes.try_into().ok()?)),
         ValueType::Double => Val::Double(f64::from_le_bytes(bytes.try_into().ok()?)),
         ValueType::Decimal => Val::Decimal(bytes.try_into().ok()?),
+        ValueType::Date => Val::Date(i64::from_le_bytes(bytes.try_into().ok()?)),
+        ValueType::ObjectId => Val::Id(bytes.try_into().ok()?),
+        ValueType::Bool => Val::Bool(match bytes {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        }),
     })
-}
-
-fn text_bytes(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 5);
-    // Numerals are far below the 2 GiB a length can say.
-    out.extend_from_slice(&(text.len() as u32 + 1).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-    out.push(0);
-    out
 }
 
 fn from_whole(n: i64, to: ValueType) -> Result<Vec<u8>, &'static str> {
@@ -98,84 +126,44 @@ fn from_whole(n: i64, to: ValueType) -> Result<Vec<u8>, &'static str> {
         ValueType::Int => {
             i32::try_from(n).map(|n| n.to_le_bytes().to_vec()).map_err(|_| "it does not fit into 32 bits")
         }
-        ValueType::Long => Ok(n.to_le_bytes().to_vec()),
-        ValueType::Double if i128::from(n) == (n as f64) as i128 => Ok((n as f64).to_le_bytes().to_vec()),
-        ValueType::Double => Err("a double does not hold it exactly"),
-        ValueType::Decimal => Ok(pack(n < 0, 0, n.unsigned_abs().into()).to_vec()),
-        ValueType::String => Ok(text_bytes(&n.to_string())),
+        ValueType::Long | ValueType::Date => Ok(n.to_le_bytes().to_vec()),
+        ValueType::Decimal => Ok(number::pack(n < 0, 0, n.unsigned_abs().into()).to_vec()),
+        ValueType::String => Ok(number::text_bytes(&n.to_string())),
+        ValueType::Double | ValueType::ObjectId | ValueType::Bool => Err("there is no such conversion"),
     }
 }
 
 fn from_text(text: &str, to: ValueType) -> Result<Vec<u8>, &'static str> {
     match to {
-        ValueType::Int => {
-            text.parse::<i32>().map(|n| n.to_le_bytes().to_vec()).map_err(|_| "it is not a 32-bit integer")
+        ValueType::Int => number::whole(text)
+            .and_then(|n| i32::try_from(n).ok())
+            .map(|n| n.to_le_bytes().to_vec())
+            .ok_or("it is not a 32-bit integer"),
+        ValueType::Long => number::whole(text).map(|n| n.to_le_bytes().to_vec()).ok_or("it is not a 64-bit integer"),
+        ValueType::Double => {
+            number::double(text).map(|n| n.to_le_bytes().to_vec()).ok_or("it is not a number that a double can hold")
         }
-        ValueType::Long => {
-            text.parse::<i64>().map(|n| n.to_le_bytes().to_vec()).map_err(|_| "it is not a 64-bit integer")
+        ValueType::Decimal => {
+            number::decimal(text).map(|d| d.to_vec()).ok_or("it is not a decimal number of at most 34 digits")
         }
-        ValueType::Double => text.parse::<f64>().map(|n| n.to_le_bytes().to_vec()).map_err(|_| "it is not a number"),
-        ValueType::Decimal => match plain_decimal(text) {
-            Some(d) => Ok(d.to_vec()),
-            None => text
-                .parse::<Decimal128>()
-                .map(|d| d.bytes().to_vec())
-                .map_err(|_| "it is not a decimal number of at most 34 digits"),
+        ValueType::Date => {
+            number::date(text).map(|ms| ms.to_le_bytes().to_vec()).ok_or("it is not a date and time with its zone")
+        }
+        ValueType::ObjectId => hex(text).ok_or("it is not 24 hexadecimal digits"),
+        ValueType::Bool => match text {
+            "true" => Ok(vec![1]),
+            "false" => Ok(vec![0]),
+            _ => Err("it is neither true nor false"),
         },
-        ValueType::String => Ok(text_bytes(text)),
+        ValueType::String => Err("there is no such conversion"),
     }
 }
 
-/// The shortest text that reads back as the same double.
-fn double_text(x: f64) -> String {
-    if x.is_infinite() {
-        return if x > 0.0 { "Infinity" } else { "-Infinity" }.into();
-    }
-    if x == 0.0 || (1e-7..1e21).contains(&x.abs()) { x.to_string() } else { format!("{x:e}") }
-}
-
-const BIAS: i32 = 6176;
-const COEFFICIENT_BITS: u32 = 113;
-
-fn pack(negative: bool, exponent: i32, coefficient: u128) -> [u8; 16] {
-    // Callers stay within 34 digits and the exponent's range, so the fields do not overlap.
-    let biased = (exponent + BIAS) as u128;
-    ((u128::from(negative) << 127) | (biased << COEFFICIENT_BITS) | coefficient).to_le_bytes()
-}
-
-/// `-12.340` and its like: no exponent, no leading zeros, at most 34 digits, the form that [`decimal_text`] writes. Everything
-/// else goes the slow way through bson.
-fn plain_decimal(text: &str) -> Option<[u8; 16]> {
-    let body = text.strip_prefix('-').unwrap_or(text);
-    let (whole, fraction) = body.split_once('.').unwrap_or((body, ""));
-    let digits = whole.len() + fraction.len();
-    if whole.is_empty() || digits > 34 || (body.len() > whole.len() && fraction.is_empty()) {
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| (b as char).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let bytes = text.as_bytes();
+    if bytes.len() != 24 {
         return None;
     }
-    let mut coefficient = 0u128;
-    for b in whole.bytes().chain(fraction.bytes()) {
-        if !b.is_ascii_digit() {
-            return None;
-        }
-        coefficient = coefficient * 10 + u128::from(b - b'0');
-    }
-    Some(pack(text.len() > body.len(), -(fraction.len() as i32), coefficient))
-}
-
-/// The text of a decimal as the server prints it.
-fn decimal_text(bytes: [u8; 16]) -> String {
-    let bits = u128::from_le_bytes(bytes);
-    let exponent = ((bits >> COEFFICIENT_BITS) & 0x3FFF) as i32 - BIAS;
-    let coefficient = bits & ((1 << COEFFICIENT_BITS) - 1);
-    // The plain form, for the exponents and coefficients of everyday numbers (which also rules out NaN, infinity and the large form).
-    if (-6..=0).contains(&exponent) && coefficient < 10u128.pow(34) {
-        let scale = exponent.unsigned_abs();
-        let sign = if bits >> 127 == 1 { "-" } else { "" };
-        if scale == 0 {
-            return format!("{sign}{coefficient}");
-        }
-        let unit = 10u128.pow(scale);
-        return format!("{sign}{}.{:0width$}", coefficient / unit, coefficient % unit, width = scale as usize);
-    }
-    Decimal128::from_bytes(bytes).to_string()
+    bytes.chunks(2).map(|c| Some(digit(c[0])? << 4 | digit(c[1])?)).collect()
 }

@@ -1,48 +1,35 @@
 //! T and T⁻¹: the plan's steps applied to raw BSON, and undone again.
 //!
-//! Each step says how well it comes back ([`Step::fidelity`]); a document whose round trip would not be exact is refused, never
-//! carried approximately. Untouched fields are copied as bytes, whatever they hold. No I/O, no clock, no decoded documents.
-//!
-//! Placement: a rename within one parent stays in place. Moving up, the field is put where its old parent stands; moving down, it
-//! comes first in its new parent (or last when T itself moves down). A parent left empty by a move is dropped, and made again
-//! by the move back; so a parent that is already empty is refused as a target, since the way back would drop it.
+//! Each step says how well it comes back ([`Step::class`]); unless the plan calls it lossy, a document whose round trip would not
+//! be right is refused, never carried approximately. Untouched fields are copied as bytes, whatever they hold. No I/O, no clock,
+//! no decoded documents. `server` has the same steps as aggregation stages.
 
+mod class;
+mod compute;
 mod convert;
+mod number;
+mod op;
+mod parts;
 mod same;
+mod server;
+mod shift;
+mod spread;
 mod tree;
+mod wrap;
 
-use bson::{Bson, RawDocument, RawDocumentBuf, doc};
+use std::borrow::Cow;
+
+use bson::{Document, RawDocument, RawDocumentBuf};
+
+pub use class::Class;
 
 use crate::cluster::Key;
-use crate::plan::{Step, ValueType};
+use crate::plan::Step;
+use op::{Op, Segment};
 use same::Order;
-use tree::{Field, Value};
 
 /// The server's limit on a document, bytes.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
-
-/// How well a step comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fidelity {
-    /// `invert(apply(d)) == d`, byte for byte.
-    Exact,
-    /// Equal up to the order of fields in the parents the step touches.
-    FieldOrder,
-    /// Something is lost. No step available today is.
-    Lossy,
-}
-
-impl Step {
-    /// How well the step comes back.
-    #[must_use]
-    pub fn fidelity(&self) -> Fidelity {
-        match self {
-            Step::Rename { from, to } if parent(from) != parent(to) => Fidelity::FieldOrder,
-            Step::Unset { .. } => Fidelity::FieldOrder,
-            Step::Rename { .. } | Step::Convert { .. } | Step::Set { .. } => Fidelity::Exact,
-        }
-    }
-}
 
 /// What stands before the last dot; empty for a top-level field.
 fn parent(path: &str) -> &str {
@@ -107,6 +94,47 @@ pub enum Why {
     /// The parent of a moved field is an empty document.
     #[error("is an empty document; the way back would drop it")]
     EmptyParent,
+    /// A text does not have as many parts as the plan says.
+    #[error("has {found} parts at the plan's separator, expected {expected}")]
+    Parts {
+        /// What the plan says.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// A part is missing beside others that are there.
+    #[error("is not there, but others that it is joined with are")]
+    Part,
+    /// A part would be cut elsewhere when the text is split again.
+    #[error("holds the separator (or makes one with its neighbour), so it would be split differently")]
+    Separator,
+    /// A field would be taken for one of a flattened document.
+    #[error("begins with the prefix of a flattened document, so the way back would move it")]
+    Prefix,
+    /// The plan does not say what a value becomes.
+    #[error("is of type {found} and not a value that the plan maps")]
+    Unmapped {
+        /// Its type.
+        found: &'static str,
+    },
+    /// A value that is kept is one that another value is mapped to.
+    #[error("is of type {found} and a value that another one is mapped to, so it would not come back")]
+    Target {
+        /// Its type.
+        found: &'static str,
+    },
+    /// A wrapped value has company.
+    #[error("does not hold exactly one {0}")]
+    NotOne(&'static str),
+    /// A lossy step has nothing to make the document of.
+    #[error("cannot be made of what next holds; only the pre-image brings it back")]
+    NoInverse,
+    /// A pipeline cannot be computed on this document.
+    #[error("cannot be computed as a server would: {0}")]
+    Compute(&'static str),
+    /// The declared inverse does not bring the document back.
+    #[error("does not come back from the inverse that the plan declares")]
+    NotDeclared,
     /// A step of the plan touches `_id`.
     #[error("is touched by a step; an _id never changes")]
     Id,
@@ -133,54 +161,28 @@ impl Path {
     fn fail<T>(&self, why: Why) -> At<T> {
         Err((self.text.clone(), why))
     }
-}
 
-/// A constant of the plan as BSON bytes.
-#[derive(Clone, Debug)]
-struct Constant {
-    kind: u8,
-    bytes: Vec<u8>,
-}
-
-impl Constant {
-    fn new(value: &Bson) -> Option<Self> {
-        let d = RawDocumentBuf::try_from(&doc! { "": value.clone() }).ok()?;
-        let b = d.as_bytes();
-        // int32 length, type byte, empty name, value, closing NUL.
-        Some(Constant { kind: *b.get(4)?, bytes: b.get(6..b.len().checked_sub(1)?)?.to_vec() })
+    fn last(&self) -> &[u8] {
+        self.parts.last().map_or(&[], Vec::as_slice)
     }
-}
 
-/// A step made ready to run.
-#[derive(Clone, Debug)]
-enum Op {
-    /// `shared` leading path segments; `early` puts the field before its old parent, or first in its new one.
-    Move {
-        from: Path,
-        to: Path,
-        shared: usize,
-        early: bool,
-    },
-    Convert {
-        path: Path,
-        from: ValueType,
-        to: ValueType,
-    },
-    /// Adds the constant going forward (`add`), or takes it away.
-    Constant {
-        path: Path,
-        value: Option<Constant>,
-        add: bool,
-    },
-    /// Touches `_id`: refuses every document.
-    Refused(Path),
+    fn parents(&self) -> &[Vec<u8>] {
+        self.parts.split_last().map_or(&[], |(_, parents)| parents)
+    }
+
+    /// The path of a field beside it.
+    fn beside(&self, name: &[u8]) -> String {
+        let name = String::from_utf8_lossy(name);
+        let above = parent(&self.text);
+        if above.is_empty() { name.into_owned() } else { format!("{above}.{name}") }
+    }
 }
 
 /// T and its inverse.
 #[derive(Clone, Debug)]
 pub struct Transform {
-    ops: Vec<Op>,
-    fidelity: Fidelity,
+    segments: Vec<Segment>,
+    class: Class,
     order: Order,
 }
 
@@ -189,44 +191,59 @@ impl Transform {
     #[must_use]
     pub fn new(steps: &[Step]) -> Transform {
         let mut order = Order::default();
-        let ops = steps
-            .iter()
-            .map(|step| {
-                let op = prepare(step);
-                if step.fidelity() == Fidelity::FieldOrder {
-                    match &op {
-                        Op::Move { from, to, .. } => [from, to].iter().for_each(|p| order.loosen(&p.parts)),
-                        Op::Constant { path, .. } => order.loosen(&path.parts),
-                        Op::Convert { .. } | Op::Refused(_) => {}
-                    }
-                }
-                op
-            })
-            .collect();
-        let fidelity = steps.iter().map(Step::fidelity).max().unwrap_or(Fidelity::Exact);
-        Transform { ops, fidelity, order }
+        if steps.iter().any(|s| s.class() == Class::Declared) {
+            order.loosen_top();
+        }
+        for step in steps.iter().filter(|s| s.class() == Class::Reordered) {
+            for segment in &op::prepare(std::slice::from_ref(step)) {
+                let Segment::Ops(ops) = segment else { continue };
+                ops.iter().flat_map(Op::paths).for_each(|p| order.loosen(&p.parts));
+            }
+        }
+        let class = steps.iter().map(Step::class).max().unwrap_or(Class::Exact);
+        Transform { segments: op::prepare(steps), class, order }
     }
 
-    /// The weakest fidelity of its steps.
+    /// The weakest class of its steps.
     #[must_use]
-    pub fn fidelity(&self) -> Fidelity {
-        self.fidelity
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// True when a step loses something, so that the way back needs the pre-images of documents.
+    #[must_use]
+    pub fn is_lossy(&self) -> bool {
+        self.class == Class::Lossy
     }
 
     /// T: a document of legacy as next holds it.
     ///
     /// # Errors
-    /// When the document cannot be carried there and back; nothing is ever carried approximately.
+    /// When the document cannot be carried as its steps' classes promise.
     pub fn apply(&self, doc: &RawDocument) -> Result<RawDocumentBuf, TransformError> {
         self.run(doc, true)
     }
 
-    /// T⁻¹: a document of next as legacy holds it.
+    /// T⁻¹: a document of next as legacy holds it. T makes of it what next holds, up to the order of fields; of a document that a
+    /// lossy step has changed it is a likeness, not the original.
     ///
     /// # Errors
-    /// As [`Transform::apply`].
+    /// As [`Transform::apply`]; also when a lossy step has nothing to make the document of.
     pub fn invert(&self, doc: &RawDocument) -> Result<RawDocumentBuf, TransformError> {
         self.run(doc, false)
+    }
+
+    /// T as aggregation stages. A server makes the same bytes of every document that [`Transform::apply`] accepts, with the exceptions
+    /// listed in `docs/steps.md`; of others it makes anything.
+    #[must_use]
+    pub fn pipeline(&self) -> Vec<Document> {
+        server::forward(&self.segments)
+    }
+
+    /// T⁻¹ as aggregation stages; `None` when a lossy step has no inverse.
+    #[must_use]
+    pub fn inverse_pipeline(&self) -> Option<Vec<Document>> {
+        server::inverse(&self.segments)
     }
 
     /// True when two documents of the same side hold the same: equal bytes, or, only where a step does not keep it, equal up to
@@ -234,7 +251,7 @@ impl Transform {
     #[must_use]
     pub fn same(&self, a: &RawDocument, b: &RawDocument) -> bool {
         a.as_bytes() == b.as_bytes()
-            || (self.fidelity == Fidelity::FieldOrder && same::equal(&self.order, a.as_bytes(), b.as_bytes()))
+            || (!self.order.is_strict() && same::equal(&self.order, a.as_bytes(), b.as_bytes()))
     }
 
     /// True when a legacy and a next document hold the same, whichever of the two the other was made from.
@@ -252,99 +269,47 @@ impl Transform {
     }
 
     fn run_at(&self, bytes: &[u8], forward: bool) -> At<RawDocumentBuf> {
+        let mut now = Cow::Borrowed(bytes);
+        if forward {
+            for s in &self.segments {
+                now = Cow::Owned(s.run(&now, true)?);
+            }
+        } else {
+            for s in self.segments.iter().rev() {
+                now = Cow::Owned(s.run(&now, false)?);
+            }
+        }
+        if self.segments.is_empty() {
+            tree::parse(bytes, "")?;
+        }
+        if now.len() > MAX_BYTES {
+            return Err((String::new(), Why::TooLarge));
+        }
+        RawDocumentBuf::from_bytes(now.into_owned()).map_err(|_| malformed("the result has a wrong length"))
+    }
+}
+
+fn malformed(why: &'static str) -> (String, Why) {
+    (String::new(), Why::Malformed(why))
+}
+
+impl Segment {
+    fn run(&self, bytes: &[u8], forward: bool) -> At<Vec<u8>> {
+        let ops = match self {
+            Segment::Ops(ops) => ops,
+            Segment::Pipeline { forward: p, inverse } => return compute::step(p, inverse.as_ref(), bytes, forward),
+        };
         let mut fields = tree::parse(bytes, "")?;
         if forward {
-            for op in &self.ops {
+            for op in ops {
                 op.run(&mut fields, true)?;
             }
         } else {
-            for op in self.ops.iter().rev() {
+            for op in ops.iter().rev() {
                 op.run(&mut fields, false)?;
             }
         }
-        let out = tree::write(&fields, bytes.len() + 64);
-        if out.len() > MAX_BYTES {
-            return Err((String::new(), Why::TooLarge));
-        }
-        RawDocumentBuf::from_bytes(out).map_err(|_| (String::new(), Why::Malformed("the result has a wrong length")))
-    }
-}
-
-fn prepare(step: &Step) -> Op {
-    let paths: Vec<Path> = match step {
-        Step::Rename { from, to } => vec![Path::new(from), Path::new(to)],
-        Step::Convert { path, .. } | Step::Set { path, .. } | Step::Unset { path, .. } => vec![Path::new(path)],
-    };
-    if let Some(p) = paths.iter().find(|p| p.parts[0] == b"_id") {
-        return Op::Refused(p.clone());
-    }
-    match step {
-        Step::Rename { from, to } => {
-            let (from, to) = (Path::new(from), Path::new(to));
-            let most = from.parts.len().min(to.parts.len()) - 1;
-            let shared = (0..most).take_while(|&i| from.parts[i] == to.parts[i]).count();
-            let early = to.parts.len() == shared + 1;
-            Op::Move { from, to, shared, early }
-        }
-        Step::Convert { path, from, to } => Op::Convert { path: Path::new(path), from: *from, to: *to },
-        Step::Set { path, value } => Op::Constant { path: Path::new(path), value: Constant::new(value), add: true },
-        Step::Unset { path, was } => Op::Constant { path: Path::new(path), value: Constant::new(was), add: false },
-    }
-}
-
-impl Op {
-    fn run<'a>(&'a self, root: &mut Vec<Field<'a>>, forward: bool) -> At<()> {
-        match self {
-            Op::Move { from, to, shared, early } if forward => shift(root, from, to, *shared, *early),
-            Op::Move { from, to, shared, early } => shift(root, to, from, *shared, *early),
-            Op::Convert { path, from, to } => {
-                let (from, to) = if forward { (*from, *to) } else { (*to, *from) };
-                let Some(value) = tree::find(root, &path.parts, &path.text)? else { return Ok(()) };
-                if let Some(new) = convert::convert(value, from, to).map_err(|why| (path.text.clone(), why))? {
-                    *value = new;
-                }
-                Ok(())
-            }
-            Op::Constant { path, value: None, .. } => path.fail(Why::Malformed("the plan's value is not valid BSON")),
-            Op::Constant { path, value: Some(c), add } if *add == forward => {
-                if tree::find(root, &path.parts, &path.text)?.is_some() {
-                    return path.fail(Why::Occupied);
-                }
-                tree::insert(root, &path.parts, Value::Raw(c.kind, &c.bytes), false, &path.text)
-            }
-            Op::Constant { path, value: Some(c), .. } => match tree::take(root, &path.parts, &path.text)? {
-                None => path.fail(Why::Absent),
-                Some(v) if v.is(c.kind, &c.bytes) => Ok(()),
-                Some(v) => path.fail(Why::Differs { found: tree::type_name(v.kind()) }),
-            },
-            Op::Refused(path) => path.fail(Why::Id),
-        }
-    }
-}
-
-/// Moves a field; see the placement rules at the top.
-fn shift<'a>(root: &mut Vec<Field<'a>>, from: &'a Path, to: &'a Path, shared: usize, early: bool) -> At<()> {
-    let Some(level) = tree::descend(root, &from.parts[..shared], &from.text)? else { return Ok(()) };
-    let (source, target) = (&from.parts[shared..], &to.parts[shared..]);
-    if tree::find(level, target, &to.text)?.is_some() {
-        return to.fail(Why::Occupied);
-    }
-    let Some(at) = level.iter().position(|f| f.name == source[0].as_slice()) else { return Ok(()) };
-    let before = level.len();
-    let Some(value) = tree::take(level, source, &from.text)? else { return Ok(()) };
-    let pruned = level.len() < before;
-    match (source.len(), target.len()) {
-        (_, 1) => {
-            let place = if pruned || early { at } else { at + 1 };
-            level.insert(place, Field { name: &target[0], value });
-            Ok(())
-        }
-        (1, _) if !level.iter().any(|f| f.name == target[0].as_slice()) => {
-            level.insert(at, Field { name: &target[0], value: tree::nest(&target[1..], value) });
-            Ok(())
-        }
-        (1, _) => tree::insert(level, target, value, early, &to.text),
-        _ => tree::insert(level, target, value, false, &to.text),
+        Ok(tree::write(&fields, bytes.len() + 64))
     }
 }
 

@@ -10,6 +10,21 @@ pub(super) struct Order {
 }
 
 impl Order {
+    /// True when no order may differ.
+    pub(super) fn is_strict(&self) -> bool {
+        !self.any
+    }
+
+    /// Loosens the top level only.
+    pub(super) fn top() -> Order {
+        Order { any: true, below: Vec::new() }
+    }
+
+    /// Loosens the top level.
+    pub(super) fn loosen_top(&mut self) {
+        self.any = true;
+    }
+
     /// Loosens every parent on the way to `parts`.
     pub(super) fn loosen(&mut self, parts: &[Vec<u8>]) {
         self.any = true;
@@ -45,7 +60,7 @@ fn equal_value(order: &Order, f: &Field<'_>, g: &Field<'_>) -> bool {
     if k != l {
         return false;
     }
-    match order.below.iter().find(|(n, _)| n == f.name) {
+    match order.below.iter().find(|(n, _)| **n == *f.name) {
         Some((_, below)) if *k == DOCUMENT => equal(below, a, b),
         _ => a == b,
     }

@@ -1,11 +1,13 @@
 //! A document as a list of fields that still point into its bytes; a nested document is opened only where a step goes through it.
 
+use std::borrow::Cow;
+
 use super::{At, Why};
 
 /// One field.
 #[derive(Debug)]
 pub(super) struct Field<'a> {
-    pub(super) name: &'a [u8],
+    pub(super) name: Cow<'a, [u8]>,
     pub(super) value: Value<'a>,
 }
 
@@ -17,7 +19,10 @@ pub(super) enum Value<'a> {
     Doc(Vec<Field<'a>>),
 }
 
+pub(super) const STRING: u8 = 0x02;
 pub(super) const DOCUMENT: u8 = 0x03;
+pub(super) const ARRAY: u8 = 0x04;
+pub(super) const UNDEFINED: u8 = 0x06;
 pub(super) const NULL: u8 = 0x0A;
 
 impl<'a> Value<'a> {
@@ -38,7 +43,7 @@ impl<'a> Value<'a> {
     }
 
     /// The fields of a document; `None` for null, which stands for "nothing there".
-    fn open(&mut self, path: &str) -> At<Option<&mut Vec<Field<'a>>>> {
+    pub(super) fn open(&mut self, path: &str) -> At<Option<&mut Vec<Field<'a>>>> {
         if let Value::Raw(DOCUMENT, bytes) = self {
             *self = Value::Doc(parse(bytes, path)?);
         }
@@ -70,7 +75,7 @@ pub(super) fn parse<'a>(bytes: &'a [u8], path: &str) -> At<Vec<Field<'a>>> {
         let start = at + name_end + 2;
         let rest = bytes.get(start..end).ok_or_else(|| bad("a field has no value"))?;
         let size = value_size(kind, rest).filter(|n| *n <= rest.len()).ok_or_else(|| bad("a value does not fit"))?;
-        fields.push(Field { name, value: Value::Raw(kind, &rest[..size]) });
+        fields.push(Field { name: Cow::Borrowed(name), value: Value::Raw(kind, &rest[..size]) });
         at = start + size;
     }
     if let Some(name) = duplicate(&fields) {
@@ -80,13 +85,13 @@ pub(super) fn parse<'a>(bytes: &'a [u8], path: &str) -> At<Vec<Field<'a>>> {
     Ok(fields)
 }
 
-fn duplicate<'a>(fields: &[Field<'a>]) -> Option<&'a [u8]> {
+fn duplicate<'f>(fields: &'f [Field<'_>]) -> Option<&'f [u8]> {
     if fields.len() <= 24 {
-        let again = |(i, f): &(usize, &Field<'a>)| fields[..*i].iter().any(|g| g.name == f.name);
-        return fields.iter().enumerate().find(again).map(|(_, f)| f.name);
+        let again = |(i, f): &(usize, &Field<'_>)| fields[..*i].iter().any(|g| g.name == f.name);
+        return fields.iter().enumerate().find(again).map(|(_, f)| &*f.name);
     }
     let mut seen = std::collections::BTreeSet::new();
-    fields.iter().find(|f| !seen.insert(f.name)).map(|f| f.name)
+    fields.iter().find(|f| !seen.insert(&*f.name)).map(|f| &*f.name)
 }
 
 fn int32(bytes: &[u8]) -> Option<usize> {
@@ -132,7 +137,7 @@ fn write_into(out: &mut Vec<u8>, fields: &[Field<'_>]) {
     out.extend_from_slice(&[0; 4]);
     for f in fields {
         out.push(f.value.kind());
-        out.extend_from_slice(f.name);
+        out.extend_from_slice(&f.name);
         out.push(0);
         match &f.value {
             Value::Raw(_, bytes) => out.extend_from_slice(bytes),
@@ -146,8 +151,8 @@ fn write_into(out: &mut Vec<u8>, fields: &[Field<'_>]) {
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-fn position(fields: &[Field<'_>], name: &[u8]) -> Option<usize> {
-    fields.iter().position(|f| f.name == name)
+pub(super) fn position(fields: &[Field<'_>], name: &[u8]) -> Option<usize> {
+    fields.iter().position(|f| *f.name == *name)
 }
 
 /// The fields of the document at `parts`; `None` when nothing is there.
@@ -212,7 +217,7 @@ pub(super) fn insert<'a>(
             }
         },
         None => {
-            let field = Field { name, value: nest(rest, value) };
+            let field = Field { name: Cow::Borrowed(name), value: nest(rest, value) };
             fields.insert(if first { 0 } else { fields.len() }, field);
             Ok(())
         }
@@ -227,7 +232,7 @@ fn parent_text(path: &str, n: usize) -> String {
 
 /// Wraps a value in a document for each name, outermost first.
 pub(super) fn nest<'a>(names: &'a [Vec<u8>], value: Value<'a>) -> Value<'a> {
-    names.iter().rev().fold(value, |value, name| Value::Doc(vec![Field { name, value }]))
+    names.iter().rev().fold(value, |value, name| Value::Doc(vec![Field { name: Cow::Borrowed(name), value }]))
 }
 
 /// The server's name of a type byte.

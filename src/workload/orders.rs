@@ -127,7 +127,9 @@ impl Shapes {
         for step in &collection.steps {
             match step {
                 Step::Rename { from, to } if from == "customer.name" && to == "customer_name" => s.flat_name = true,
-                Step::Convert { path, from: ValueType::String, to: ValueType::Decimal } if path == "total" => {
+                Step::Convert { path, from: ValueType::String, to: ValueType::Decimal, lossy: false }
+                    if path == "total" =>
+                {
                     s.decimal_total = true;
                 }
                 Step::Set { path, .. } if path == "schema_version" => s.schema_version = true,

@@ -178,6 +178,20 @@ fn a_plan_is_checked_without_a_cluster() {
     let json: Value = serde_json::from_slice(&run(&["check", &text, "--offline", "--json"]).stdout).unwrap();
     assert_eq!((&json["ok"], &json["stages"][1]["id"]), (&true.into(), &"half".into()));
 
+    let lossy = "{ convert = \"total\", from = \"string\", to = \"int\", lossy = true }";
+    let step = "{ set = \"schema_version\", value = 2 }";
+    assert!(PLAN.contains(step));
+    std::fs::write(&plan, PLAN.replace(step, lossy)).unwrap();
+    let named = run(&["check", &text, "--offline"]);
+    let line = "convert total string -> int: lossy: loses how the number was written (leading zeros, a plus sign, an exponent); \
+                needs the pre-image store";
+    assert!(out(&named).contains(line), "{}", out(&named));
+    let json: Value = serde_json::from_slice(&run(&["check", &text, "--offline", "--json"]).stdout).unwrap();
+    assert_eq!(json["collections"][0]["class"], "lossy");
+    let refused = run(&["run", &text, "--headless"]);
+    assert_eq!(code(&refused), 2);
+    assert!(err(&refused).contains("step 2 convert total string -> int is lossy"), "{}", err(&refused));
+
     std::fs::write(&plan, PLAN.replace("writes = 50", "writs = 50")).unwrap();
     let bad = run(&["check", &text, "--offline"]);
     assert_eq!(code(&bad), 2);

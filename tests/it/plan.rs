@@ -96,6 +96,9 @@ irreversible = true
 "#
 );
 
+/// The step that the tests of steps put others in place of.
+const SET: &str = "{ set = \"schema_version\", value = 2 }";
+
 fn parse(text: &str) -> Result<Plan, Diagnostics> {
     Plan::parse(text, "plan.toml")
 }
@@ -146,12 +149,45 @@ broken! {
     a_system_collection: [("legacy = \"shop.orders\"", "legacy = \"shop.system.views\"")];
     no_namespace: [("legacy = \"shop.orders\"", "legacy = \"orders\"")];
     a_second_collection: [("[[query]]", "[[collection]]\nlegacy = \"a.b\"\nnext = \"a.c\"\n[[query]]")];
-    a_step_to_come: [("{ set = \"schema_version\", value = 2 }", "{ split = \"name\", at = \" \" }")];
+    a_step_to_come: [("{ set = \"schema_version\", value = 2 }", "{ lookup = \"name\" }")];
     a_misspelt_step: [("{ rename = \"customer.name\"", "{ renam = \"customer.name\"")];
     a_step_on_the_key: [("set = \"schema_version\"", "set = \"_id.version\"")];
     two_steps_on_one_path: [("set = \"schema_version\"", "set = \"total\"")];
     one_step_inside_another: [("convert = \"total\"", "convert = \"customer.name.first\"")];
     an_unset_without_the_value: [("{ set = \"schema_version\", value = 2 }", "{ unset = \"legacy_flag\" }")];
+    an_unset_that_is_lossy_and_is_not: [(SET, "{ unset = \"old\", was = 1, lossy = true }")];
+    a_conversion_that_there_is_not: [(SET, "{ convert = \"at\", from = \"date\", to = \"bool\" }")];
+    a_lossy_conversion_that_loses_nothing: [(SET, "{ convert = \"n\", from = \"int\", to = \"long\", lossy = true }")];
+    a_conversion_that_always_loses: [(SET, "{ convert = \"by\", from = \"objectId\", to = \"date\" }")];
+    a_nest_without_into: [(SET, "{ nest = [\"street\", \"zip\"] }")];
+    a_nest_of_nothing: [(SET, "{ nest = [], into = \"address\" }")];
+    a_nest_of_one_name_twice: [(SET, "{ nest = [\"a.city\", \"b.city\"], into = \"address\" }")];
+    a_nest_with_a_misspelt_key: [(SET, "{ nest = [\"street\"], in = \"address\" }")];
+    a_flatten_of_unsaid_fields: [(SET, "{ flatten = \"address\" }")];
+    a_prefix_that_begins_the_document_too: [(SET, "{ flatten = \"address\", prefix = \"add\" }")];
+    a_prefix_that_another_step_writes: [(SET, "{ flatten = \"cust\", prefix = \"custom\" }")];
+    a_step_under_a_prefix: [
+        (SET, "{ flatten = \"address\", prefix = \"address_\" }, { set = \"address_version\", value = 1 }")
+    ];
+    a_split_without_a_separator: [(SET, "{ split = \"name\", into = [\"first\", \"last\"] }")];
+    a_split_at_nothing: [(SET, "{ split = \"name\", at = \"\", into = [\"first\", \"last\"] }")];
+    a_split_into_one: [(SET, "{ split = \"name\", at = \" \", into = [\"first\"] }")];
+    a_split_into_another_document: [(SET, "{ split = \"name\", at = \" \", into = [\"first\", \"p.last\"] }")];
+    a_join_to_a_path_of_another_step: [(SET, "{ join = [\"first\", \"last\"], with = \" \", to = \"total\" }")];
+    a_wrap_in_an_unknown_shape: [(SET, "{ wrap = \"tag\", as = \"list\" }")];
+    a_wrap_in_a_document_without_a_field: [(SET, "{ wrap = \"tag\", as = \"document\" }")];
+    a_map_that_is_not_injective: [(SET, "{ map = \"s\", values = { A = \"on\", B = \"on\" } }")];
+    a_map_of_a_value_twice: [(SET, "{ map = \"s\", values = [[1, \"a\"], [1, \"b\"]] }")];
+    a_map_of_a_fraction: [(SET, "{ map = \"s\", values = [[1.5, \"a\"]] }")];
+    a_lossy_map_that_loses_nothing: [(SET, "{ map = \"s\", values = { A = \"on\" }, lossy = true }")];
+    a_map_without_values: [(SET, "{ map = \"s\", otherwise = \"drop\" }")];
+    a_pipeline_without_an_inverse: [(SET, "{ pipeline = '[{ \"$unset\": \"a\" }]' }")];
+    a_stage_that_is_not_computed: [(SET, "{ pipeline = '[{ \"$match\": {} }]', inverse = '[{ \"$unset\": \"a\" }]' }")];
+    an_operator_that_is_not_computed: [
+        (SET, "{ pipeline = '[{ \"$set\": { \"a\": { \"$concatt\": [\"x\"] } } }]', lossy = true }")
+    ];
+    a_pipeline_that_is_no_json: [(SET, "{ pipeline = '[{ $set: 1 }]', lossy = true }")];
+    a_stage_with_conflicting_paths: [(SET, "{ pipeline = '[{ \"$set\": { \"a\": 1, \"a.b\": 2 } }]', lossy = true }")];
     an_unknown_type: [("to = \"decimal\"", "to = \"decimals\"")];
     a_bad_index: [("customer_name = 1 }", "customer_name = 2 }")];
     indexes_built_too_late: [("\"backfill\", \"indexes\"]", "\"backfill\"]")];
@@ -305,7 +341,7 @@ fn the_plan_of_the_documentation_parses_as_written() {
         c.steps,
         [
             Step::Rename { from: "customer.name".into(), to: "customer_name".into() },
-            Step::Convert { path: "total".into(), from: ValueType::String, to: ValueType::Decimal },
+            Step::Convert { path: "total".into(), from: ValueType::String, to: ValueType::Decimal, lossy: false },
             Step::Set { path: "schema_version".into(), value: 2i32.into() },
         ]
     );
@@ -363,6 +399,12 @@ fn the_hash_names_the_plan_and_not_its_layout() {
         ordered("keys = { a = 1, b = 1 }"),
         ordered("keys = { b = 1, a = 1 }"),
         "the order of index keys means something"
+    );
+    let mapped = |v: &str| hash(&with(&[(SET, &format!("{{ map = \"s\", values = {v}, lossy = true }}"))]));
+    assert_ne!(
+        mapped("{ A = 1, B = 1 }"),
+        mapped("{ B = 1, A = 1 }"),
+        "the first value that is mapped to another is the one that comes back"
     );
     let value = |v: &str| hash(&with(&[("value = 2", v)]));
     assert_ne!(

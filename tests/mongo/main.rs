@@ -31,6 +31,7 @@ mod mongod;
 mod program;
 mod replset;
 mod rollout;
+mod steps;
 
 use replset::ReplSet;
 
@@ -126,6 +127,7 @@ fn main() {
     trials.extend(connecting::trials());
     trials.extend(losses::trials());
     trials.extend(rollout::trials());
+    trials.extend(steps::trials());
     let skip = mongod::skipped();
     let trials = trials.into_iter().map(|t| if skip { t.with_ignored_flag(true) } else { t }).collect();
     let conclusion = libtest_mimic::run(&args, trials);

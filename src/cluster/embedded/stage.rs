@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::config::Config;
 use super::state::{Event, State};
@@ -118,7 +118,8 @@ impl<'s> Stage<'s> {
         upsert: bool,
         bytes: bool,
     ) -> Result<u64, Reason> {
-        let (own, doc) = stored(doc, (!bytes).then_some(self.stamp), Some(key)).map_err(|e| Reason::Refused(e.to_string()))?;
+        let (own, doc) =
+            stored(doc, (!bytes).then_some(self.stamp), Some(key)).map_err(|e| Reason::Refused(e.to_string()))?;
         if own != *key {
             return Err(Reason::Refused(format!("the replacement of {key} in {ns} has the _id {own}")));
         }
@@ -173,14 +174,7 @@ impl<'s> Stage<'s> {
     }
 
     /// `old` is the document that this stage saw there.
-    fn store(
-        &mut self,
-        ns: &Ns,
-        key: Key,
-        doc: Option<Doc>,
-        kind: ChangeKind,
-        old: Option<Doc>,
-    ) -> Result<(), Reason> {
+    fn store(&mut self, ns: &Ns, key: Key, doc: Option<Doc>, kind: ChangeKind, old: Option<Doc>) -> Result<(), Reason> {
         let coll = self.state.colls.get(ns);
         if let (true, Some(doc), Some((filter, validator))) =
             (self.validate, &doc, coll.and_then(|c| c.validator.as_ref()))
@@ -235,6 +229,10 @@ impl<'s> Stage<'s> {
 /// As the server compares: numbers by value, a missing field as null.
 fn holds(only_if: Option<&Expect>, doc: &RawDocument) -> bool {
     let Some(expect) = only_if else { return true };
+    // What is compared as a rule: a revision, an epoch.
+    if let (bson::Bson::Int64(want), Some(RawBsonRef::Int64(have))) = (&expect.value, lookup(doc, expect.field)) {
+        return *want == have;
+    }
     let Ok(want) = bson::RawBson::try_from(expect.value.clone()) else { return false };
     let have = lookup(doc, expect.field).unwrap_or(bson::RawBsonRef::Null);
     comparable(have) == comparable(want.as_raw_bson_ref())

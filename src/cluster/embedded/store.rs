@@ -85,12 +85,14 @@ impl Coll {
     /// # Errors
     /// When a document has no usable `_id`; nothing is loaded then.
     pub(super) fn load(&mut self, docs: Vec<RawDocumentBuf>) -> Result<(), KeyError> {
-        let new =
-            docs.into_iter().map(|d| Ok((Key::of(&d)?, Some(Doc::from(d))))).collect::<Result<Vec<_>, KeyError>>()?;
+        let mut docs = docs.into_iter().map(|d| Ok((Key::of(&d)?, d))).collect::<Result<Vec<_>, KeyError>>()?;
+        docs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // Copied in the order of the keys, so that a scan finds them one after the other in memory.
+        let new = docs.iter().map(|(key, d)| (key.clone(), Some(Doc::from(&**d))));
         if self.docs.is_empty() && self.indexes.is_empty() {
             // Built in bulk, several times faster than one by one; the last of equal keys stays, as below.
             let chain = |doc| Chain { newest: Version { ts: 0, doc }, older: Vec::new() };
-            self.docs = new.into_iter().map(|(key, doc)| (key, chain(doc))).collect();
+            self.docs = new.map(|(key, doc)| (key, chain(doc))).collect();
             self.live = self.docs.len();
             return Ok(());
         }
@@ -216,11 +218,7 @@ pub(super) fn lookup<'a>(doc: &'a RawDocument, path: &str) -> Option<RawBsonRef<
 ///
 /// # Errors
 /// When there is no usable `_id` or the bytes are no document.
-pub(super) fn stored(
-    doc: &RawDocumentBuf,
-    stamp: Option<Ts>,
-    known: Option<&Key>,
-) -> Result<(Key, Doc), KeyError> {
+pub(super) fn stored(doc: &RawDocumentBuf, stamp: Option<Ts>, known: Option<&Key>) -> Result<(Key, Doc), KeyError> {
     let key = match known.filter(|k| doc.get("_id").is_ok_and(|id| id == Some(k.value()))) {
         Some(key) => key.clone(),
         None => Key::of(doc)?,
@@ -298,9 +296,6 @@ mod tests {
         let (_, kept) = stored(&doc, None, None).unwrap();
         assert_eq!(kept, rawdoc! { "_id": 1, "t": zero, "sub": { "t": zero } });
         let (_, stamped) = stored(&doc, Some(7 << 32 | 9), None).unwrap();
-        assert_eq!(
-            stamped,
-            rawdoc! { "_id": 1, "t": bson::Timestamp { time: 7, increment: 9 }, "sub": { "t": zero } }
-        );
+        assert_eq!(stamped, rawdoc! { "_id": 1, "t": bson::Timestamp { time: 7, increment: 9 }, "sub": { "t": zero } });
     }
 }

@@ -447,7 +447,10 @@ impl Simulation {
         let dump: BTreeMap<_, _> = self.cluster.dump(ns).into_iter().collect();
         let v = self.workload.oracle().verify_dump(&dump, |o| shapes.document(side, o, 10));
         if v.lost > 0 {
-            return Err(format!("{name}: {} of {} orders are not as acknowledged: {:?}", v.lost, v.checked, v.examples));
+            return Err(format!(
+                "{name}: {} of {} orders are not as acknowledged: {:?}",
+                v.lost, v.checked, v.examples
+            ));
         }
         Ok(())
     }

@@ -1,7 +1,12 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use bson::{Binary, Decimal128, Document, Timestamp, oid::ObjectId, spec::BinarySubtype};
+use crate::plan::ValueType;
+use bson::{Binary, Bson, Decimal128, Document, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
 use proptest::prelude::*;
+
+mod docs;
+mod kinds;
+mod steps;
 
 fn raw(d: &Document) -> RawDocumentBuf {
     RawDocumentBuf::try_from(d).unwrap()
@@ -10,7 +15,7 @@ fn rename(from: &str, to: &str) -> Step {
     Step::Rename { from: from.into(), to: to.into() }
 }
 fn convert_step(path: &str, from: ValueType, to: ValueType) -> Step {
-    Step::Convert { path: path.into(), from, to }
+    Step::Convert { path: path.into(), from, to, lossy: false }
 }
 fn orders() -> Transform {
     Transform::new(&[
@@ -43,7 +48,7 @@ fn an_order_goes_to_next_and_comes_back_byte_for_byte() {
         )
     );
     assert_eq!(t.invert(&n).unwrap(), d);
-    assert_eq!(t.fidelity(), Fidelity::FieldOrder);
+    assert_eq!(t.class(), Class::Reordered);
 }
 
 #[test]
@@ -171,7 +176,7 @@ fn the_constant_must_be_the_plans_on_the_way_back() {
     assert_eq!(back(3.into()), Why::Differs { found: "int" });
     assert_eq!(back(2i64.into()), Why::Differs { found: "long" });
     assert_eq!(t.invert(&raw(&doc! { "_id": 1 })).unwrap_err().why, Why::Absent);
-    let unset = Transform::new(&[Step::Unset { path: "old".into(), was: "x".into() }]);
+    let unset = Transform::new(&[Step::Unset { path: "old".into(), was: Some("x".into()) }]);
     let d = raw(&doc! { "_id": 1, "old": "x", "b": 1 });
     assert!(unset.same(&unset.invert(&unset.apply(&d).unwrap()).unwrap(), &d));
     assert_eq!(why(&unset, &doc! { "old": "y" }), Why::Differs { found: "string" });
@@ -299,9 +304,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     let kind = || prop::sample::select(vec![String, Int, Long, Double, Decimal]);
     prop_oneof![
         3 => (any_path(), any_path()).prop_map(|(from, to)| Step::Rename { from, to }),
-        2 => (any_path(), kind(), kind()).prop_map(|(path, from, to)| Step::Convert { path, from, to }),
+        2 => (any_path(), kind(), kind()).prop_map(|(path, from, to)| Step::Convert { path, from, to, lossy: false }),
         1 => (any_path(), any_scalar()).prop_map(|(path, value)| Step::Set { path, value }),
-        1 => (any_path(), any_scalar()).prop_map(|(path, was)| Step::Unset { path, was }),
+        1 => (any_path(), any_scalar()).prop_map(|(path, was)| Step::Unset { path, was: Some(was) }),
     ]
 }
 
@@ -317,6 +322,7 @@ fn any_steps() -> impl Strategy<Value = Vec<Step>> {
             let paths = match step {
                 Step::Rename { from, to } => vec![from.clone(), to.clone()],
                 Step::Convert { path, .. } | Step::Set { path, .. } | Step::Unset { path, .. } => vec![path.clone()],
+                _ => Vec::new(),
             };
             let free = paths.iter().all(|p| touched.iter().all(|q| !overlap(p, q)))
                 && (paths.len() == 1 || !overlap(&paths[0], &paths[1]));
@@ -341,7 +347,7 @@ proptest! {
             prop_assert!(back.is_ok(), "{:?}: {:?} -> {:?}: {:?}", steps, d, n, back);
             let back = back.unwrap();
             prop_assert!(t.same(&back, &d), "{:?}: {:?} -> {:?} -> {:?}", steps, d, n, back);
-            if t.fidelity() == Fidelity::Exact {
+            if t.class() == Class::Exact {
                 prop_assert_eq!(back.as_bytes(), d.as_bytes());
             }
             // By bytes: a NaN does not equal itself.
