@@ -69,8 +69,7 @@ fn insert(run: &Run, ns: Ns) -> Option<Result<(), Failed>> {
     };
     run.rt.spawn(Group(60), "late write", Box::pin(write));
     run.drill.run_until(run.drill.now() + Micros::from_secs(5));
-    let answer = answer.lock().unwrap().take();
-    answer
+    answer.lock().unwrap().take()
 }
 
 #[test]
