@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::report::{Report, Totals};
 use super::{Bucket, Route, Side};
 use crate::cluster::{CONTROL_DB, ClusterTime, Db, Doc, Expect, Failed, Key, Ns, Reason, WriteOp};
-use crate::runtime::{Group, Micros, Rt, race, sleep};
+use crate::runtime::{Either, Group, Micros, Rt, race, sleep};
 
 /// The namespace of route documents.
 #[must_use]
@@ -31,6 +31,9 @@ pub fn acks_ns() -> Ns {
 
 /// How often a process acks and reads the route.
 const POLL: Micros = Micros::from_ms(250);
+
+/// How often it looks, in between, whether the route has changed: writes are held while a process does not know of a freeze.
+const LOOK: Micros = Micros::from_ms(100);
 
 /// The lease while there is no route to say how long it lasts.
 const BEFORE_ROUTE: Micros = Micros::from_secs(2);
@@ -200,23 +203,47 @@ impl RouteClient {
                 return;
             }
             let acked = self.round().await;
-            let wake = self.changed.notified();
-            // A freeze waits for this process: ack as soon as its last write under the older epoch is settled.
-            let behind = {
-                let inner = self.lock();
-                inner.route.as_ref().is_some_and(|r| inner.in_flight.keys().any(|e| *e < r.epoch))
-            };
-            if acked && self.must_ack_again() && !behind {
-                continue;
+            let next = self.rt.now() + POLL;
+            loop {
+                let wake = self.changed.notified();
+                if acked && self.can_ack_again() {
+                    break;
+                }
+                let look = (self.rt.now() + LOOK).min(next);
+                match race(wake, self.rt.sleep_until(look)).await {
+                    Either::Left(()) => break,
+                    Either::Right(()) if look == next => break,
+                    Either::Right(()) => self.look().await,
+                }
             }
-            let _ = race(wake, sleep(&self.rt, POLL)).await;
         }
     }
 
-    /// True when a newer epoch has been read than was acked.
-    fn must_ack_again(&self) -> bool {
+    /// True when a newer epoch has been read than was acked, and none of the writes under way is older: a freeze waits for this process.
+    fn can_ack_again(&self) -> bool {
         let inner = self.lock();
-        inner.route.as_ref().is_some_and(|r| r.epoch > inner.report.acked_epoch)
+        let behind = inner.route.as_ref().is_some_and(|r| inner.in_flight.keys().any(|e| *e < r.epoch));
+        inner.route.as_ref().is_some_and(|r| r.epoch > inner.report.acked_epoch) && !behind
+    }
+
+    /// Reads the route without acking. What it finds can only be newer; the lease still runs from the last ack.
+    async fn look(&self) {
+        if let Ok(Some(route)) = self.read_route(ClusterTime::ZERO).await {
+            self.adopt(&route);
+        }
+    }
+
+    /// Follows `route` from now on if it is newer than the one followed so far.
+    fn adopt(&self, route: &Route) {
+        {
+            let mut inner = self.lock();
+            if inner.route.as_ref().is_some_and(|old| old.epoch >= route.epoch) {
+                return;
+            }
+            inner.frozen_since = route.frozen.map(|_| (route.epoch, self.rt.now()));
+            inner.route = Some(route.clone());
+        }
+        self.changed.notify_waiters();
     }
 
     /// One ack and one read of the route; false when either failed. Errors only cost the lease.
@@ -237,20 +264,12 @@ impl RouteClient {
             self.changed.notify_waiters();
             return true;
         };
-        let news = {
+        {
             let mut inner = self.lock();
             inner.report.acked_epoch = epoch;
             inner.lease_until = sent + Micros::from_ms(route.lease_ms.max(0) as u64);
-            let news = inner.route.as_ref().is_none_or(|old| old.epoch < route.epoch);
-            if news {
-                inner.frozen_since = route.frozen.map(|_| (route.epoch, self.rt.now()));
-                inner.route = Some(route.clone());
-            }
-            news
-        };
-        if news {
-            self.changed.notify_waiters();
         }
+        self.adopt(&route);
         self.maybe_unfreeze(&route).await;
         true
     }

@@ -365,7 +365,7 @@ mod tests {
             }),
         );
         sim.run_until(Micros(100));
-        assert!(lock(&sim.inner).tasks.is_empty());
+        assert!(lock(&sim.inner).tasks.iter().all(Option::is_none));
     }
 
     #[test]
