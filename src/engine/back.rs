@@ -21,8 +21,6 @@ const BASELINE: Micros = Micros::from_secs(5);
 const WINDOW: Micros = Micros::from_secs(10);
 /// For how long they must be.
 const HOLD: Micros = Micros::from_secs(5);
-/// How much slower than the baseline still counts as back: noise, and what a cold cache costs.
-const LATENCY_RATIO: f64 = 1.5;
 /// Below this a difference in latency is nothing a user notices, microseconds.
 const LATENCY_FLOOR_US: f64 = 5_000.0;
 /// How many more operations may fail than at the baseline, as a share.
@@ -133,7 +131,7 @@ fn not_recovered(ctx: &Ctx, baseline: &Map<String, Value>, began: Micros) -> Opt
             return Some(format!("{label}: no fresh data to compare with the baseline"));
         };
         let (limit, unit, scale) = if names::latency(metric).is_some() {
-            ((was * LATENCY_RATIO).max(was + LATENCY_FLOOR_US), " ms", 1e-3)
+            ((was * ctx.plan.baseline_ratio).max(was + LATENCY_FLOOR_US), " ms", 1e-3)
         } else {
             (was + ERRORS_MORE, "%", 100.0)
         };

@@ -1,6 +1,6 @@
 //! The runner: the one place where state changes. Input in, events into the journal, effects out, one task at a time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
@@ -407,9 +407,14 @@ impl Runner {
 
 async fn carry_out(ctx: Arc<Ctx>, state: &State, task: Task) {
     let said = ctx.clone();
+    let last = Mutex::new(String::new());
     let held = move |why: String| {
         lock(&said.live).waiting = Some(why.clone());
-        said.input(Input::TaskHeld { why });
+        // The screen shows every figure; the journal is told again only when more than the figures has changed.
+        let shape: String = why.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect();
+        if std::mem::replace(&mut *lock(&last), shape.clone()) != shape {
+            said.input(Input::TaskHeld { why });
+        }
     };
     let outcome = tasks::run(&ctx, state, task, &held).await;
     lock(&ctx.live).waiting = None;

@@ -58,7 +58,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let cluster = read_cluster(r, text, t);
     let (max_staleness, lease, server_gate) = read_route(r, t);
     let freeze_max = read_cutover(r, t);
-    let strand = slo::read_strand(r, t);
+    let (strand, baseline_ratio) = slo::read_rollback(r, t);
     let objective = slo::read_slo(r, t);
     let expects = slo::read_expects(r, t);
     let collections = collection::read(r, t);
@@ -84,6 +84,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         server_gate,
         freeze_max,
         strand,
+        baseline_ratio,
         slo: objective,
         expects,
         collections,

@@ -53,10 +53,26 @@ fn read_rate(r: &mut Reader, t: &Table<'_, '_>, key: &str) -> Option<f64> {
     rate
 }
 
-pub(super) fn read_strand(r: &mut Reader, t: &Table<'_, '_>) -> Strand {
-    let Some(t) = r.table(t, "rollback", "[rollback]") else { return Strand::Ask };
-    r.only(&t, &["strand"]);
-    let Some(strand) = r.string(&t, "strand") else { return Strand::Ask };
+/// How much slower than before the first stage legacy may be when a rollback is called recovered.
+const BASELINE_RATIO: f64 = 1.5;
+
+/// `[rollback]`: what becomes of stranded writes, and what counts as recovered.
+pub(super) fn read_rollback(r: &mut Reader, t: &Table<'_, '_>) -> (Strand, f64) {
+    let Some(t) = r.table(t, "rollback", "[rollback]") else { return (Strand::Ask, BASELINE_RATIO) };
+    r.only(&t, &["strand", "baseline_ratio"]);
+    let ratio = match r.number(&t, "baseline_ratio") {
+        Some(n) if !(1.0..=1_000.0).contains(&n.value) => {
+            r.error(n.span, "`baseline_ratio` is out of range", "expected 1 to 1000", None);
+            BASELINE_RATIO
+        }
+        Some(n) => n.value,
+        None => BASELINE_RATIO,
+    };
+    (read_strand(r, &t), ratio)
+}
+
+fn read_strand(r: &mut Reader, t: &Table<'_, '_>) -> Strand {
+    let Some(strand) = r.string(t, "strand") else { return Strand::Ask };
     if strand.value == "ask" {
         return Strand::Ask;
     }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub freeze_max: Micros,
     /// What a hard rollback does about writes that would stay behind on next.
     pub strand: Strand,
+    /// How many times slower than before the first stage legacy may be when a rollback is called recovered.
+    pub baseline_ratio: f64,
     /// What the application promises its users.
     pub slo: Option<Slo>,
     /// The traffic the author counts on; only for checking the plan.
