@@ -89,7 +89,9 @@ struct Shift {
     src: Side,
     from: Bucket,
     to: Bucket,
-    /// Back only: reads and shadow reads go back in the same moment.
+    /// Back only: reads of the buckets from here on go back in the same moment.
+    reads_below: Bucket,
+    /// Back only: there is no time for a whole comparison before.
     hard: bool,
 }
 
@@ -103,10 +105,10 @@ impl Shift {
         let route = Route { frozen: None, ..frozen.clone() };
         match self.src {
             Side::Legacy => Route { writes_next_below: self.to, applied_through: marker, ..route },
-            Side::Next if self.hard => {
-                Route { writes_next_below: self.from, reads_next_below: self.from, shadow: 0, ..route }
+            Side::Next => {
+                let reads_next_below = route.reads_next_below.min(self.reads_below).max(self.from);
+                Route { writes_next_below: self.from, reads_next_below, ..route }
             }
-            Side::Next => Route { writes_next_below: self.from, ..route },
         }
     }
 }
@@ -120,7 +122,7 @@ pub(super) async fn move_writes(
 ) -> Result<Option<Value>, Halt> {
     let open = |route: &Route| {
         let from = from.max(route.writes_next_below);
-        (route.writes_next_below < to).then_some(Shift { src: Side::Legacy, from, to, hard: false })
+        (route.writes_next_below < to).then_some(Shift { src: Side::Legacy, from, to, reads_below: to, hard: false })
     };
     let text = format!("buckets {from}..{to} belong to next");
     shift(ctx, &open, &Done { text, confirm: true }, held).await
@@ -130,12 +132,13 @@ pub(super) async fn move_writes(
 pub(super) async fn return_writes(
     ctx: &Arc<Ctx>,
     below: Bucket,
+    reads_below: Bucket,
     hard: bool,
     held: Held<'_>,
 ) -> Result<Option<Value>, Halt> {
     let open = |route: &Route| {
         let to = route.writes_next_below;
-        (to > below).then_some(Shift { src: Side::Next, from: below, to, hard })
+        (to > below).then_some(Shift { src: Side::Next, from: below, to, reads_below, hard })
     };
     let text = match below {
         0 => "every write belongs to legacy".to_owned(),
@@ -307,9 +310,9 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
         ctx.ownership.set(frozen);
         return Ok(Err(format!("it took longer than freeze_max {}", ctx.plan.freeze_max)));
     }
-    let decided = match change(ctx, &frozen, shift.decided(&frozen, marker), &shift.text()).await? {
-        Changed::Won(r) => r,
-        Changed::Lost(r) => return Ok(Err(format!("the freeze was undone by epoch {} first", r.epoch))),
+    let decided = match decide(ctx, shift, &frozen, marker, deadline).await? {
+        Ok(r) => r,
+        Err(why) => return Ok(Err(why)),
     };
     let took = ctx.rt.now().since(began);
     {
@@ -325,6 +328,43 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
         "compared": touched.len(),
         "drained_through": marker.to_string(),
     })))
+}
+
+/// Rule 8 (e). On the way forward reads are on next already, so that whoever still follows the older route reads from the new owner.
+/// On the way back they are not: the range stays frozen under its new owner until every process knows that next is a copy again.
+async fn decide(
+    ctx: &Arc<Ctx>,
+    shift: Shift,
+    frozen: &Route,
+    marker: ClusterTime,
+    deadline: Micros,
+) -> Result<Result<Route, String>, Halt> {
+    let decided = shift.decided(frozen, marker);
+    let early = |r: &Route| format!("the freeze was undone by epoch {} first", r.epoch);
+    if shift.src == Side::Legacy || ctx.planted.has(Bug::ReadsLeftBehind) {
+        return Ok(match change(ctx, frozen, decided, &shift.text()).await? {
+            Changed::Won(r) => Ok(r),
+            Changed::Lost(r) => Err(early(&r)),
+        });
+    }
+    let still = Route { frozen: frozen.frozen, ..decided };
+    let still = match change(ctx, frozen, still, &format!("{}, still frozen", shift.text())).await? {
+        Changed::Won(r) => r,
+        Changed::Lost(r) => return Ok(Err(early(&r))),
+    };
+    let late = await_acks(ctx, still.epoch, deadline).await?.err();
+    let (then, text) = match &late {
+        None => (Route { frozen: None, ..still.clone() }, "thawed".to_owned()),
+        // Nothing was written meanwhile: next still has everything.
+        Some(_) => (Route { frozen: None, ..frozen.clone() }, "given back to next".to_owned()),
+    };
+    let text = format!("buckets {}..{} {text}", shift.from, shift.to);
+    // Whoever was first, ownership is what the route in force says.
+    let (Changed::Won(now) | Changed::Lost(now)) = change(ctx, &still, then, &text).await?;
+    Ok(match late {
+        Some(why) if now.writes_next_below > shift.from => Err(why),
+        _ => Ok(now),
+    })
 }
 
 /// Rule 8 (b): from here on no batch of the range is written until ownership is decided, and none is under way. What was touched

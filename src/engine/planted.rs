@@ -13,6 +13,8 @@ pub enum Bug {
     FlipWithBatchInFlight,
     /// The route flips without draining legacy's stream.
     DrainSkipped,
+    /// On the way back writes are let go before every process has stopped reading next as the owner.
+    ReadsLeftBehind,
     /// The effect is carried out before its journal record is durable.
     EffectBeforeRecord,
 }

@@ -1,7 +1,7 @@
 //! The runner: the one place where state changes. Input in, events into the journal, effects out, one task at a time.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};

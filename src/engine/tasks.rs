@@ -45,7 +45,9 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::MoveWrites { from, to } => move_writes(ctx, from, to, held).await,
         Task::StopReverse => stop_reverse(ctx, held).await,
         Task::Quarantine => quarantine(ctx).await,
-        Task::ReturnWrites { below, hard } => cutover::return_writes(ctx, below, hard, held).await,
+        Task::ReturnWrites { below, reads_below, hard } => {
+            cutover::return_writes(ctx, below, reads_below, hard, held).await
+        }
         Task::ReturnReads { below } => back::return_reads(ctx, below).await,
         Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
         Task::Isolate => back::isolate(ctx, held).await,

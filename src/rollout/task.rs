@@ -49,7 +49,9 @@ pub enum Task {
     ReturnWrites {
         /// The first bucket that legacy owns afterwards.
         below: Bucket,
-        /// Reads and shadow reads go back in the same moment.
+        /// The first bucket that reads from legacy afterwards: nobody may go on reading where the writes have left.
+        reads_below: Bucket,
+        /// There is no time for a whole comparison before.
         hard: bool,
     },
     /// Going back: reads of every bucket from `below` on come from legacy again.
@@ -142,8 +144,9 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
     let mut tasks = Vec::new();
     if back.hard {
         let (shadow, reads, writes) = settings(plan, back.to);
-        tasks.push(Task::ReturnWrites { below: below_for_percent(writes), hard: true });
-        tasks.push(Task::ReturnReads { below: below_for_percent(reads) });
+        let (below, reads_below) = (below_for_percent(writes), below_for_percent(reads));
+        tasks.push(Task::ReturnWrites { below, reads_below, hard: true });
+        tasks.push(Task::ReturnReads { below: reads_below });
         tasks.push(Task::Shadow { percent: shadow });
     } else {
         let rest = back.to.map_or(0, |t| t + 1);
@@ -179,7 +182,8 @@ fn soft_step(plan: &Plan, back: &Back, index: usize, tasks: &mut Vec<Task>) {
         if back.copied && tasks.last() != Some(&Task::Reconcile) {
             tasks.push(Task::Reconcile);
         }
-        tasks.push(Task::ReturnWrites { below: below_for_percent(writes0), hard: false });
+        let (below, reads_below) = (below_for_percent(writes0), below_for_percent(reads0));
+        tasks.push(Task::ReturnWrites { below, reads_below, hard: false });
     }
     if reads > reads0 {
         tasks.push(Task::ReturnReads { below: below_for_percent(reads0) });

@@ -100,17 +100,19 @@ mod planted {
             Bug::ReadBackWithoutBump => ([0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 1], Some(true)),
             Bug::ChunkReadNotAfterTail => ([0, 0, 6, 0, 1, 0, 0, 0, 0, 0, 1], Some(true)),
             Bug::FlipWithBatchInFlight | Bug::DrainSkipped => ([0, 0, 1, 3, 3, 3, 1, 0, 0, 0, 0], Some(false)),
+            Bug::ReadsLeftBehind => ([0, 0, 1, 4, 1, 0, 0, 0, 0, 0, 0], Some(false)),
             Bug::EffectBeforeRecord => ([2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], Some(false)),
         };
-        Leaning { weights: Some(weights), slow_copy, churn: Some(true), goes_back: false }
+        Leaning { weights: Some(weights), slow_copy, churn: Some(true), goes_back: bug == Bug::ReadsLeftBehind }
     }
 
-    const ALL: [Bug; 6] = [
+    const ALL: [Bug; 7] = [
         Bug::ReadOnlyFence,
         Bug::ReadBackWithoutBump,
         Bug::ChunkReadNotAfterTail,
         Bug::FlipWithBatchInFlight,
         Bug::DrainSkipped,
+        Bug::ReadsLeftBehind,
         Bug::EffectBeforeRecord,
     ];
 
@@ -146,6 +148,11 @@ mod planted {
     #[test]
     fn a_skipped_drain_is_found() {
         is_found(Bug::DrainSkipped, 100);
+    }
+
+    #[test]
+    fn writes_let_go_before_reads_have_left_next_are_found() {
+        is_found(Bug::ReadsLeftBehind, 100);
     }
 
     #[test]
