@@ -181,7 +181,11 @@ impl Lane {
 
     /// Begins a read of any order. False once the client is stopping.
     async fn read(&mut self, due: Micros) -> bool {
-        let n = self.draw() % self.shared.oracle.numbers().max(1);
+        let latest = u64::from(self.shared.config.read_latest_percent);
+        let n = match latest > 0 && self.draw() % 100 < latest {
+            true => self.shared.oracle.latest(),
+            false => self.draw() % self.shared.oracle.numbers().max(1),
+        };
         let shadowed = self.draw() % 100;
         if self.client.is_stopping() {
             return false;

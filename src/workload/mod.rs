@@ -34,6 +34,8 @@ pub struct Config {
     pub ops_per_s: u32,
     /// Share of reads, percent.
     pub read_percent: u8,
+    /// Share of the reads that look at the order written last, by whichever process, percent.
+    pub read_latest_percent: u8,
     /// Processes; each follows the route by itself.
     pub processes: u32,
     /// Concurrent lanes of work in each process.
@@ -50,6 +52,7 @@ impl Default for Config {
             documents: 50_000,
             ops_per_s: 400,
             read_percent: 75,
+            read_latest_percent: 0,
             processes: 4,
             lanes: 3,
             padding: 180,

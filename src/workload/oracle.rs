@@ -29,6 +29,8 @@ struct Inner {
     violations: Vec<String>,
     lanes: usize,
     inserted_above: u64,
+    /// The order acknowledged last.
+    latest: u64,
 }
 
 /// The oracle. Shared by all lanes of an application.
@@ -72,6 +74,7 @@ impl Oracle {
     pub(super) fn acknowledge(&self, side: usize, known: Known, at: ClusterTime) {
         let mut inner = self.lock();
         inner.inserted_above = inner.inserted_above.max(known.order.n + 1);
+        inner.latest = known.order.n;
         inner.changed.insert(known.order.n, known);
         let cluster = if self.one_cluster { 0 } else { side };
         inner.seen[cluster] = inner.seen[cluster].max(at);
@@ -80,6 +83,11 @@ impl Oracle {
     /// A time on `side`'s cluster after which a read must reflect everything acknowledged so far.
     pub(super) fn seen(&self, side: usize) -> ClusterTime {
         self.lock().seen[if self.one_cluster { 0 } else { side }]
+    }
+
+    /// The order whose write was acknowledged last, by whichever process.
+    pub(super) fn latest(&self) -> u64 {
+        self.lock().latest
     }
 
     /// One past the highest order number ever acknowledged.

@@ -130,6 +130,8 @@ impl Simulation {
             documents: 150 + seed % 200,
             ops_per_s: 60 + (seed % 5) as u32 * 20,
             read_percent: 50,
+            // What one process has written another wants to see at once.
+            read_latest_percent: 40,
             processes: 1 + (seed % 3) as u32,
             lanes: 2,
             padding: 10,
