@@ -68,13 +68,20 @@ impl Reader {
 
     /// The revision of an order on one side; the outer `None` is a failed read.
     async fn fetch(&self, order: &Order, side: Side) -> Option<Option<(i64, i64)>> {
-        self.fetch_after(order, side, self.shared.oracle.seen(side as usize)).await
+        let (found, _) = self.fetch_after(order, side, self.shared.oracle.seen(side as usize)).await?;
+        Some(found)
     }
 
-    async fn fetch_after(&self, order: &Order, side: Side, after: ClusterTime) -> Option<Option<(i64, i64)>> {
+    /// The same read no earlier than `after`, and the time that it reflects.
+    async fn fetch_after(
+        &self,
+        order: &Order,
+        side: Side,
+        after: ClusterTime,
+    ) -> Option<(Option<(i64, i64)>, ClusterTime)> {
         let s = side as usize;
         let read = self.shared.clusters[s].read(&self.shared.ns[s], &[order.key()], after).await.ok()?;
-        Some(read.docs.into_iter().next().flatten().and_then(|d| revision(&d)))
+        Some((read.docs.into_iter().next().flatten().and_then(|d| revision(&d)), read.at))
     }
 
     /// A read returned less than was acknowledged. From the side that owns the key that is a broken promise.
@@ -316,7 +323,7 @@ impl Lane {
     ) -> Option<bool> {
         let side = permit.side as usize;
         let after = at.max(self.shared.oracle.seen(side));
-        let found = loop {
+        let (found, read_at) = loop {
             if let Some(found) = self.reader.fetch_after(&wanted.order, permit.side, after).await {
                 break found;
             }
@@ -324,7 +331,8 @@ impl Lane {
         };
         let ours = if wanted.deleted { found.is_none() } else { found == Some((wanted.order.rev, wanted.order.by)) };
         if ours && unknown {
-            self.shared.oracle.acknowledge(side, *wanted, at);
+            // It is known by this read: whoever reads later must see at least what it reflects, after an election too.
+            self.shared.oracle.acknowledge(side, *wanted, at.max(read_at));
             return Some(true);
         }
         if unknown && found == before.map(|k| (k.order.rev, k.order.by)) {

@@ -180,17 +180,10 @@ fn second_runner(set: &ReplSet) -> R {
     let mut run = place.run("anna@bridge", "anna.jsonl")?;
     until("the copy begins", LONG, || run.prints(is_task("backfill")))?;
     let since = run.lines()[0]["at"].as_str().unwrap_or("?")[..10].to_owned();
-<<<<<<< HEAD
     // The intent is printed before the copy opens its fence.
     let before = until("the copy has its fence", LONG, || {
         let found = TOKIO.block_on(control(set, &place.id))?;
         Ok(found.keys().any(|slot| slot.ends_with("/backfill")).then_some(found))
-=======
-    // The copy opens its slot a moment after the record of it.
-    let before = until("the copy has its slot", LONG, || {
-        let fences = TOKIO.block_on(control(set, &place.id))?;
-        Ok(fences.contains_key("fences second/backfill").then_some(fences))
->>>>>>> perf
     })?;
     for (name, command) in [("bert-runs", "run"), ("bert-resumes", "resume")] {
         let args = ["--headless", "--json", "--journal", "bert.jsonl", "--as", name];

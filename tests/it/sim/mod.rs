@@ -126,6 +126,17 @@ mod planted {
     }
 
     #[test]
+    fn tmp_leaning() {
+        for (seed, outcome) in
+            world::in_parallel(60..100, |seed| run(seed, Planted::default(), leaning(Bug::ReadsLeftBehind)))
+        {
+            if let Err(e) = outcome {
+                println!("seed {seed}: {e}");
+            }
+        }
+    }
+
+    #[test]
     fn a_fence_that_only_reads_is_found() {
         is_found(Bug::ReadOnlyFence, 100);
     }
