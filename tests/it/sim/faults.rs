@@ -40,6 +40,8 @@ pub struct Leaning {
     pub slow_copy: Option<bool>,
     /// As many orders are created and deleted as updated.
     pub churn: Option<bool>,
+    /// Three processes that mostly look at what another has just written.
+    pub busy: bool,
     /// The operator goes back at some moment.
     pub goes_back: bool,
 }

@@ -128,11 +128,11 @@ impl Simulation {
         let plan = Arc::new(Plan::parse(&text, "sim.toml").unwrap_or_else(|e| panic!("{}", e.render(false))));
         let load = workload::Config {
             documents: 150 + seed % 200,
-            ops_per_s: 60 + (seed % 5) as u32 * 20,
+            ops_per_s: if leaning.busy { 400 } else { 60 + (seed % 5) as u32 * 20 },
             read_percent: 50,
             // What one process has written another wants to see at once.
-            read_latest_percent: 40,
-            processes: 1 + (seed % 3) as u32,
+            read_latest_percent: if leaning.busy { 80 } else { 40 },
+            processes: if leaning.busy { 3 } else { 1 + (seed % 3) as u32 },
             lanes: 2,
             padding: 10,
             // Every other run creates and deletes as much as it updates.
