@@ -37,7 +37,7 @@ pub(super) struct DrillArgs {
     /// No dashboard: print the journal's records and a summary
     #[arg(long)]
     headless: bool,
-    /// What an operator does, one `<virtual time> <command>` a line: advance, pause, continue, stop, rollback,
+    /// What an operator does, one `<virtual time> <command>` a line: advance, pause, continue, stop,
     /// rollback, rollback hard
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
