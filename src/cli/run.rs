@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::sync::oneshot::Receiver;
-use tokio::sync::oneshot::error::TryRecvError;
 
 use super::live::{World, holder};
 use super::pace::answered;
@@ -35,12 +34,8 @@ pub(super) struct RunArgs {
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     common: Common,
-    /// Take the lease from a holder whose lease has not run out
-    #[arg(long, requires = "reason")]
-    take_over: bool,
-    /// Why it is taken over; kept in the journal
-    #[arg(long, value_name = "TEXT", requires = "take_over")]
-    reason: Option<String>,
+    #[command(flatten)]
+    held: TakeOver,
 }
 
 #[derive(Args, Debug)]
@@ -53,12 +48,26 @@ pub(super) struct RollbackArgs {
     /// Come to rest in this stage [default: before the first one]
     #[arg(long, value_name = "STAGE")]
     to: Option<String>,
+    #[command(flatten)]
+    held: TakeOver,
+}
+
+/// What to do about another holder.
+#[derive(Args, Debug)]
+struct TakeOver {
     /// Take the lease from a holder whose lease has not run out
     #[arg(long, requires = "reason")]
     take_over: bool,
     /// Why it is taken over; kept in the journal
     #[arg(long, value_name = "TEXT", requires = "take_over")]
     reason: Option<String>,
+}
+
+impl TakeOver {
+    /// Takes up what was begun before.
+    fn config(self) -> Config {
+        Config { resume: true, take_over: self.reason, ..Config::default() }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -98,12 +107,11 @@ pub(super) fn run(args: RunArgs) -> Outcome {
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Outcome {
-    begin(&args.common, Config { resume: true, take_over: args.reason, ..Config::default() }, None)
+    begin(&args.common, args.held.config(), None)
 }
 
 pub(super) fn rollback(args: RollbackArgs) -> Outcome {
-    let config = Config { resume: true, take_over: args.reason, ..Config::default() };
-    begin(&args.common, config, Some(Back { hard: args.hard, to: args.to }))
+    begin(&args.common, args.held.config(), Some(Back { hard: args.hard, to: args.to }))
 }
 
 /// How far back, and how.
@@ -200,13 +208,10 @@ struct Rollout<'a> {
 impl Rollout<'_> {
     /// Sends a command to an engine that has just begun. Answers why it is refused.
     fn refused(&self, command: Command) -> Option<String> {
-        let mut reply = self.engine.send(command)?;
-        loop {
-            match reply.try_recv() {
-                Ok(Reply::Refused(why)) => return Some(why),
-                Ok(Reply::Accepted | Reply::Applied) | Err(TryRecvError::Closed) => return None,
-                Err(TryRecvError::Empty) => self.world.pause(20),
-            }
+        match self.world.block_on(self.engine.send(command)?) {
+            Ok(Reply::Refused(why)) => Some(why),
+            // An engine that has ended meanwhile says so itself.
+            Ok(Reply::Accepted | Reply::Applied) | Err(_) => None,
         }
     }
 

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, ready};
-use super::routing::{await_acks, change};
-use super::tasks::kind;
-use crate::cluster::{AdminOp, CollKind, Ns};
+use super::routing::change;
+use super::tasks::{all_follow, kind, put_away, seal};
+use crate::cluster::{CollKind, Ns};
 use crate::metrics::names;
 use crate::route::{Bucket, Route, Side};
 use crate::runtime::Micros;
@@ -152,12 +152,8 @@ pub(super) fn isolated_ns(next: &Ns, plan: &str) -> Ns {
 pub(super) async fn isolate(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
     let next = ctx.ns(Side::Next).clone();
     let kept = isolated_ns(&next, &ctx.plan.id);
-    let epoch = ctx.ownership.route().map_or(0, |r| r.epoch);
-    while let Err(late) = await_acks(ctx, epoch, ctx.rt.now() + Micros::from_secs(3)).await? {
-        held(late);
-        if ctx.is_leaving() {
-            return Ok(None);
-        }
+    if !all_follow(ctx, held).await? {
+        return Ok(None);
     }
     for side in Side::BOTH {
         if ctx.tails[side as usize].is_running() {
@@ -165,19 +161,10 @@ pub(super) async fn isolate(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Val
         }
     }
     if kind(ctx, Side::Next, &next).await? == CollKind::Collection {
-        let refuse = bson::doc! { "_id": { "$exists": false } };
-        let op = AdminOp::SetValidator { ns: next.clone(), validator: Some(refuse) };
-        ctx.admin(Side::Next, "sealing next", op).await?;
-        let op = AdminOp::Rename { from: next.clone(), to: kept.clone() };
-        ctx.admin(Side::Next, "renaming next", op).await?;
-    }
-    if kind(ctx, Side::Next, &kept).await? != CollKind::Collection {
+        seal(ctx, Side::Next).await?;
+    } else if kind(ctx, Side::Next, &kept).await? != CollKind::Collection {
         return Ok(Some(json!({ "text": format!("{next} was never created: there is nothing to keep") })));
     }
-    let op = AdminOp::CreateEmptyView { ns: next.clone(), on: kept.clone() };
-    ctx.admin(Side::Next, "leaving an empty view", op).await?;
-    if kind(ctx, Side::Next, &next).await? != CollKind::View {
-        return Err(Halt::Broken(format!("{next} could not be replaced by a view")));
-    }
+    put_away(ctx, Side::Next, &kept).await?;
     Ok(Some(json!({ "text": format!("{next} is sealed and kept as {kept}"), "kept": kept.to_string() })))
 }

@@ -157,15 +157,8 @@ fn note_counts(ctx: &Ctx, out: &reconcile::Outcome) {
 
 /// The point of no return: next's changes are no longer carried back.
 async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
-    let epoch = ctx.ownership.route().map_or(0, |r| r.epoch);
-    loop {
-        if ctx.is_leaving() {
-            return Ok(None);
-        }
-        match await_acks(ctx, epoch, ctx.rt.now() + Micros::from_secs(3)).await? {
-            Ok(()) => break,
-            Err(late) => held(late),
-        }
+    if !all_follow(ctx, held).await? {
+        return Ok(None);
     }
     let tail = &ctx.tails[Side::Next as usize];
     let at = if tail.is_running() { ctx.marker(Side::Next).await? } else { ClusterTime::ZERO };
@@ -181,6 +174,41 @@ async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, H
     Ok(Some(
         json!({ "text": format!("reverse tail stopped; legacy has everything up to {at}"), "through": at.to_string() }),
     ))
+}
+
+/// Waits until every process has acknowledged the route in force. False when the task is left.
+pub(super) async fn all_follow(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<bool, Halt> {
+    let epoch = ctx.ownership.route().map_or(0, |r| r.epoch);
+    while !ctx.is_leaving() {
+        match await_acks(ctx, epoch, ctx.rt.now() + Micros::from_secs(3)).await? {
+            Ok(()) => return Ok(true),
+            Err(late) => held(late),
+        }
+    }
+    Ok(false)
+}
+
+/// Has the server refuse every write on a side's collection.
+pub(super) async fn seal(ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
+    let refuse = bson::doc! { "_id": { "$exists": false } };
+    let op = AdminOp::SetValidator { ns: ctx.ns(side).clone(), validator: Some(refuse) };
+    ctx.admin(side, &format!("refusing writes on {}", side.name()), op).await.map(drop)
+}
+
+/// Renames a side's collection to `kept` and leaves an empty view, so that late reads and writes fail loudly.
+pub(super) async fn put_away(ctx: &Arc<Ctx>, side: Side, kept: &Ns) -> Result<(), Halt> {
+    let ns = ctx.ns(side);
+    // A runner cut off half-way, or still at it while this one took over, may have done any part of this.
+    if kind(ctx, side, ns).await? == CollKind::Collection || kind(ctx, side, kept).await? != CollKind::Collection {
+        let op = AdminOp::Rename { from: ns.clone(), to: kept.clone() };
+        ctx.admin(side, &format!("renaming {}", side.name()), op).await?;
+    }
+    let op = AdminOp::CreateEmptyView { ns: ns.clone(), on: kept.clone() };
+    ctx.admin(side, "leaving an empty view", op).await?;
+    if kind(ctx, side, kept).await? != CollKind::Collection || kind(ctx, side, ns).await? != CollKind::View {
+        return Err(Halt::Broken(format!("{ns} could not be replaced by a view, or {kept} is not there")));
+    }
+    Ok(())
 }
 
 /// Where legacy is kept.
@@ -199,9 +227,7 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Option<Value>, Halt> {
     let legacy = ctx.ns(Side::Legacy).clone();
     let kept = quarantine_ns(&legacy, &ctx.plan.id);
     if kind(ctx, Side::Legacy, &legacy).await? == CollKind::Collection {
-        let refuse = bson::doc! { "_id": { "$exists": false } };
-        let op = AdminOp::SetValidator { ns: legacy.clone(), validator: Some(refuse) };
-        ctx.admin(Side::Legacy, "refusing writes on legacy", op).await?;
+        seal(ctx, Side::Legacy).await?;
         let at = ctx.marker(Side::Legacy).await?;
         let tail = &ctx.tails[Side::Legacy as usize];
         while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(5)).await {
@@ -213,18 +239,7 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Option<Value>, Halt> {
             tail.stop(ctx).await;
         }
     }
-    // A runner cut off half-way, or still at it while this one took over, may have done any part of the rest.
-    if kind(ctx, Side::Legacy, &legacy).await? == CollKind::Collection || !is_quarantined(ctx).await? {
-        let op = AdminOp::Rename { from: legacy.clone(), to: kept.clone() };
-        ctx.admin(Side::Legacy, "renaming legacy", op).await?;
-    }
-    let op = AdminOp::CreateEmptyView { ns: legacy.clone(), on: kept.clone() };
-    ctx.admin(Side::Legacy, "leaving an empty view", op).await?;
-    if kind(ctx, Side::Legacy, &kept).await? != CollKind::Collection
-        || kind(ctx, Side::Legacy, &legacy).await? != CollKind::View
-    {
-        return Err(Halt::Broken(format!("{legacy} could not be replaced by a view, or {kept} is not there")));
-    }
+    put_away(ctx, Side::Legacy, &kept).await?;
     let text = format!("{legacy} is kept as {kept}; an empty view refuses late writes");
     Ok(Some(json!({ "text": text, "kept": kept.to_string() })))
 }
