@@ -10,6 +10,10 @@ use tidegate::journal::MemStore;
 use tidegate::plan::{Advance, Plan};
 use tidegate::runtime::Micros;
 
+// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     divan::main();
 }

@@ -13,7 +13,7 @@ use super::publish::Publisher;
 use super::tasks;
 use crate::gate::{Baseline, GateState, TriggerState, Tripped};
 use crate::journal::{By, Journal, JournalError, Record};
-use crate::plan::{Action, Advance, RollbackMode};
+use crate::plan::{Action, RollbackMode};
 use crate::rollout::{Event, GateSummary, Input, State, Status, Task, decide};
 use crate::route::Side;
 use crate::runtime::{Either, Micros, race};
@@ -279,9 +279,11 @@ impl Runner {
         }
         loop {
             let at_ms = self.ctx.rt.wall_ms();
-            let gates = self.summary(self.state.advance_mode(&self.ctx.plan) == Advance::Auto);
-            let tick = Input::Tick { at_ms, gates, totals: self.totals() };
-            let events = decide(&self.state, &self.ctx.plan, &tick).unwrap_or_default();
+            let tick = |evidence| Input::Tick { at_ms, gates: self.summary(evidence), totals: self.totals() };
+            let mut events = decide(&self.state, &self.ctx.plan, &tick(false)).unwrap_or_default();
+            if events.iter().any(|e| matches!(e, Event::StagePassed { .. })) {
+                events = decide(&self.state, &self.ctx.plan, &tick(true)).unwrap_or_default();
+            }
             if events.is_empty() {
                 break;
             }

@@ -39,17 +39,37 @@ struct Slice {
     newest_any: Micros,
     /// p99, settled when the next slice begins.
     p99: Option<Micros>,
+    /// The histogram's classes, settled with it: a hundred instead of thousands of counters to merge.
+    settled: Option<Classes>,
 }
 
 impl Slice {
     fn new(at: Micros) -> Self {
-        Slice { hist: None, count: 0, sum: 0, max: 0, errors: 0, newest: None, newest_any: at, p99: None }
+        Slice {
+            hist: None,
+            count: 0,
+            sum: 0,
+            max: 0,
+            errors: 0,
+            newest: None,
+            newest_any: at,
+            p99: None,
+            settled: None,
+        }
     }
 
     fn merge(&mut self, o: &Slice) {
         if let Some(h) = &o.hist {
-            // Both have the same bounds, so every value of one fits into the other.
-            let _ = self.hist.get_or_insert_with(histogram).add(h);
+            let all = self.hist.get_or_insert_with(histogram);
+            match &o.settled {
+                Some(classes) => {
+                    classes
+                        .iter()
+                        .for_each(|(us, n)| all.saturating_record_n(*us, u32::try_from(*n).unwrap_or(u32::MAX)));
+                }
+                // Both have the same bounds, so every value of one fits into the other.
+                None => drop(all.add(h)),
+            }
         }
         self.count = self.count.saturating_add(o.count);
         self.sum = self.sum.saturating_add(o.sum);
@@ -66,6 +86,12 @@ impl Slice {
         Some(Micros(h.value_at_quantile(q).min(self.max)))
     }
 
+    /// Nothing is recorded in it any more, as far as one can know.
+    fn settle(&mut self) {
+        self.p99 = self.history_point();
+        self.settled = self.hist.as_ref().map(classes);
+    }
+
     fn history_point(&self) -> Option<Micros> {
         self.quantile(0.99).filter(|_| self.count >= HISTORY_SAMPLES)
     }
@@ -73,6 +99,13 @@ impl Slice {
 
 /// Latencies as (upper end of a class in µs, operations in it), rising, without empty classes.
 pub type Classes = Vec<(u64, u64)>;
+
+fn classes(h: &Hist) -> Classes {
+    h.iter_recorded()
+        .map(|v| (h.highest_equivalent(v.value_iterated_to()), v.count_at_value().into()))
+        .filter(|(_, n)| *n > 0)
+        .collect()
+}
 
 /// A window of a series. Percentiles are those of the merged histograms, `None` without samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -182,7 +215,7 @@ impl LatencySeries {
         if self.slices.slice(at, || Slice::new(at))?.1
             && let Some(done) = self.slices.last_but_one()
         {
-            done.p99 = done.history_point();
+            done.settle();
         }
         self.first = Some(self.first.map_or(at, |f| f.min(at)));
         self.newest_any = self.newest_any.max(Some(at));
@@ -190,6 +223,7 @@ impl LatencySeries {
         s.newest_any = s.newest_any.max(at);
         // A late sample: whatever was settled is settled anew when looked at.
         s.p99 = None;
+        s.settled = None;
         Some(s)
     }
 
@@ -251,11 +285,7 @@ impl LatencySeries {
     #[must_use]
     pub fn classes_since(&self, now: Micros, span: Micros, since: Micros) -> Classes {
         let all = self.merged(now, span.min(super::MAX_WINDOW), since);
-        let Some(h) = &all.hist else { return Vec::new() };
-        h.iter_recorded()
-            .map(|v| (h.highest_equivalent(v.value_iterated_to()), v.count_at_value().into()))
-            .filter(|(_, n)| *n > 0)
-            .collect()
+        all.hist.as_ref().map(classes).unwrap_or_default()
     }
 
     /// Any quantile of the last `span`; `None` without samples.

@@ -257,7 +257,27 @@ impl Transform {
     /// True when a legacy and a next document hold the same, whichever of the two the other was made from.
     #[must_use]
     pub fn agree(&self, legacy: &RawDocument, next: &RawDocument) -> bool {
-        self.apply(legacy).is_ok_and(|d| self.same(&d, next)) || self.invert(next).is_ok_and(|d| self.same(&d, legacy))
+        self.makes(legacy, next) || self.is_made(next, legacy, false)
+    }
+
+    /// True when T makes of a legacy document what next holds.
+    #[must_use]
+    pub fn makes(&self, legacy: &RawDocument, next: &RawDocument) -> bool {
+        self.is_made(legacy, next, true)
+    }
+
+    /// True when `from` can be carried and gives the same as `to`. Nothing is written for it when the bytes are equal.
+    fn is_made(&self, from: &RawDocument, to: &RawDocument, forward: bool) -> bool {
+        let to_bytes = to.as_bytes();
+        let [Segment::Ops(ops)] = &self.segments[..] else {
+            return self.run_at(from.as_bytes(), forward).is_ok_and(|made| self.same(&made, to));
+        };
+        let Ok(fields) = run_ops(ops, from.as_bytes(), forward) else { return false };
+        if tree::writes(&fields, to_bytes) {
+            return to_bytes.len() <= MAX_BYTES;
+        }
+        let loosely = |made: &[u8]| made.len() <= MAX_BYTES && same::equal(&self.order, made, to_bytes);
+        !self.order.is_strict() && loosely(&tree::write(&fields, to_bytes.len()))
     }
 
     fn run(&self, doc: &RawDocument, forward: bool) -> Result<RawDocumentBuf, TransformError> {
@@ -299,18 +319,22 @@ impl Segment {
             Segment::Ops(ops) => ops,
             Segment::Pipeline { forward: p, inverse } => return compute::step(p, inverse.as_ref(), bytes, forward),
         };
-        let mut fields = tree::parse(bytes, "")?;
-        if forward {
-            for op in ops {
-                op.run(&mut fields, true)?;
-            }
-        } else {
-            for op in ops.iter().rev() {
-                op.run(&mut fields, false)?;
-            }
-        }
-        Ok(tree::write(&fields, bytes.len() + 64))
+        run_ops(ops, bytes, forward).map(|fields| tree::write(&fields, bytes.len() + 64))
     }
+}
+
+fn run_ops<'a>(ops: &'a [Op], bytes: &'a [u8], forward: bool) -> At<Vec<tree::Field<'a>>> {
+    let mut fields = tree::parse(bytes, "")?;
+    if forward {
+        for op in ops {
+            op.run(&mut fields, true)?;
+        }
+    } else {
+        for op in ops.iter().rev() {
+            op.run(&mut fields, false)?;
+        }
+    }
+    Ok(fields)
 }
 
 #[cfg(test)]

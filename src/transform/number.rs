@@ -174,6 +174,33 @@ fn plain_decimal(text: &str) -> Option<[u8; 16]> {
     Some(pack(text.len() > body.len(), -(fraction.len() as i32), coefficient))
 }
 
+/// `-12.340`: `scale` of the digits stand behind the point. Comparisons come through here for every document, so no formatter.
+fn plain_text(negative: bool, coefficient: u128, scale: usize) -> String {
+    // At most 34 digits, or as many as the scale of at most 6 wants; the point and the sign.
+    let mut text = [0u8; 48];
+    let mut at = text.len();
+    let mut put = |c: u8| {
+        at -= 1;
+        text[at] = c;
+    };
+    let (mut rest, mut n) = (coefficient, 0);
+    while rest > 0 || n <= scale {
+        if n == scale && n > 0 {
+            put(b'.');
+        }
+        let (above, digit) = match u64::try_from(rest) {
+            Ok(small) => (u128::from(small / 10), small % 10),
+            Err(_) => (rest / 10, (rest % 10) as u64),
+        };
+        put(b'0' + digit as u8);
+        (rest, n) = (above, n + 1);
+    }
+    if negative {
+        put(b'-');
+    }
+    text[at..].iter().map(|b| char::from(*b)).collect()
+}
+
 /// The text of a decimal as the server prints it.
 pub(super) fn decimal_text(bytes: [u8; 16]) -> String {
     let bits = u128::from_le_bytes(bytes);
@@ -181,13 +208,7 @@ pub(super) fn decimal_text(bytes: [u8; 16]) -> String {
     let coefficient = bits & ((1 << COEFFICIENT_BITS) - 1);
     // The plain form, for the exponents and coefficients of everyday numbers (which also rules out NaN, infinity and the large form).
     if (-6..=0).contains(&exponent) && coefficient < 10u128.pow(34) {
-        let scale = exponent.unsigned_abs();
-        let sign = if bits >> 127 == 1 { "-" } else { "" };
-        if scale == 0 {
-            return format!("{sign}{coefficient}");
-        }
-        let unit = 10u128.pow(scale);
-        return format!("{sign}{}.{:0width$}", coefficient / unit, coefficient % unit, width = scale as usize);
+        return plain_text(bits >> 127 == 1, coefficient, exponent.unsigned_abs() as usize);
     }
     Decimal128::from_bytes(bytes).to_string()
 }

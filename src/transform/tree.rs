@@ -85,10 +85,31 @@ pub(super) fn parse<'a>(bytes: &'a [u8], path: &str) -> At<Vec<Field<'a>>> {
     Ok(fields)
 }
 
+/// Up to here every name is held against every other.
+const FEW: usize = 24;
+
+/// Equal for equal names.
+fn tag(name: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let n = name.len().min(7);
+    first[..n].copy_from_slice(&name[..n]);
+    first[7] = name.len() as u8;
+    u64::from_le_bytes(first)
+}
+
 fn duplicate<'f>(fields: &'f [Field<'_>]) -> Option<&'f [u8]> {
-    if fields.len() <= 24 {
-        let again = |(i, f): &(usize, &Field<'_>)| fields[..*i].iter().any(|g| g.name == f.name);
-        return fields.iter().enumerate().find(again).map(|(_, f)| &*f.name);
+    if fields.len() <= FEW {
+        // Names are compared only where their lengths and first bytes agree.
+        let mut tags = [0; FEW];
+        for (i, f) in fields.iter().enumerate() {
+            let tag = tag(&f.name);
+            let again = |j: &usize| tags[*j] == tag && fields[*j].name == f.name;
+            if (0..i).any(|j| again(&j)) {
+                return Some(&f.name);
+            }
+            tags[i] = tag;
+        }
+        return None;
     }
     let mut seen = std::collections::BTreeSet::new();
     fields.iter().find(|f| !seen.insert(&*f.name)).map(|f| &*f.name)
@@ -149,6 +170,26 @@ fn write_into(out: &mut Vec<u8>, fields: &[Field<'_>]) {
     // A result beyond i32 is refused by its size afterwards.
     let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// True when [`write`] would make exactly these bytes.
+pub(super) fn writes(fields: &[Field<'_>], bytes: &[u8]) -> bool {
+    rest_after(fields, bytes).is_some_and(<[u8]>::is_empty)
+}
+
+/// What follows the fields as a document at the beginning of `bytes`; `None` when they are not what stands there.
+fn rest_after<'b>(fields: &[Field<'_>], bytes: &'b [u8]) -> Option<&'b [u8]> {
+    let mut at = bytes.get(4..)?;
+    for f in fields {
+        at = at.strip_prefix(&[f.value.kind()])?.strip_prefix(&*f.name)?.strip_prefix(&[0])?;
+        at = match &f.value {
+            Value::Raw(_, value) => at.strip_prefix(*value)?,
+            Value::Owned(_, value) => at.strip_prefix(&**value)?,
+            Value::Doc(inner) => rest_after(inner, at)?,
+        };
+    }
+    at = at.strip_prefix(&[0])?;
+    (int32(bytes)? == bytes.len() - at.len()).then_some(at)
 }
 
 pub(super) fn position(fields: &[Field<'_>], name: &[u8]) -> Option<usize> {

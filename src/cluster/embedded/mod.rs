@@ -17,6 +17,7 @@ use crate::runtime::{Fut, Micros, Rt};
 mod admin;
 mod config;
 mod faults;
+mod oplog;
 mod ops;
 mod slots;
 mod stage;

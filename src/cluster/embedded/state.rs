@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::config::{Config, spread};
 use super::faults::FaultState;
+use super::oplog::Events;
 use super::store::{Coll, Ts};
 use crate::cluster::{ChangeKind, ClusterTime, Doc, Key, Member, Ns, SessionId};
 use crate::runtime::Micros;
@@ -32,7 +33,7 @@ pub(super) struct Event {
 
 /// What is known about a namespace, whether or not a collection stands there.
 pub(super) struct Log {
-    pub(super) events: VecDeque<Event>,
+    pub(super) events: Events,
     /// Notified at every commit to the namespace and whenever its streams should look again.
     pub(super) notify: Arc<Notify>,
     /// Keys this namespace's draws.
@@ -178,7 +179,7 @@ impl State {
             // FNV-1a over the name: the same namespace draws the same on every run.
             let name = ns.db.bytes().chain([b'.']).chain(ns.coll.bytes());
             let entity = name.fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
-            Log { events: VecDeque::new(), notify: Arc::default(), entity, draws: Default::default() }
+            Log { events: Events::default(), notify: Arc::default(), entity, draws: Default::default() }
         })
     }
 
@@ -293,10 +294,8 @@ impl State {
         let history = self.history;
         for (ns, events) in events {
             let log = self.log(&ns);
-            while log.events.front().is_some_and(|e| e.ts < history) {
-                log.events.pop_front();
-            }
-            log.events.extend(events.into_iter().map(|e| Event { ts, ..e }));
+            log.events.forget_before(history);
+            events.into_iter().for_each(|e| log.events.push(Event { ts, ..e }));
             log.notify.notify_waiters();
         }
         let due = match self.majority_lag(config) {
@@ -376,13 +375,13 @@ impl State {
         }
     }
 
-    pub(super) fn logged(&self, ns: &Ns) -> Option<&VecDeque<Event>> {
+    pub(super) fn logged(&self, ns: &Ns) -> Option<&Events> {
         self.logs.get(ns).map(|l| &l.events)
     }
 
     /// The moment at which the next pending commit of the log's namespace, after `cursor`, may become visible.
     pub(super) fn next_visible(&self, ns: &Ns) -> Option<Micros> {
-        let first = self.logs.get(ns)?.events.iter().rev().take_while(|e| e.ts > self.majority).last()?.ts;
+        let first = self.logs.get(ns)?.events.after(self.majority).next()?.ts;
         match self.wait_for(first) {
             Standing::NotBefore(at) => Some(at),
             _ => None,
@@ -403,9 +402,7 @@ impl State {
                     coll.undo(key, p.ts);
                 }
                 if let Some(log) = self.logs.get_mut(ns) {
-                    while log.events.back().is_some_and(|e| e.ts >= p.ts) {
-                        log.events.pop_back();
-                    }
+                    log.events.undo_from(p.ts);
                 }
             }
         }

@@ -1,6 +1,5 @@
 //! Change streams: majority-committed events of one namespace, and a position that moves on without them.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocumentBuf, rawdoc};
@@ -8,7 +7,7 @@ use bson::{RawBsonRef, RawDocumentBuf, rawdoc};
 use super::Core;
 use super::faults::OpKind;
 use super::ops::network;
-use super::state::{Down, Event, State, to_time, to_ts};
+use super::state::{Down, State, to_time, to_ts};
 use super::store::Ts;
 use crate::cluster::{Change, ChangeBatch, ChangeKind, Changes, ClusterTime, Failed, Ns, Reason, StreamPos};
 use crate::runtime::{Fut, Micros, race, sleep};
@@ -141,17 +140,10 @@ impl Changes for Stream {
     }
 }
 
-/// Where the events after `cursor` begin: near the end as a rule, so it is looked for there first.
-fn first_after(events: &VecDeque<Event>, cursor: Ts) -> usize {
-    let near = events.iter().rev().take(16).take_while(|e| e.ts > cursor).count();
-    if near < 16 { events.len() - near } else { events.partition_point(|e| e.ts <= cursor) }
-}
-
 impl State {
     /// The first event after `cursor`, whether or not a majority has it.
     fn first_after(&self, ns: &Ns, cursor: Ts) -> Option<Ts> {
-        let events = self.logged(ns)?;
-        events.get(first_after(events, cursor)).map(|e| e.ts)
+        self.logged(ns)?.after(cursor).next().map(|e| e.ts)
     }
 
     /// Majority-committed events after `cursor`, about `limit` of them, and how far that is.
@@ -160,7 +152,7 @@ impl State {
         let majority = self.majority();
         let Some(events) = self.logged(ns) else { return (out, majority) };
         let mut last = cursor;
-        for e in events.range(first_after(events, cursor)..) {
+        for e in events.after(cursor) {
             if e.ts > majority {
                 break;
             }
