@@ -153,6 +153,7 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
     let total = super::observe::estimated_count(ctx).await;
     let mut sides = [Cursor::default(), Cursor::default()];
     let mut scanned = Scanned::default();
+    scanned.matched.reserve(total.unwrap_or(0).min(KEYS_MAX as u64) as usize);
     let mut seen = 0u64;
     loop {
         if ctx.is_leaving() {

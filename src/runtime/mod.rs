@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 pub mod live;
 pub mod sim;
 mod time;
+mod timers;
 
 pub use time::Micros;
 

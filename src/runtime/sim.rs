@@ -2,14 +2,14 @@
 //!
 //! Tasks run in the order in which they were woken; time moves only when none can run. The same seed and inputs give the same run.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::timers::{TimerId, Timers};
 use super::{Fut, Group, Micros, Runtime, keyed_hash};
 
 /// 2026-01-05T09:00:00Z, the wall-clock time at which a simulation begins unless it says otherwise.
@@ -28,7 +28,7 @@ struct Inner {
     tasks: Vec<Option<Task>>,
     /// Slots of `tasks` that are free.
     free: Vec<usize>,
-    timers: BTreeMap<(Micros, u64), Waker>,
+    timers: Timers,
     next_id: u64,
     /// The task being polled, and whether its group was killed meanwhile.
     running: Option<(u64, Group)>,
@@ -142,17 +142,10 @@ impl Sim {
             self.poll_task(woken);
             return true;
         }
-        let due = {
-            let mut inner = lock(&self.inner);
-            let Some(first) = inner.timers.first_entry() else { return false };
-            let at = first.key().0;
-            if at > limit {
-                return false;
-            }
-            self.now.fetch_max(at.0, Ordering::SeqCst);
-            first.remove()
-        };
-        due.wake();
+        let due = lock(&self.inner).timers.fire(limit);
+        let Some((at, waker)) = due else { return false };
+        self.now.fetch_max(at.0, Ordering::SeqCst);
+        waker.wake();
         true
     }
 
@@ -197,7 +190,7 @@ impl Inner {
 struct SleepUntil {
     sim: Weak<Sim>,
     at: Micros,
-    registered: Option<u64>,
+    registered: Option<TimerId>,
 }
 
 impl Future for SleepUntil {
@@ -206,31 +199,29 @@ impl Future for SleepUntil {
         let Some(sim) = self.sim.upgrade() else { return Poll::Pending };
         let mut inner = lock(&sim.inner);
         if sim.now() >= self.at {
-            if let Some(seq) = self.registered.take() {
-                inner.timers.remove(&(self.at, seq));
+            if let Some(id) = self.registered.take() {
+                inner.timers.cancel(id);
             }
             return Poll::Ready(());
         }
-        let seq = self.registered.unwrap_or_else(|| {
-            inner.next_id += 1;
-            inner.next_id
-        });
-        match inner.timers.entry((self.at, seq)) {
-            Entry::Occupied(mut known) => known.get_mut().clone_from(cx.waker()),
-            Entry::Vacant(new) => {
-                new.insert(cx.waker().clone());
+        match self.registered {
+            Some(id) => inner.timers.update(id, cx.waker()),
+            None => {
+                inner.next_id += 1;
+                let seq = inner.next_id;
+                let id = inner.timers.set(self.at, seq, cx.waker().clone());
+                drop(inner);
+                self.registered = Some(id);
             }
         }
-        drop(inner);
-        self.registered = Some(seq);
         Poll::Pending
     }
 }
 
 impl Drop for SleepUntil {
     fn drop(&mut self) {
-        if let (Some(seq), Some(sim)) = (self.registered, self.sim.upgrade()) {
-            lock(&sim.inner).timers.remove(&(self.at, seq));
+        if let (Some(id), Some(sim)) = (self.registered, self.sim.upgrade()) {
+            lock(&sim.inner).timers.cancel(id);
         }
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn parse<'a>(bytes: &'a [u8], path: &str) -> At<Vec<Field<'a>>> {
         return Err(bad("its length is wrong"));
     }
     let end = length - 1;
-    let mut fields: Vec<Field<'a>> = Vec::with_capacity(16);
+    let mut fields: Vec<Field<'a>> = Vec::with_capacity((length / 10).min(16));
     let mut at = 4;
     while at < end {
         let kind = bytes[at];

@@ -199,6 +199,7 @@ impl Core {
             let Some(coll) = s.colls.get(ns) else { return page };
             let start = from.map_or(Bound::Unbounded, Bound::Excluded);
             let mut bytes = 0;
+            page.docs.reserve(limit.docs.min(coll.live));
             for (key, chain) in coll.docs.range::<Key, _>((start, Bound::Unbounded)) {
                 let Some(doc) = chain.at(at) else { continue };
                 bytes += doc.size();

@@ -219,6 +219,7 @@ impl<'s> Stage<'s> {
     pub(super) fn finish(self) -> Staged {
         let (mut writes, mut events) = (Vec::new(), Vec::new());
         for (ns, t) in self.touched {
+            writes.reserve(t.docs.len());
             writes.extend(t.docs.into_iter().map(|(key, doc)| (ns.clone(), key, doc)));
             events.push((ns, t.events));
         }
