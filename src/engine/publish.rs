@@ -145,7 +145,7 @@ fn plan_view(ctx: &Ctx) -> PlanView {
         id: p.id.clone(),
         title: p.title.clone(),
         environment: p.cluster.environment.clone(),
-        mode: "route".into(),
+        mode: if ctx.in_place.is_some() { "in place" } else { "route" }.into(),
         hash: p.hash.clone(),
         collections: p.collections.iter().map(|c| (c.legacy.to_string(), c.next.to_string())).collect(),
         max_staleness: p.max_staleness,
@@ -362,6 +362,9 @@ fn traffic(state: &State, live: &LiveView) -> TrafficView {
 }
 
 fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
+    if ctx.in_place.is_some() {
+        return super::in_place::way_back(ctx, state);
+    }
     let until_stage = ctx.plan.stages.iter().find(|s| s.irreversible).map(|s| s.id.clone());
     let route = ctx.ownership.route();
     let writes = route.as_ref().map_or(0, |r| r.writes_next_below);
@@ -408,6 +411,9 @@ fn back_view(ctx: &Ctx, state: &State) -> Option<BackView> {
 }
 
 fn rest(ctx: &Ctx, state: &State, live: &LiveView) -> Option<RestView> {
+    if ctx.in_place.is_some() {
+        return super::in_place::rest(ctx, state, live);
+    }
     let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
     let proof = match live.reconcile.last.as_ref().filter(|r| r.is_clean()) {
         Some(r) => format!("{} documents compared and equal on both sides before they parted", r.matched),
