@@ -64,8 +64,7 @@ async fn scan(ctx: &Arc<Ctx>, place: &InPlace, way: Way, out: &mut Outcome) -> R
         }
         let after = ctx.seen(Side::Legacy);
         let ns = ctx.ns(Side::Legacy);
-        let page =
-            ctx.retry("scanning", || ctx.db(Side::Legacy).scan(ns, from.as_ref(), PAGE, after)).await?;
+        let page = ctx.retry("scanning", || ctx.db(Side::Legacy).scan(ns, from.as_ref(), PAGE, after)).await?;
         ctx.saw(Side::Legacy, page.at);
         from = page.docs.last().map(|(k, _)| k.clone()).or(from);
         seen += page.docs.len() as u64;

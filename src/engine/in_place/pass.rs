@@ -55,17 +55,11 @@ async fn walk(ctx: &Arc<Ctx>, way: Way, throttled: bool) -> Result<Option<Point>
             }
             point.seen += docs.len() as u64;
             point.after = docs.last().map(|(k, _)| k.clone()).or(point.after);
-            let Carried { written, mixed } =
-                carry(ctx, &mut writer, From::Page(docs), Some(point.to_doc(way))).await?;
+            let Carried { written, mixed } = carry(ctx, &mut writer, From::Page(docs), Some(point.to_doc(way))).await?;
             point.written += written as u64;
             point.mixed += mixed as u64;
-            lock(&ctx.live).progress = Some(Progress {
-                name,
-                done: point.seen,
-                total: total.map(|t| t.max(point.seen)),
-                began,
-                from: first,
-            });
+            lock(&ctx.live).progress =
+                Some(Progress { name, done: point.seen, total: total.map(|t| t.max(point.seen)), began, from: first });
         }
         if page.end {
             return Ok(Some(point));

@@ -64,7 +64,8 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
 async fn backfill(ctx: &Arc<Ctx>) -> Result<Option<Value>, Halt> {
     let done = pass::run(ctx, Way::There, true).await?;
     Ok(done.map(|p| {
-        let more = if p.mixed > 0 { format!(", {} of neither shape were left as they are", p.mixed) } else { String::new() };
+        let more =
+            if p.mixed > 0 { format!(", {} of neither shape were left as they are", p.mixed) } else { String::new() };
         json!({
             "text": format!("{} of {} documents changed in place{more}", p.written, p.seen),
             "copied": p.written, "seen": p.seen, "mixed": p.mixed,
@@ -159,8 +160,11 @@ async fn put_aside(ctx: &Arc<Ctx>, way: Way, key: &Key, why: &str) -> Result<(),
     }
     if way == Way::Back {
         // Told before it is stored: cut off between the two, a restart tells it again rather than never.
-        let event =
-            Event::StrayFound { key: key.to_string(), side: "legacy".to_owned(), why: Some(crate::scrub::short(why, 300)) };
+        let event = Event::StrayFound {
+            key: key.to_string(),
+            side: "legacy".to_owned(),
+            why: Some(crate::scrub::short(why, 300)),
+        };
         ctx.record(event).await;
     }
     let keys = [key.clone()];

@@ -22,7 +22,14 @@ pub struct Order {
 
 impl Order {
     pub fn initial(id: i64) -> Order {
-        Order { id, name: format!("Cust {}", id % 97), city: format!("city {}", id % 7), cents: 100 + id * 13, note: 0, rev: 0 }
+        Order {
+            id,
+            name: format!("Cust {}", id % 97),
+            city: format!("city {}", id % 7),
+            cents: 100 + id * 13,
+            note: 0,
+            rev: 0,
+        }
     }
 
     fn total(&self) -> String {

@@ -269,7 +269,10 @@ impl World {
             };
             let wanted = wanted.map_err(|e| e.to_string())?;
             if is.as_ref().map(|d| d.as_bytes()) != Some(wanted.as_bytes()) {
-                return Err(format!("{id} (edited {} times) is {is:?}, not {wanted:?}; written {written:?}", known.edits));
+                return Err(format!(
+                    "{id} (edited {} times) is {is:?}, not {wanted:?}; written {written:?}",
+                    known.edits
+                ));
             }
             // The transform has nothing to do with this one.
             if app::Order::read(&wanted)? != order {
@@ -308,7 +311,7 @@ const LIMIT: Micros = Micros::from_secs(240);
 /// One whole rollout with everything drawn from the seed.
 pub fn simulate(seed: u64, planted: Planted, leaning: Leaning) -> Result<Stats, String> {
     let draw = |n: u64| keyed_hash(seed, 0x1_F1AC, 0, n);
-    let rate = [12, 40, 1_000_000][(draw(0) % 3) as usize];
+    let rate = [40, 80, 1_000_000][(draw(0) % 3) as usize];
     let mut world = World::new(seed, plan(PLAN, rate), planted, 10 + (draw(1) % 60) as usize);
     let app = world.app(app::Config {
         documents: 150 + (draw(2) % 200) as i64,
