@@ -227,6 +227,10 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
 fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
     let auto = state.advance_mode(&ctx.plan) == Advance::Auto || state.stage + 1 == ctx.plan.stages.len();
     let left = soak_left_ms(ctx, state, wall_ms).map(|ms| Micros::from_ms(ms as u64));
+    let kept = match ctx.in_place {
+        Some(_) => "the tail brings what is written into shape",
+        None => "both sides are kept in step",
+    };
     match phase {
         Phase::Starting | Phase::Working => "the stage's work goes on, then it soaks".into(),
         Phase::Soaking if auto => match left.filter(|l| *l > Micros::ZERO) {
@@ -235,8 +239,8 @@ fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
         },
         Phase::Soaking => format!("soaks for {}, then waits for an operator", left.unwrap_or_default()),
         Phase::Blocked if auto => "stays; advances by itself once the gates hold".into(),
-        Phase::Blocked | Phase::AwaitingOperator => "stays as it is; both sides are kept in step".into(),
-        Phase::Paused => "stays paused; both sides are kept in step".into(),
+        Phase::Blocked | Phase::AwaitingOperator => format!("stays as it is; {kept}"),
+        Phase::Paused => format!("stays paused; {kept}"),
         Phase::NeedsOperator => "stays stopped until somebody acts".into(),
         Phase::RollingBack => match state.back.as_ref().and_then(|b| ctx.plan.stages.get(b.to?)) {
             Some(s) => format!("goes back to stage {}, then waits", s.id),

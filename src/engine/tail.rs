@@ -11,7 +11,7 @@ use bson::{RawDocumentBuf, Timestamp};
 use tokio::sync::{Notify, oneshot};
 
 use super::ctx::{Ctx, Halt, lock};
-use super::in_place::{From, carry};
+use super::in_place::{Source, carry};
 use super::reconcile::Finding;
 use super::resync::resync;
 use super::writer::SlotWriter;
@@ -440,7 +440,7 @@ async fn apply_one(
 ) -> usize {
     loop {
         let done = match &ctx.in_place {
-            Some(_) => carry(ctx, writer, From::Events(keys), checkpoint.clone()).await.map(|c| c.written),
+            Some(_) => carry(ctx, writer, Source::Events(keys), checkpoint.clone()).await.map(|c| c.written),
             None => resync(ctx, writer, src, keys, checkpoint.clone()).await,
         };
         match done {

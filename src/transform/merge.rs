@@ -170,11 +170,11 @@ mod tests {
 
     #[test]
     fn a_pipeline_without_an_inverse_is_undone_only_where_nothing_was_edited() {
-        let t = transform("[{ pipeline = '[{ \"$set\": { \"m\": { \"$add\": [\"$n\", 1] } } }]', lossy = true }]");
-        let before = rawdoc! { "_id": 1, "n": 4 };
+        let t = transform("[{ pipeline = '[{ \"$set\": { \"m\": { \"$concat\": [\"$n\", \"!\"] } } }]', lossy = true }]");
+        let before = rawdoc! { "_id": 1, "n": "4" };
         let made = t.apply(&before).unwrap();
         assert_eq!(t.restore(&made, &before).unwrap(), before);
-        let edited = rawdoc! { "_id": 1, "n": 5, "m": 5 };
+        let edited = rawdoc! { "_id": 1, "n": "5", "m": "5!" };
         assert_eq!(t.restore(&edited, &before).unwrap_err().why, Why::NoInverse);
     }
 }

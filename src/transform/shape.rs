@@ -56,33 +56,42 @@ fn operator(op: &str, value: &Bson) -> Test {
 }
 
 impl Test {
-    fn holds(&self, found: &[RawBsonRef<'_>]) -> bool {
+    fn holds(&self, found: &[Found<'_>]) -> bool {
         match self {
             Test::Equal(want, null) => {
-                found.iter().any(|v| each(*v).any(|v| comparable(v) == *want)) || (*null && found.is_empty())
+                found.iter().any(|f| f.each().any(|v| comparable(v) == *want)) || (*null && found.is_empty())
             }
             Test::Exists(there) => found.is_empty() != *there,
-            Test::Type(name) => found.iter().any(|v| each(*v).any(|v| is_type(v, name))),
+            Test::Type(name) => found.iter().any(|f| f.each().any(|v| is_type(v, name))),
         }
     }
 }
 
-/// A value, and the elements of an array.
-fn each(v: RawBsonRef<'_>) -> impl Iterator<Item = RawBsonRef<'_>> {
-    let elements = v.as_array().into_iter().flatten().filter_map(Result::ok);
-    std::iter::once(v).chain(elements)
+/// A value at a path.
+struct Found<'d> {
+    value: RawBsonRef<'d>,
+    /// Named by its number in an array: a server does not look into it once more.
+    numbered: bool,
+}
+
+impl<'d> Found<'d> {
+    /// The value, and the elements of an array.
+    fn each(&self) -> impl Iterator<Item = RawBsonRef<'d>> {
+        let array = self.value.as_array().filter(|_| !self.numbered);
+        std::iter::once(self.value).chain(array.into_iter().flatten().filter_map(Result::ok))
+    }
 }
 
 /// Every value at a path. In an array each document is looked into, and a number names an element.
-fn values<'d>(doc: &'d RawDocument, path: &[String], out: &mut Vec<RawBsonRef<'d>>) {
+fn values<'d>(doc: &'d RawDocument, path: &[String], out: &mut Vec<Found<'d>>) {
     let Some((first, rest)) = path.split_first() else { return };
     let Ok(Some(v)) = doc.get(first) else { return };
-    through(v, rest, out);
+    through(v, rest, false, out);
 }
 
-fn through<'d>(v: RawBsonRef<'d>, rest: &[String], out: &mut Vec<RawBsonRef<'d>>) {
+fn through<'d>(v: RawBsonRef<'d>, rest: &[String], numbered: bool, out: &mut Vec<Found<'d>>) {
     let Some(first) = rest.first() else {
-        out.push(v);
+        out.push(Found { value: v, numbered });
         return;
     };
     match v {
@@ -92,7 +101,7 @@ fn through<'d>(v: RawBsonRef<'d>, rest: &[String], out: &mut Vec<RawBsonRef<'d>>
                 values(d, rest, out);
             }
             if let Some(Ok(Some(v))) = first.parse().ok().map(|n: usize| a.get(n)) {
-                through(v, &rest[1..], out);
+                through(v, &rest[1..], true, out);
             }
         }
         _ => {}
@@ -142,7 +151,7 @@ mod tests {
     fn a_shape_matches_what_a_server_finds() {
         let doc = rawdoc! {
             "_id": 1, "v": 2, "n": RawBson::Null, "c": { "name": "x", "tags": ["a", "b"] },
-            "list": [{ "p": 1 }, { "p": 2i64 }, 7], "empty": [],
+            "list": [{ "p": 1 }, { "p": 2i64 }, 7], "empty": [], "deep": [["a"]],
         };
         for (filter, want) in [
             (doc! { "v": 2 }, true),
@@ -155,6 +164,8 @@ mod tests {
             (doc! { "c.tags": "b" }, true),
             (doc! { "c.tags": ["a", "b"] }, true),
             (doc! { "c.tags.1": "b" }, true),
+            (doc! { "deep.0": ["a"] }, true),
+            (doc! { "deep.0": "a" }, false),
             (doc! { "list.p": 2 }, true),
             (doc! { "list.p": 3 }, false),
             (doc! { "gone": Bson::Null }, true),

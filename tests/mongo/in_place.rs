@@ -285,6 +285,8 @@ async fn shapes(set: &ReplSet) -> R {
         doc! { "c.tags": ["a", "b"] },
         doc! { "c.tags.0": "a" },
         doc! { "c.0": "x" },
+        doc! { "c.tags.0": ["a", "b"] },
+        doc! { "c.tags.0.1": "b" },
         doc! { "c.0.name": "x" },
         doc! { "c.tags.p": 2 },
         doc! { "c.name": { "$exists": true } },

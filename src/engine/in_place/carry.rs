@@ -36,41 +36,43 @@ pub(in crate::engine) struct Carried {
 
 /// What a part is read from.
 #[derive(Clone, Copy)]
-pub(in crate::engine) enum From<'a> {
+pub(in crate::engine) enum Source<'a> {
     /// An application has written these keys: they are read now.
     Events(&'a [Key]),
     /// A page of a scan; what an attempt finds changed since is read again.
     Page(&'a [(Key, Doc)]),
 }
 
-impl<'a> From<'a> {
+impl<'a> Source<'a> {
     fn len(self) -> usize {
         match self {
-            From::Events(keys) => keys.len(),
-            From::Page(docs) => docs.len(),
+            Source::Events(keys) => keys.len(),
+            Source::Page(docs) => docs.len(),
         }
     }
 
-    fn split_at(self, n: usize) -> (From<'a>, From<'a>) {
+    fn split_at(self, n: usize) -> (Source<'a>, Source<'a>) {
         match self {
-            From::Events(keys) => (From::Events(&keys[..n]), From::Events(&keys[n..])),
-            From::Page(docs) => (From::Page(&docs[..n]), From::Page(&docs[n..])),
+            Source::Events(keys) => (Source::Events(&keys[..n]), Source::Events(&keys[n..])),
+            Source::Page(docs) => (Source::Page(&docs[..n]), Source::Page(&docs[n..])),
         }
     }
 
     fn first(self) -> Option<Key> {
         match self {
-            From::Events(keys) => keys.first().cloned(),
-            From::Page(docs) => docs.first().map(|(k, _)| k.clone()),
+            Source::Events(keys) => keys.first().cloned(),
+            Source::Page(docs) => docs.first().map(|(k, _)| k.clone()),
         }
     }
 
     /// The documents: as they were scanned the first time, read afresh after that.
     async fn docs(self, ctx: &Arc<Ctx>, again: bool) -> Result<Vec<(Key, Option<Doc>)>, Halt> {
         let keys: Vec<Key> = match self {
-            From::Page(docs) if !again => return Ok(docs.iter().map(|(k, d)| (k.clone(), Some(d.clone()))).collect()),
-            From::Page(docs) => docs.iter().map(|(k, _)| k.clone()).collect(),
-            From::Events(keys) => keys.to_vec(),
+            Source::Page(docs) if !again => {
+                return Ok(docs.iter().map(|(k, d)| (k.clone(), Some(d.clone()))).collect());
+            }
+            Source::Page(docs) => docs.iter().map(|(k, _)| k.clone()).collect(),
+            Source::Events(keys) => keys.to_vec(),
         };
         if keys.is_empty() {
             return Ok(Vec::new());
@@ -101,7 +103,7 @@ enum Part {
 pub(in crate::engine) async fn carry(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
-    from: From<'_>,
+    from: Source<'_>,
     checkpoint: Option<RawDocumentBuf>,
 ) -> Result<Carried, Halt> {
     let (mut rest, mut all, mut again) = (from, Carried::default(), false);
@@ -150,7 +152,7 @@ pub(in crate::engine) async fn carry(
 async fn write(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
-    part: From<'_>,
+    part: Source<'_>,
     again: bool,
     checkpoint: Option<RawDocumentBuf>,
 ) -> Result<Part, Halt> {
@@ -166,7 +168,7 @@ async fn write(
     }
     let outcome = writer.commit(&made.ops, checkpoint).await;
     drop(working);
-    if outcome.is_ok() && matches!(part, From::Events(_)) {
+    if outcome.is_ok() && matches!(part, Source::Events(_)) {
         made.written.iter().for_each(|key| place.saw_other(ctx.rt.now(), key));
     }
     match outcome {
@@ -238,7 +240,7 @@ fn swap_record(ctx: &Ctx, key: &Key, kept: &record::Kept, undo: &Undo) -> TxnOp 
 }
 
 /// The one document that cannot be written, for the person who mends it.
-fn unwritable(ctx: &Ctx, part: From<'_>, why: &str) -> Halt {
+fn unwritable(ctx: &Ctx, part: Source<'_>, why: &str) -> Halt {
     let ns = ctx.ns(Side::Legacy);
     Halt::Broken(match part.first() {
         Some(key) => format!("document {key} of {ns} cannot be changed: {why}; mend the document, or what refuses it"),
@@ -252,7 +254,7 @@ pub(in crate::engine) async fn prove(
     writer: &mut SlotWriter,
     key: &[Key; 1],
 ) -> Result<Option<Finding>, Halt> {
-    let carried = carry(ctx, writer, From::Events(key), None).await?;
+    let carried = carry(ctx, writer, Source::Events(key), None).await?;
     // Read and found right, or written by a commit: either was so at one moment after it was asked.
     Ok(Some(if carried.mixed > 0 { Finding::Differing } else { Finding::Matched }))
 }

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-pub(super) use carry::{From, carry, prove};
+pub(super) use carry::{Source, carry, prove};
 pub(super) use compare::pass as reconcile;
 pub(super) use tasks::run;
 pub(super) use view::{rest, way_back};
@@ -66,7 +66,12 @@ impl InPlace {
     /// Turns to `way`. When this returns, no transaction of the other way is under way or of unknown outcome: a document that is right
     /// from here on is not written by it any more.
     pub(super) async fn turn(&self, ctx: &Ctx, way: Way) {
-        lock(&self.turn).way = way;
+        {
+            let mut turn = lock(&self.turn);
+            if turn.way != way {
+                *turn = Turn { way, busy: turn.busy, other: None };
+            }
+        }
         loop {
             let changed = self.changed.notified();
             if lock(&self.turn).busy[way.other() as usize] == 0 {

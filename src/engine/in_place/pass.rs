@@ -9,7 +9,7 @@ use super::super::ctx::{Ctx, Halt, lock};
 use super::super::live_view::Progress;
 use super::super::observe::estimated_count;
 use super::super::writer::SlotWriter;
-use super::carry::{Carried, DOCS, From, carry};
+use super::carry::{Carried, DOCS, Source, carry};
 use super::judge::Way;
 use crate::cluster::{Key, PageLimit};
 use crate::route::Side;
@@ -55,7 +55,8 @@ async fn walk(ctx: &Arc<Ctx>, way: Way, throttled: bool) -> Result<Option<Point>
             }
             point.seen += docs.len() as u64;
             point.after = docs.last().map(|(k, _)| k.clone()).or(point.after);
-            let Carried { written, mixed } = carry(ctx, &mut writer, From::Page(docs), Some(point.to_doc(way))).await?;
+            let Carried { written, mixed } =
+                carry(ctx, &mut writer, Source::Page(docs), Some(point.to_doc(way))).await?;
             point.written += written as u64;
             point.mixed += mixed as u64;
             lock(&ctx.live).progress =
