@@ -40,3 +40,53 @@ pub(super) fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
 fn backfills_in(plan: &Plan) -> Option<usize> {
     plan.stages.iter().position(|s| s.work.contains(&Work::Backfill))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const PLAN: &str = r#"
+        schema = 1
+        plan = { id = "p", title = "t", version = 1, owner = "o" }
+        [[collection]]
+        legacy = "a.b"
+        next = "a.b"
+        shape = '{ "v": 2 }'
+        steps = [{ set = "v", value = 2 }]
+        [[stage]]
+        id = "look"
+        soak = "1s"
+        [[stage]]
+        id = "change"
+        do = ["backfill", "indexes"]
+        [[stage]]
+        id = "settle"
+    "#;
+
+    fn back(from: usize, hard: bool) -> Back {
+        Back { hard, why: "why".into(), from, to: None, copied: false }
+    }
+
+    #[test]
+    fn nothing_moves_and_the_last_stage_waits_for_silence() {
+        let plan = Plan::parse(PLAN, "plan.toml").map_err(|d| d.render(false)).unwrap();
+        use Task::{Backfill, Baseline, Create, Indexes, Quiet, Reconcile, StartTail};
+        assert_eq!(super::super::tasks_of(&plan, 0), [Baseline, Create]);
+        assert_eq!(super::super::tasks_of(&plan, 1), [StartTail, Backfill, Indexes, Reconcile]);
+        assert_eq!(super::super::tasks_of(&plan, 2), [Quiet, Reconcile]);
+        let one = PLAN.replace("[[stage]]\n        id = \"settle\"", "");
+        let one = Plan::parse(&one, "plan.toml").map_err(|d| d.render(false)).unwrap();
+        assert_eq!(super::super::tasks_of(&one, 1), [StartTail, Backfill, Indexes, Quiet, Reconcile]);
+    }
+
+    #[test]
+    fn what_was_not_begun_is_not_undone() {
+        let plan = Plan::parse(PLAN, "plan.toml").map_err(|d| d.render(false)).unwrap();
+        assert_eq!(super::super::back_tasks(&plan, &back(0, false)), []);
+        for (from, hard) in [(1, false), (2, true)] {
+            let tasks = super::super::back_tasks(&plan, &back(from, hard));
+            assert_eq!(tasks, [Task::StartTail, Task::Undo { hard }, Task::Recover, Task::Quiet, Task::Reconcile]);
+        }
+    }
+}

@@ -10,10 +10,11 @@ use libtest_mimic::Trial;
 use mongodb::bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Client, Collection};
+use serde_json::Value;
 use tidegate::plan::Plan;
 use tidegate::transform::{Shape, Transform};
 
-use super::program::{Place, until};
+use super::program::{Place, Program, until};
 use super::replset::ReplSet;
 use super::{R, TOKIO, on_shared, on_three};
 
@@ -192,11 +193,26 @@ fn comes_back(set: &ReplSet) -> R {
     until("every key has been edited", LONG, || Ok((app.edits() > 1_000).then_some(())))?;
     let written = app.stop()?;
     came_back(&before, &written, &TOKIO.block_on(everything(&all))?)?;
+    eprintln!("changed within {}, undone within {}", took(&run, "backfill"), took(&back, "undo"));
     let sum = back.summary()?;
     if sum["outcome"] != "rolled_back" || sum["documents"]["matched"] != DOCUMENTS || sum["writes"]["stray"] != 0 {
         return Err(format!("{sum}; {}", back.tail()));
     }
     super::rollout::journals_agree(&place, "back.jsonl")
+}
+
+/// How long a task took, by the journal.
+fn took(run: &Program, task: &str) -> String {
+    let lines = run.lines();
+    let at = |l: &Value| l["at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    let Some(begun) = lines.iter().position(|l| l["kind"] == "task_intended" && l["body"]["task"] == task) else {
+        return "?".into();
+    };
+    let done = lines[begun..].iter().find(|l| l["kind"] == "task_done").and_then(at);
+    match (at(&lines[begun]), done) {
+        (Some(a), Some(b)) => format!("{} ms", b.duration_since(a).as_millis()),
+        _ => "?".into(),
+    }
 }
 
 fn killed(set: &ReplSet) -> R {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bson::{RawBson, RawDocumentBuf};
+use bson::{RawBson, RawBsonRef, RawDocumentBuf};
 use serde_json::{Value, json};
 
 use super::super::ctx::{Ctx, Halt, lock};
@@ -85,8 +85,10 @@ async fn undo(ctx: &Arc<Ctx>, hard: bool) -> Result<Option<Value>, Halt> {
 
 /// Waits until no application has written the other shape for a while.
 async fn quiet(ctx: &Arc<Ctx>, place: &InPlace, held: Held<'_>) -> Result<Option<Value>, Halt> {
-    let from = place.way().from();
+    let way = place.way();
+    let (from, to) = (way.from(), way.shape());
     let began = ctx.rt.now();
+    let mut named = None;
     loop {
         if ctx.is_leaving() {
             return Ok(None);
@@ -101,9 +103,10 @@ async fn quiet(ctx: &Arc<Ctx>, place: &InPlace, held: Held<'_>) -> Result<Option
             if drained && place.last_other().is_none_or(|(at, _)| at <= since) {
                 return Ok(Some(json!({ "text": format!("nobody has written {from}'s shape for {QUIET}") })));
             }
-        } else if let Some((at, key)) = place.last_other() {
-            let age = now.since(at);
-            held(format!("{key} was written in {from}'s shape {age} ago: the application must write the other one"));
+        } else if let Some((_, key)) = place.last_other() {
+            // One and the same document as long as it waits: each text goes into the journal.
+            let key = named.get_or_insert(key);
+            held(format!("{from}'s shape is still being written, {key} for one: the application must write {to}'s"));
         }
         ctx.sleep(Micros::from_ms(250)).await;
     }
@@ -152,8 +155,12 @@ fn aside_ns() -> Ns {
 /// Lists a document that is neither shape, once a way; a copy is kept, the document stays. On the way back the rollout is told.
 async fn put_aside(ctx: &Arc<Ctx>, way: Way, key: &Key, why: &str) -> Result<(), Halt> {
     let ns = aside_ns();
-    let id = format!("{}/in place/{}/{key}", ctx.plan.id, way.shape());
-    let known = [Key::from(id.as_str())];
+    let mut id = RawDocumentBuf::new();
+    id.append(bson::cstr!("rollout"), ctx.plan.id.as_str());
+    id.append(bson::cstr!("to"), way.shape());
+    id.append(bson::cstr!("key"), RawBson::from(key.value()));
+    let known = Key::new(RawBsonRef::Document(&id)).map_err(|e| Halt::Broken(format!("the _id {key}: {e}")))?;
+    let known = [known];
     let seen = ctx.retry("looking into the list", || ctx.db(Side::Legacy).read(&ns, &known, ctx.seen(Side::Legacy)));
     if seen.await?.docs.first().is_some_and(Option::is_some) {
         return Ok(());
