@@ -120,9 +120,9 @@ struct Back {
     to: Option<String>,
 }
 
-/// Originals that a lossy step changes are to be kept in a pre-image store; until there is one, such a plan has no way back.
+/// Originals that a lossy step changes are kept where documents change in place; between two collections such a plan has no way back.
 fn refuse_lossy(plan: &Plan) -> Result<(), Failure> {
-    let steps = plan.collections.iter().flat_map(|c| &c.steps).enumerate();
+    let steps = plan.collections.iter().filter(|c| !c.in_place()).flat_map(|c| &c.steps).enumerate();
     match steps.into_iter().find(|(_, s)| s.class() == Class::Lossy) {
         Some((i, s)) => Err(Failure::usage(crate::scrub::short(
             &format!(

@@ -345,6 +345,16 @@ pub enum TxnOp {
         /// The document, with its `_id`.
         doc: RawDocumentBuf,
     },
+    /// Replaces a document only while it is, byte for byte, what it was; another one, or none, aborts the whole transaction as a
+    /// `Conflict`. Between statements of its kind on one collection nothing may depend on which is looked at first.
+    Swap {
+        /// Where.
+        ns: Ns,
+        /// What must be there.
+        was: Doc,
+        /// What is put there, with the same `_id`.
+        doc: RawDocumentBuf,
+    },
     /// Deletes by key; absent keys are no error.
     Delete {
         /// Where.

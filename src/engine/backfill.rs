@@ -118,7 +118,7 @@ fn resume_point(stored: Option<&RawDocumentBuf>) -> (Option<Key>, u64) {
 }
 
 /// Waits while copying would go too fast or the tail is too far behind, and says so.
-async fn throttle(ctx: &Ctx, began: Micros, copied: u64) {
+pub(super) async fn throttle(ctx: &Ctx, began: Micros, copied: u64) {
     loop {
         let why = throttle_reason(ctx, began, copied);
         lock(&ctx.live).throttled.clone_from(&why);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::in_place::InPlace;
 use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
@@ -156,6 +157,8 @@ pub(super) struct Ctx {
     pub planted: Planted,
     pub chunk_docs: usize,
     pub ownership: Ownership,
+    /// Only where documents change in place.
+    pub in_place: Option<InPlace>,
     /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
     pub registry: KeyRegistry,
     /// By the side whose changes are followed.
@@ -188,6 +191,7 @@ impl Ctx {
         let collection = &deps.plan.collections[0];
         Arc::new(Ctx {
             transform: Transform::new(&collection.steps),
+            in_place: InPlace::of(collection, config.resume || config.take_over.is_some()),
             rt: deps.rt.clone(),
             group: deps.group,
             clusters: deps.clusters.clone(),

@@ -7,6 +7,7 @@ mod back;
 mod backfill;
 mod ctx;
 mod cutover;
+mod in_place;
 mod keys;
 pub mod lease;
 mod live_view;

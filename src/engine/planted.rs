@@ -17,6 +17,8 @@ pub enum Bug {
     ReadsLeftBehind,
     /// The effect is carried out before its journal record is durable.
     EffectBeforeRecord,
+    /// In place, a runner that took up again takes the document it finds for the one that was there before.
+    PreImageOverwrittenOnResume,
 }
 
 /// The mistakes switched on in this run: none, or one.

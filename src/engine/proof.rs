@@ -74,6 +74,9 @@ pub(super) async fn answer(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, a
 
 /// `None` when it could not be written for now.
 async fn prove(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, key: &[Key; 1]) -> Result<Option<Finding>, Halt> {
+    if ctx.in_place.is_some() {
+        return super::in_place::prove(ctx, writer, key).await;
+    }
     let dst = src.other();
     for _ in 0..ATTEMPTS {
         let ops = differences(ctx, src, key, Absent::Put).await?;

@@ -145,7 +145,7 @@ fn plan_view(ctx: &Ctx) -> PlanView {
         id: p.id.clone(),
         title: p.title.clone(),
         environment: p.cluster.environment.clone(),
-        mode: "route".into(),
+        mode: if ctx.in_place.is_some() { "in place" } else { "route" }.into(),
         hash: p.hash.clone(),
         collections: p.collections.iter().map(|c| (c.legacy.to_string(), c.next.to_string())).collect(),
         max_staleness: p.max_staleness,
@@ -227,6 +227,10 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
 fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
     let auto = state.advance_mode(&ctx.plan) == Advance::Auto || state.stage + 1 == ctx.plan.stages.len();
     let left = soak_left_ms(ctx, state, wall_ms).map(|ms| Micros::from_ms(ms as u64));
+    let kept = match ctx.in_place {
+        Some(_) => "the tail brings what is written into shape",
+        None => "both sides are kept in step",
+    };
     match phase {
         Phase::Starting | Phase::Working => "the stage's work goes on, then it soaks".into(),
         Phase::Soaking if auto => match left.filter(|l| *l > Micros::ZERO) {
@@ -235,8 +239,8 @@ fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
         },
         Phase::Soaking => format!("soaks for {}, then waits for an operator", left.unwrap_or_default()),
         Phase::Blocked if auto => "stays; advances by itself once the gates hold".into(),
-        Phase::Blocked | Phase::AwaitingOperator => "stays as it is; both sides are kept in step".into(),
-        Phase::Paused => "stays paused; both sides are kept in step".into(),
+        Phase::Blocked | Phase::AwaitingOperator => format!("stays as it is; {kept}"),
+        Phase::Paused => format!("stays paused; {kept}"),
         Phase::NeedsOperator => "stays stopped until somebody acts".into(),
         Phase::RollingBack => match state.back.as_ref().and_then(|b| ctx.plan.stages.get(b.to?)) {
             Some(s) => format!("goes back to stage {}, then waits", s.id),
@@ -362,6 +366,9 @@ fn traffic(state: &State, live: &LiveView) -> TrafficView {
 }
 
 fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
+    if ctx.in_place.is_some() {
+        return super::in_place::way_back(ctx, state);
+    }
     let until_stage = ctx.plan.stages.iter().find(|s| s.irreversible).map(|s| s.id.clone());
     let route = ctx.ownership.route();
     let writes = route.as_ref().map_or(0, |r| r.writes_next_below);
@@ -408,6 +415,9 @@ fn back_view(ctx: &Ctx, state: &State) -> Option<BackView> {
 }
 
 fn rest(ctx: &Ctx, state: &State, live: &LiveView) -> Option<RestView> {
+    if ctx.in_place.is_some() {
+        return super::in_place::rest(ctx, state, live);
+    }
     let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
     let proof = match live.reconcile.last.as_ref().filter(|r| r.is_clean()) {
         Some(r) => format!("{} documents compared and equal on both sides before they parted", r.matched),

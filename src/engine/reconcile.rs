@@ -12,9 +12,9 @@ use crate::cluster::{Doc, Key, Page, PageLimit};
 use crate::route::{Side, bucket_of};
 use crate::runtime::Micros;
 
-const PAGE: PageLimit = PageLimit { docs: 1_000, bytes: 8 << 20 };
+pub(super) const PAGE: PageLimit = PageLimit { docs: 1_000, bytes: 8 << 20 };
 /// Rounds of comparing again before a difference counts.
-const ROUNDS: usize = 20;
+pub(super) const ROUNDS: usize = 20;
 /// The round from which a key that is still being written is judged by the worker that writes its copy.
 pub(super) const BUSY_ROUND: usize = 3;
 /// Keys kept for comparing again; more than that and the pass is started over later.
@@ -50,6 +50,12 @@ pub(super) struct Outcome {
     pub differing: u64,
     pub in_flight: u64,
     pub examples: Vec<String>,
+    /// In place: documents of neither shape, and why; they count as differing.
+    pub mixed: Vec<(Key, String)>,
+    /// In place: documents of neither shape that are listed and left for a person.
+    pub aside: u64,
+    /// What was found, where it is not that two sides match.
+    pub text: Option<String>,
     /// Everything above was true of the data at this wall-clock time.
     pub through_ms: i64,
 }
@@ -62,15 +68,20 @@ impl Outcome {
 
     /// The evidence that the journal keeps of a clean pass.
     pub(super) fn evidence(&self) -> Value {
-        json!({
-            "text": format!("{} documents match on both sides", self.matched),
+        let text = || format!("{} documents match on both sides", self.matched);
+        let mut evidence = json!({
+            "text": self.text.clone().unwrap_or_else(text),
             "matched": self.matched,
             "missing": self.missing,
             "extra": self.extra,
             "differing": self.differing,
             "checked_ratio": 1.0,
             "verified_through_ms": self.through_ms,
-        })
+        });
+        if self.aside > 0 {
+            evidence["aside"] = json!(self.aside);
+        }
+        evidence
     }
 
     /// The outcome behind journalled evidence.
@@ -81,6 +92,7 @@ impl Outcome {
             missing: n("missing"),
             extra: n("extra"),
             differing: n("differing"),
+            aside: n("aside"),
             through_ms: e.get("verified_through_ms").and_then(Value::as_i64).unwrap_or(0),
             ..Outcome::default()
         }
@@ -123,6 +135,9 @@ fn owner_of(ctx: &Ctx, key: &Key) -> Side {
 
 /// One whole pass. `None` when the engine is stopping.
 pub(super) async fn pass(ctx: &Arc<Ctx>) -> Result<Option<Outcome>, Halt> {
+    if ctx.in_place.is_some() {
+        return super::in_place::reconcile(ctx).await;
+    }
     *lock(&ctx.dirty) = Some(BTreeSet::new());
     lock(&ctx.live).reconcile.begin();
     let mut out = Outcome::default();
@@ -144,7 +159,7 @@ struct Scanned {
 }
 
 /// FNV-1a (Fowler, Noll, Vo) of a key's order bytes.
-fn fingerprint(key: &Key) -> u64 {
+pub(super) fn fingerprint(key: &Key) -> u64 {
     key.order_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -285,7 +300,7 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<b
 
 /// Waits until every running tail has applied everything up to a marker taken now. Returns the wall-clock time of the markers, or
 /// `None` when the engine is stopping.
-async fn pass_markers(ctx: &Arc<Ctx>) -> Result<Option<i64>, Halt> {
+pub(super) async fn pass_markers(ctx: &Arc<Ctx>) -> Result<Option<i64>, Halt> {
     let wall_ms = ctx.rt.wall_ms();
     for side in Side::BOTH {
         let tail = &ctx.tails[side as usize];

@@ -46,11 +46,6 @@ pub enum StartError {
         /// Hash now.
         is: String,
     },
-    /// The plan changes documents where they are.
-    #[error(
-        "`{0}` would change in place, which this version can check but not carry out yet: give `next` another name"
-    )]
-    InPlace(crate::cluster::Ns),
     /// The cluster.
     #[error("{0}")]
     Cluster(#[from] Halt),
@@ -61,9 +56,6 @@ pub enum StartError {
 /// # Errors
 /// When it may not or cannot run; nothing was changed then but the lease, which is given back.
 pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
-    if let Some(c) = deps.plan.collections.iter().find(|c| c.in_place()) {
-        return Err(StartError::InPlace(c.legacy.clone()));
-    }
     let plan_id = deps.plan.id.clone();
     let take_over = config.take_over.is_some();
     if take_over {
@@ -189,6 +181,9 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
         return Ok(());
     }
     let time = |t: (u32, u32)| crate::cluster::ClusterTime { secs: t.0, inc: t.1 };
+    if let Some(place) = ctx.in_place.as_ref().filter(|_| state.back.is_some()) {
+        place.turn(ctx, super::in_place::Way::Back).await;
+    }
     if let Some(from) = state.tail_from.filter(|_| state.status != Status::Completed) {
         let op = AdminOp::Kind { ns: ctx.ns(Side::Legacy).clone() };
         let kind = ctx.admin(Side::Legacy, "looking at legacy", op).await?;

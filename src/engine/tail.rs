@@ -11,6 +11,7 @@ use bson::{RawDocumentBuf, Timestamp};
 use tokio::sync::{Notify, oneshot};
 
 use super::ctx::{Ctx, Halt, lock};
+use super::in_place::{Source, carry};
 use super::reconcile::Finding;
 use super::resync::resync;
 use super::writer::SlotWriter;
@@ -438,7 +439,11 @@ async fn apply_one(
     checkpoint: Option<RawDocumentBuf>,
 ) -> usize {
     loop {
-        match resync(ctx, writer, src, keys, checkpoint.clone()).await {
+        let done = match &ctx.in_place {
+            Some(_) => carry(ctx, writer, Source::Events(keys), checkpoint.clone()).await.map(|c| c.written),
+            None => resync(ctx, writer, src, keys, checkpoint.clone()).await,
+        };
+        match done {
             Ok(n) => return n,
             Err(halt) => {
                 ctx.report_halt(halt).await;

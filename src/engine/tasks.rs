@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, move_reads, move_writes, set_shadow};
 use super::routing::await_acks;
-use super::{back, backfill, cutover, observe, reconcile, routing, tail};
+use super::{back, backfill, cutover, in_place, observe, reconcile, routing, tail};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
 use crate::rollout::{State, Task};
 use crate::route::Side;
@@ -15,6 +15,9 @@ use crate::runtime::Micros;
 
 /// Carries out one task. `None` when the engine is stopping; the task is then begun again by whoever resumes.
 pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_>) -> Result<Option<Value>, Halt> {
+    if let Some(place) = &ctx.in_place {
+        return in_place::run(ctx, place, state, task, held).await;
+    }
     if state.back.is_some() && ctx.ownership.route().is_none() {
         match observe::read_route(ctx).await? {
             Some(route) => ctx.ownership.set(route),
@@ -51,6 +54,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::ReturnReads { below } => back::return_reads(ctx, below).await,
         Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
         Task::Isolate => back::isolate(ctx, held).await,
+        Task::Undo { .. } | Task::Quiet => Ok(Some(json!({ "text": "nothing changes in place" }))),
     }
 }
 
@@ -96,7 +100,7 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
 }
 
 /// Fixes the time from which a side's changes are followed.
-async fn start_tail(ctx: &Arc<Ctx>, side: Side) -> Result<Value, Halt> {
+pub(super) async fn start_tail(ctx: &Arc<Ctx>, side: Side) -> Result<Value, Halt> {
     let from = ctx.marker(side).await?;
     tail::start(ctx, side, from).await?;
     Ok(
@@ -104,7 +108,7 @@ async fn start_tail(ctx: &Arc<Ctx>, side: Side) -> Result<Value, Halt> {
     )
 }
 
-async fn indexes(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
+pub(super) async fn indexes(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     let wanted = ctx.plan.collections.first().map_or(&[][..], |c| &c.indexes);
     for index in wanted {
         let op = AdminOp::CreateIndex { ns: ctx.ns(Side::Next).clone(), index: index.clone() };
@@ -141,7 +145,7 @@ pub(super) async fn reconcile_until_clean(ctx: &Arc<Ctx>, held: Held<'_>) -> Res
     }
 }
 
-fn note_counts(ctx: &Ctx, out: &reconcile::Outcome) {
+pub(super) fn note_counts(ctx: &Ctx, out: &reconcile::Outcome) {
     let now = ctx.rt.now();
     let mut live = lock(&ctx.live);
     for (name, n) in [("missing", out.missing), ("extra", out.extra), ("differing", out.differing)] {

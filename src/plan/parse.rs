@@ -3,7 +3,7 @@
 use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
-use super::types::{ClusterSpec, Mode, Plan, Query, Slo, Throttle};
+use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo, Throttle};
 use super::{canonical, collection, gate_parse, slo};
 use crate::runtime::Micros;
 
@@ -70,6 +70,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let triggers = r.tables(t, "trigger", "[[trigger]]");
     let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, said)).collect();
     let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects });
+    check_one_cluster(r, t, &collections);
     let (id, title, version, owner) = head?;
     Some(Plan {
         id,
@@ -93,6 +94,16 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         triggers,
         stages,
     })
+}
+
+/// What changes in place is where it is: there is no second cluster.
+fn check_one_cluster(r: &mut Reader, t: &Table<'_, '_>, collections: &[Collection]) {
+    let next_uri = t.table.get("cluster").and_then(|c| c.get_ref().as_table()).and_then(|c| c.get("next_uri"));
+    if let Some(uri) = next_uri.filter(|_| collections.iter().any(|c| c.in_place() && c.shape.is_some())) {
+        let help = "leave it out; or give `next` another name to move to another cluster";
+        let message = "`next_uri` names a second cluster, but the documents change where they are";
+        r.error(uri.span(), message, "expected no `next_uri`", Some(help.into()));
+    }
 }
 
 /// Checks `schema`; a file of another schema is not read further.

@@ -51,6 +51,14 @@ pub struct Plan {
     pub stages: Vec<Stage>,
 }
 
+impl Plan {
+    /// True when the documents change where they are.
+    #[must_use]
+    pub fn in_place(&self) -> bool {
+        self.collections.iter().any(Collection::in_place)
+    }
+}
+
 /// Where the data is. Text with `${VARIABLE}` is kept as written: secrets are put in only when connecting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterSpec {

@@ -150,6 +150,9 @@ fn decide_rollback(
     if let Some(why) = no_way_back(state, plan) {
         return Err(Refusal(why.to_owned()));
     }
+    if plan.in_place() && to.is_some() {
+        return Err(Refusal("documents that change in place go back whole, not to a stage".into()));
+    }
     if let Some(to) = to.filter(|t| *t >= state.stage) {
         let id = plan.stages.get(to).map_or("?", |s| s.id.as_str());
         return Err(Refusal(format!("stage {id} is not before the current one")));

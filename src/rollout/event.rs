@@ -146,6 +146,9 @@ pub enum Event {
         key: String,
         /// The side it was written on.
         side: String,
+        /// In place: why the document is neither shape.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// The runner was told to stop, and did so at a safe point.
     Stopped {},
@@ -206,6 +209,8 @@ impl Event {
                 Task::ReturnWrites { below: 0, .. } => "every write goes back to legacy".to_owned(),
                 Task::ReturnWrites { below, .. } => format!("writes from bucket {below} on go back to legacy"),
                 Task::ReturnReads { below } => format!("reads from bucket {below} on come from legacy again"),
+                Task::Undo { .. } => "every document goes back to legacy's shape".to_owned(),
+                Task::Quiet => "waiting until nobody writes the shape that is left behind".to_owned(),
                 t => format!("{} begins", t.name()),
             },
             Event::TaskDone { evidence, .. } => match evidence.get("text").and_then(Value::as_str) {
@@ -229,7 +234,8 @@ impl Event {
             }
             Event::Returned { id, .. } => format!("back in stage {id}"),
             Event::RolledBack { .. } => "rolled back: everything is on legacy".to_owned(),
-            Event::StrayFound { key, side } => format!("stray write of {key} on {side}"),
+            Event::StrayFound { key, why: Some(why), .. } => format!("{key} is left for a person: {why}"),
+            Event::StrayFound { key, side, why: None } => format!("stray write of {key} on {side}"),
             Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }

@@ -6,6 +6,7 @@
 
 mod decide;
 mod event;
+mod in_place;
 mod state;
 mod task;
 

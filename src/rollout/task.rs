@@ -61,6 +61,13 @@ pub enum Task {
     },
     /// Going back: wait until legacy's metrics are back at the baseline.
     Recover,
+    /// In place, going back: bring every document back to what it was, or by its inverse.
+    Undo {
+        /// Not slowed down.
+        hard: bool,
+    },
+    /// In place: wait until no application has written the shape that is left behind for a while.
+    Quiet,
     /// Going back: nothing follows legacy any more; next is sealed, renamed away and kept.
     Isolate,
 }
@@ -84,6 +91,8 @@ impl Task {
             Task::Quarantine => "quarantine legacy",
             Task::ReturnWrites { .. } => "writes back to legacy",
             Task::ReturnReads { .. } => "reads back to legacy",
+            Task::Undo { .. } => "undo",
+            Task::Quiet => "quiet",
             Task::Recover => "recovery to the baseline",
             Task::Isolate => "isolate next",
         }
@@ -93,6 +102,9 @@ impl Task {
 /// The tasks of stage `index`, in order.
 #[must_use]
 pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
+    if plan.in_place() {
+        return super::in_place::tasks_of(plan, index);
+    }
     let Some(stage) = plan.stages.get(index) else { return Vec::new() };
     let before = index.checked_sub(1).and_then(|i| plan.stages.get(i));
     let (shadow0, reads0, writes0) = before.map_or((0, 0, 0), |s| (s.shadow, s.reads, s.writes));
@@ -141,6 +153,9 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
 /// equal, and next is put out of reach.
 #[must_use]
 pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
+    if plan.in_place() {
+        return super::in_place::back_tasks(plan, back);
+    }
     let mut tasks = Vec::new();
     if back.hard {
         let (shadow, reads, writes) = settings(plan, back.to);

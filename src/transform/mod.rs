@@ -7,11 +7,13 @@
 mod class;
 mod compute;
 mod convert;
+mod merge;
 mod number;
 mod op;
 mod parts;
 mod same;
 mod server;
+mod shape;
 mod shift;
 mod spread;
 mod tree;
@@ -22,6 +24,7 @@ use std::borrow::Cow;
 use bson::{Document, RawDocument, RawDocumentBuf};
 
 pub use class::Class;
+pub use shape::Shape;
 
 use crate::cluster::Key;
 use crate::plan::Step;
@@ -281,11 +284,7 @@ impl Transform {
     }
 
     fn run(&self, doc: &RawDocument, forward: bool) -> Result<RawDocumentBuf, TransformError> {
-        self.run_at(doc.as_bytes(), forward).map_err(|(path, why)| TransformError {
-            id: Key::of(doc).map_or_else(|_| "?".into(), |k| crate::scrub::short(&k.to_string(), 80)),
-            path: crate::scrub::short(&path, 120),
-            why,
-        })
+        self.run_at(doc.as_bytes(), forward).map_err(|at| error_of(doc, at))
     }
 
     fn run_at(&self, bytes: &[u8], forward: bool) -> At<RawDocumentBuf> {
@@ -306,6 +305,15 @@ impl Transform {
             return Err((String::new(), Why::TooLarge));
         }
         RawDocumentBuf::from_bytes(now.into_owned()).map_err(|_| malformed("the result has a wrong length"))
+    }
+}
+
+/// The failure at a path as one of a document.
+fn error_of(doc: &RawDocument, (path, why): (String, Why)) -> TransformError {
+    TransformError {
+        id: Key::of(doc).map_or_else(|_| "?".into(), |k| crate::scrub::short(&k.to_string(), 80)),
+        path: crate::scrub::short(&path, 120),
+        why,
     }
 }
 

@@ -42,6 +42,9 @@ pub enum ShapeError {
         "the simulated application writes orders and knows the steps of the plan `orders-v2` only; it does not know {0}"
     )]
     Step(String),
+    /// Both shapes are in one collection.
+    #[error("the simulated application follows the route between two collections; `{0}` would change in place")]
+    InPlace(String),
 }
 
 /// Which of the steps of `orders-v2` tell next's shape from legacy's.
@@ -123,6 +126,9 @@ impl Shapes {
     /// # Errors
     /// Names the step that this application does not know how to write.
     pub fn of(collection: &Collection) -> Result<Shapes, ShapeError> {
+        if collection.in_place() {
+            return Err(ShapeError::InPlace(collection.legacy.to_string()));
+        }
         let mut s = Shapes::default();
         for step in &collection.steps {
             match step {

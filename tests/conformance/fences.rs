@@ -168,6 +168,95 @@ pub async fn a_put_is_byte_for_byte(env: Env) -> R {
     Ok(())
 }
 
+pub async fn a_swap_writes_only_over_the_bytes_it_expects(env: Env) -> R {
+    let (ns, other) = (env.ns("data"), env.ns("other"));
+    let was = rawdoc! { "_id": 1, "a": 1, "b": 2, "zero": { "x": 1 } };
+    env.insert(&ns, was.clone()).await?;
+    env.insert(&ns, rawdoc! { "_id": 2, "a": 1 }).await?;
+    let mut slot = env.open("w", 1).await?;
+    let swap = |was: &RawDocumentBuf, doc| TxnOp::Swap { ns: ns.clone(), was: was.clone().into(), doc };
+    // Equal to a server's eye is not enough: another numeric type, another order of fields, nothing there at all.
+    for wrong in [
+        rawdoc! { "_id": 1, "a": 1.0, "b": 2, "zero": { "x": 1 } },
+        rawdoc! { "_id": 1, "b": 2, "a": 1, "zero": { "x": 1 } },
+        rawdoc! { "_id": 1, "a": 1, "b": 2 },
+        rawdoc! { "_id": 3, "a": 1 },
+    ] {
+        let good = rawdoc! { "_id": 2, "a": 1 };
+        let ops = [
+            ins(&other, vec![rawdoc! { "_id": 9 }]),
+            swap(&good, rawdoc! { "_id": 2, "a": "swapped" }),
+            swap(&wrong, rawdoc! { "_id": 1, "a": "swapped" }),
+        ];
+        let r = env.txn("w", &mut slot, &ops).await;
+        ensure!(is_conflict(&r), "{wrong:?}: {r:?}");
+        slot = env.bump("w", 1).await?;
+    }
+    let left = env.all(&ns, 10, ClusterTime::ZERO).await?;
+    ensure!(left.len() == 2 && left[0].1 == was && left[1].1 == rawdoc! { "_id": 2, "a": 1 }, "{left:?}");
+    ensure!(env.all(&other, 10, ClusterTime::ZERO).await?.is_empty(), "a refused transaction wrote");
+    // One after the other in one transaction, each over what the one before has left; bytes as given.
+    let second = rawdoc! { "_id": 1, "t": Timestamp { time: 0, increment: 0 }, "$odd": 1 };
+    let third = rawdoc! { "_id": 1, "b": 1.0, "a": 2i64 };
+    let ops = [swap(&was, second.clone()), swap(&second, third.clone()), put(&other, rawdoc! { "_id": 9 })];
+    let done = text(env.txn("w", &mut slot, &ops).await)?;
+    let got = env.get(&ns, &Key::from(1), done.at).await?;
+    ensure!(got.as_ref().map(|d| d.as_bytes()) == Some(third.as_bytes()), "{got:?}");
+    Ok(())
+}
+
+/// An application adds one by compare-and-set, tidegate adds a hundred by swaps, each as fast as it can.
+pub async fn a_swap_and_plain_writes_lose_nothing_of_each_other(env: Env) -> R {
+    const ROUNDS: i64 = 25;
+    let ns = env.ns("data");
+    env.insert(&ns, rawdoc! { "_id": 1, "n": 0i64 }).await?;
+    let n_of = |d: &RawDocument| match field(d, "n") {
+        Some(RawBson::Int64(n)) => Ok(n),
+        other => Err(format!("{other:?}")),
+    };
+    let application = async {
+        let mut done = 0;
+        while done < ROUNDS {
+            let Some(d) = env.get(&ns, &Key::from(1), ClusterTime::ZERO).await? else { return Err("gone".to_owned()) };
+            let n = n_of(&d)?;
+            let only_if = Some(Expect { field: "n", value: bson::Bson::Int64(n) });
+            let op = WriteOp::Replace {
+                ns: ns.clone(),
+                key: Key::from(1),
+                only_if,
+                doc: rawdoc! { "_id": 1, "n": n + 1 },
+                upsert: false,
+            };
+            match env.db.write(&op).await {
+                Ok(w) => done += w.matched as i64,
+                Err(Failed::NotDone(Reason::Conflict(_))) => {}
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        Ok(())
+    };
+    let tidegate = async {
+        let mut slot = env.open("w", 1).await?;
+        let mut done = 0;
+        while done < ROUNDS {
+            let Some(d) = env.get(&ns, &Key::from(1), ClusterTime::ZERO).await? else { return Err("gone".to_owned()) };
+            let doc = rawdoc! { "_id": 1, "n": n_of(&d)? + 100 };
+            let r = env.txn("w", &mut slot, &[TxnOp::Swap { ns: ns.clone(), was: d.into(), doc }]).await;
+            match r {
+                Ok(_) => done += 1,
+                Err(Failed::NotDone(Reason::Conflict(_))) => slot = env.bump("w", 1).await?,
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        Ok(())
+    };
+    let (a, b) = futures_util::join!(application, tidegate);
+    a.and(b)?;
+    let all = env.all(&ns, 10, ClusterTime::ZERO).await?;
+    ensure!(all.len() == 1 && n_of(&all[0].1)? == ROUNDS * 101, "{all:?}");
+    Ok(())
+}
+
 /// The document with its `_id` first.
 fn front_id(doc: &RawDocumentBuf) -> R<RawDocumentBuf> {
     let mut out = RawDocumentBuf::new();

@@ -119,7 +119,18 @@ pub async fn random_history(rt: Rt, db: Db, name: String, seed: u64, ops: usize)
                 let mut told = Vec::new();
                 for _ in 0..=dice.below(3) {
                     let ns = colls[dice.below(2) as usize].clone();
-                    match dice.below(3) {
+                    match dice.below(4) {
+                        3 => {
+                            // Only where no unique index could object as well.
+                            let (ns, key) = (colls[0].clone(), key(random_key(&mut dice))?);
+                            let Some(is) = env.get(&ns, &key, last).await? else { continue };
+                            let id = field(&is, "_id").ok_or("no _id")?;
+                            let fits = dice.below(4) > 0;
+                            let was = if fits { is } else { with_id(&fresh(&mut dice, &mut version), id.clone())? };
+                            let doc = with_id(&fresh(&mut dice, &mut version), id)?;
+                            told.push(format!("swap {ns} {} fits {fits}", show(&doc)));
+                            txn.push(TxnOp::Swap { ns, was: was.into(), doc });
+                        }
                         0 => {
                             let keys = vec![key(random_key(&mut dice))?, key(random_key(&mut dice))?];
                             told.push(format!("delete {ns} {keys:?}"));

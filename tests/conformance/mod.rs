@@ -52,6 +52,8 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         fences::a_duplicate_key_aborts_everything,
         fences::statements_of_a_transaction_see_each_other,
         fences::a_put_is_byte_for_byte,
+        fences::a_swap_writes_only_over_the_bytes_it_expects,
+        fences::a_swap_and_plain_writes_lose_nothing_of_each_other,
         fences::a_deadline_that_has_passed_is_refused,
         fences::bump_all_moves_every_slot_of_the_rollout,
         fences::an_older_runner_opens_no_slot_after_a_take_over,

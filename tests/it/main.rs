@@ -14,6 +14,7 @@ mod drill;
 mod drill_back;
 mod embedded;
 mod fixture;
+mod in_place;
 mod plan;
 mod screens;
 mod sim;

@@ -3,6 +3,7 @@
 //! The first statement moves the worker's slot. Until the commit has been sent nothing can come of the transaction, whatever goes
 //! wrong; from then on only the server's word counts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bson::{RawArrayBuf, rawdoc};
@@ -13,7 +14,7 @@ use super::errors::{Phase, check_reply, refused_index};
 use super::slots::SlotSession;
 use super::write::{Statement, statements, with_key};
 use super::{Mongo, errors};
-use crate::cluster::{CONTROL_DB, ClusterTime, Failed, Fence, Reason, TxnDone, TxnOp};
+use crate::cluster::{CONTROL_DB, ClusterTime, Doc, Failed, Fence, Key, Ns, Reason, TxnDone, TxnOp};
 use crate::runtime::{Micros, timeout};
 
 /// How long an abort may take after the deadline; the session is cleaned before its next use when it takes longer.
@@ -79,6 +80,9 @@ impl Mongo {
             return Err(Failed::NotDone(Reason::Conflict(format!("slot {} has moved on", fence.slot))));
         }
         for command in commands {
+            if let Some((ns, docs)) = &command.only_if {
+                self.same(session, ns, docs).await?;
+            }
             self.statement(session, command).await?;
         }
         *phase = Phase::Commit;
@@ -94,6 +98,33 @@ impl Mongo {
                 Err(Failed::NotDone(Reason::Conflict(self.secrets.hide(&errors::text(&e)))))
             }
             Err(e) => Err(self.failed(&e, Phase::Commit)),
+        }
+    }
+
+    /// Fails unless these documents are, byte for byte, what the transaction sees. Whoever writes one of them after its snapshot conflicts
+    /// with the write that follows.
+    async fn same(&self, session: &mut SlotSession, ns: &Ns, docs: &[Doc]) -> Result<(), Failed> {
+        let mut wanted = BTreeMap::new();
+        let mut keys = RawArrayBuf::new();
+        for doc in docs {
+            let key = Key::of(doc).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string())))?;
+            keys.push(key.value());
+            wanted.insert(key, doc);
+        }
+        let find = rawdoc! { "find": &*ns.coll, "filter": { "_id": { "$in": keys } } };
+        let db = self.client.database(&ns.db);
+        let harmless = |e| self.failed(&e, Phase::Harmless);
+        let mut found = db.run_raw_cursor_command(find).session(&mut session.driver).await.map_err(harmless)?;
+        while found.advance(&mut session.driver).await.map_err(harmless)? {
+            let is = found.current();
+            let key = Key::of(is).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string())))?;
+            if wanted.get(&key).is_some_and(|was| was.as_bytes() == is.as_bytes()) {
+                wanted.remove(&key);
+            }
+        }
+        match wanted.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(Failed::NotDone(Reason::Conflict(format!("{key} in {ns} is not what it was")))),
         }
     }
 
@@ -145,5 +176,6 @@ fn fence_statement(fence: &Fence) -> Statement {
         db: CONTROL_DB.to_owned(),
         command: rawdoc! { "update": "fences", "updates": updates },
         keys: Vec::new(),
+        only_if: None,
     }
 }

@@ -4,7 +4,7 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawd
 
 use super::errors::Phase;
 use super::{Mongo, majority, operation_time};
-use crate::cluster::{Expect, Failed, Key, Ns, Reason, TxnOp, WriteOp, Written};
+use crate::cluster::{Doc, Expect, Failed, Key, Ns, Reason, TxnOp, WriteOp, Written};
 
 /// A command holds about so many bytes of documents; the server takes 48 MB messages, but 16 MB documents, and a command is one.
 const COMMAND_BYTES: usize = 8 << 20;
@@ -19,6 +19,8 @@ pub(super) struct Statement {
     pub(super) command: RawDocumentBuf,
     /// One key a statement, where a statement writes a document.
     pub(super) keys: Vec<Option<Key>>,
+    /// Sent only if these documents of the collection are, byte for byte, what they were.
+    pub(super) only_if: Option<(Ns, Vec<Doc>)>,
 }
 
 impl Mongo {
@@ -130,6 +132,8 @@ fn update(ns: &Ns, statements: impl IntoIterator<Item = RawDocumentBuf>) -> RawD
 enum Open<'a> {
     Inserts(Vec<&'a RawDocument>),
     Updates(Vec<RawDocumentBuf>),
+    /// Updates of documents that must be what they were; each key once, so that looking at all of them first is the same.
+    Swaps(Vec<RawDocumentBuf>, Vec<Doc>),
     Deletes(RawArrayBuf),
 }
 
@@ -152,6 +156,7 @@ pub(super) fn statements(ops: &[TxnOp]) -> Result<Vec<Statement>, Failed> {
                 let key = key_of(doc)?;
                 out.update(ns, replacement(by_id(&key), doc, true), key);
             }
+            TxnOp::Swap { ns, was, doc } => out.swap(ns, was, doc, key_of(was)?),
             TxnOp::Delete { ns, keys } => {
                 for key in keys {
                     out.delete(ns, key);
@@ -199,6 +204,21 @@ impl<'a> Batcher<'a> {
         }
     }
 
+    fn swap(&mut self, ns: &'a Ns, was: &Doc, doc: &RawDocument, key: Key) {
+        let statement = replacement(by_id(&key), doc, false);
+        let key = Some(key);
+        let again = self.keys.contains(&key);
+        self.room(statement.as_bytes().len(), |n, o| n == ns && !again && matches!(o, Open::Swaps(..)));
+        self.keys.push(key);
+        match &mut self.open {
+            Some((_, Open::Swaps(all, same))) => {
+                all.push(statement);
+                same.push(was.clone());
+            }
+            open => *open = Some((ns, Open::Swaps(vec![statement], vec![was.clone()]))),
+        }
+    }
+
     fn delete(&mut self, ns: &'a Ns, key: &Key) {
         self.room(key.order_bytes().len(), |n, o| n == ns && matches!(o, Open::Deletes(_)));
         self.keys.push(None);
@@ -216,9 +236,14 @@ impl<'a> Batcher<'a> {
         self.bytes = 0;
         let keys = std::mem::take(&mut self.keys);
         let Some((ns, open)) = self.open.take() else { return };
+        let mut only_if = None;
         let mut command = match open {
             Open::Inserts(docs) => insert(ns, docs),
             Open::Updates(all) => update(ns, all),
+            Open::Swaps(all, same) => {
+                only_if = Some((ns.clone(), same));
+                update(ns, all)
+            }
             Open::Deletes(ids) => {
                 let mut deletes = RawArrayBuf::new();
                 deletes.push(rawdoc! { "q": { "_id": { "$in": ids } }, "limit": 0 });
@@ -229,7 +254,7 @@ impl<'a> Batcher<'a> {
             // The validators are there to stop the others: tidegate keeps to the route by itself.
             command.append(bson::cstr!("bypassDocumentValidation"), true);
         }
-        self.done.push(Statement { db: ns.db.to_string(), command, keys });
+        self.done.push(Statement { db: ns.db.to_string(), command, keys, only_if });
     }
 }
 
