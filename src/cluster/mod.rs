@@ -352,6 +352,16 @@ pub enum TxnOp {
         /// Which.
         keys: Vec<Key>,
     },
+    /// Goes on only while a key holds exactly these bytes (or nothing); otherwise the whole transaction is `NotDone(Conflict)`.
+    /// Write the key in the same transaction: only then does a write of others in between abort it too.
+    Expect {
+        /// Where.
+        ns: Ns,
+        /// Which.
+        key: Key,
+        /// What must be there; `None` is nothing.
+        doc: Option<Doc>,
+    },
 }
 
 /// A committed transaction.

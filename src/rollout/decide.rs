@@ -118,6 +118,9 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         Input::Command { command: Command::Rollback { hard, to }, forecast, .. } => {
             return decide_rollback(state, plan, *hard, *to, "by the operator", forecast);
         }
+        Input::Command { command: Command::LeaveBehind, forecast, .. } => {
+            return decide_strand(state, plan, forecast);
+        }
         Input::Command { command, at_ms, gates, .. } => return decide_command(state, plan, *command, *at_ms, gates),
         Input::Tripped { why, rollback, evidence } => decide_tripped(state, plan, why, *rollback, evidence),
         Input::Tick { at_ms, gates, totals } => decide_tick(state, plan, *at_ms, gates, totals),
@@ -163,6 +166,28 @@ fn decide_rollback(
     let hard = hard || state.back.as_ref().is_some_and(|b| b.hard);
     let to = state.back.as_ref().map_or(to, |b| b.to.min(to));
     Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone() }])
+}
+
+/// Writes may be left behind: everything goes back at once, since a sealed next can be in no stage. Twice changes nothing.
+fn decide_strand(state: &State, plan: &Plan, evidence: &Value) -> Result<Vec<Event>, Refusal> {
+    if let Some(why) = no_way_back(state, plan) {
+        return Err(Refusal(why.to_owned()));
+    }
+    if state.sealed.is_some() {
+        return Err(Refusal("next is sealed already".into()));
+    }
+    let why = match evidence.get("reason").and_then(Value::as_str) {
+        Some(reason) => format!("by the operator: {reason}"),
+        None => "by the operator".to_owned(),
+    };
+    let mut events = Vec::new();
+    if state.back.as_ref().is_none_or(|b| !b.hard || b.to.is_some()) {
+        events.push(Event::RollbackBegan { hard: true, why: why.clone(), to: None, evidence: evidence.clone() });
+    }
+    if state.strand.is_none() {
+        events.push(Event::StrandDecided { why, evidence: evidence.clone() });
+    }
+    Ok(events)
 }
 
 /// Why legacy cannot take everything back any more.
@@ -214,7 +239,7 @@ fn decide_command(
         }
         Command::Continue => Ok(vec![Event::Continued {}]),
         // Rollbacks are decided before.
-        Command::Stop | Command::Rollback { .. } => Ok(Vec::new()),
+        Command::Stop | Command::Rollback { .. } | Command::LeaveBehind => Ok(Vec::new()),
         Command::Advance { .. } if state.back.is_some() => Err(Refusal("it is going back".into())),
         Command::Advance { stage } => {
             let seen = plan.stages.get(stage).map_or("?", |s| s.id.as_str());

@@ -17,6 +17,7 @@ mod fixture;
 mod plan;
 mod screens;
 mod sim;
+mod strand;
 mod stuck;
 mod tui;
 mod tui_keys;

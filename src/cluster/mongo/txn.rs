@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bson::{RawArrayBuf, rawdoc};
+use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongodb::error::TRANSIENT_TRANSACTION_ERROR;
 use mongodb::options::{ReadConcern, TransactionOptions, WriteConcern};
 
@@ -13,7 +13,7 @@ use super::errors::{Phase, check_reply, refused_index};
 use super::slots::SlotSession;
 use super::write::{Statement, statements, with_key};
 use super::{Mongo, errors};
-use crate::cluster::{CONTROL_DB, ClusterTime, Failed, Fence, Reason, TxnDone, TxnOp};
+use crate::cluster::{CONTROL_DB, ClusterTime, Doc, Failed, Fence, Reason, TxnDone, TxnOp};
 use crate::runtime::{Micros, timeout};
 
 /// How long an abort may take after the deadline; the session is cleaned before its next use when it takes longer.
@@ -100,6 +100,9 @@ impl Mongo {
     /// Sends one statement; answers how many documents it matched.
     async fn statement(&self, session: &mut SlotSession, s: Statement) -> Result<i32, Failed> {
         let db = self.client.database(&s.db);
+        if let Some(wanted) = &s.expect {
+            return self.expected(session, &db, s.command, wanted.as_ref()).await;
+        }
         let answer = db.run_raw_command(s.command).session(&mut session.driver).await;
         let answer = answer.map_err(|e| self.failed(&e, Phase::Harmless))?;
         check_reply(&answer, Phase::Harmless).map_err(|f| {
@@ -107,6 +110,27 @@ impl Mongo {
             with_key(f, key)
         })?;
         Ok(answer.get_i32("n").unwrap_or(0))
+    }
+
+    /// Reads one document in the transaction's snapshot: a conflict unless it is what is `wanted`, byte for byte.
+    async fn expected(
+        &self,
+        session: &mut SlotSession,
+        db: &mongodb::Database,
+        find: RawDocumentBuf,
+        wanted: Option<&Doc>,
+    ) -> Result<i32, Failed> {
+        let failed = |e: mongodb::error::Error| self.failed(&e, Phase::Harmless);
+        let mut cursor = db.run_raw_cursor_command(find).session(&mut session.driver).await.map_err(failed)?;
+        let found = cursor.advance(&mut session.driver).await.map_err(failed)?;
+        let is_same = match wanted {
+            Some(doc) => found && cursor.current().as_bytes() == doc.as_bytes(),
+            None => !found,
+        };
+        match is_same {
+            true => Ok(i32::from(found)),
+            false => Err(Failed::NotDone(Reason::Conflict("a document is not what it was".into()))),
+        }
     }
 
     /// Ends what is open, and says whether a conflict was in truth a newer epoch.
@@ -145,5 +169,6 @@ fn fence_statement(fence: &Fence) -> Statement {
         db: CONTROL_DB.to_owned(),
         command: rawdoc! { "update": "fences", "updates": updates },
         keys: Vec::new(),
+        expect: None,
     }
 }

@@ -4,7 +4,7 @@ use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawd
 
 use super::errors::Phase;
 use super::{Mongo, majority, operation_time};
-use crate::cluster::{Expect, Failed, Key, Ns, Reason, TxnOp, WriteOp, Written};
+use crate::cluster::{Doc, Expect, Failed, Key, Ns, Reason, TxnOp, WriteOp, Written};
 
 /// A command holds about so many bytes of documents; the server takes 48 MB messages, but 16 MB documents, and a command is one.
 const COMMAND_BYTES: usize = 8 << 20;
@@ -19,6 +19,8 @@ pub(super) struct Statement {
     pub(super) command: RawDocumentBuf,
     /// One key a statement, where a statement writes a document.
     pub(super) keys: Vec<Option<Key>>,
+    /// It is a `find` of one document, and this is what it must find.
+    pub(super) expect: Option<Option<Doc>>,
 }
 
 impl Mongo {
@@ -157,6 +159,7 @@ pub(super) fn statements(ops: &[TxnOp]) -> Result<Vec<Statement>, Failed> {
                     out.delete(ns, key);
                 }
             }
+            TxnOp::Expect { ns, key, doc } => out.expect(ns, key, doc.clone()),
         }
     }
     out.close();
@@ -212,6 +215,12 @@ impl<'a> Batcher<'a> {
         }
     }
 
+    fn expect(&mut self, ns: &Ns, key: &Key, doc: Option<Doc>) {
+        self.close();
+        let command = rawdoc! { "find": &*ns.coll, "filter": by_id(key), "limit": 1, "singleBatch": true };
+        self.done.push(Statement { db: ns.db.to_string(), command, keys: Vec::new(), expect: Some(doc) });
+    }
+
     fn close(&mut self) {
         self.bytes = 0;
         let keys = std::mem::take(&mut self.keys);
@@ -229,7 +238,7 @@ impl<'a> Batcher<'a> {
             // The validators are there to stop the others: tidegate keeps to the route by itself.
             command.append(bson::cstr!("bypassDocumentValidation"), true);
         }
-        self.done.push(Statement { db: ns.db.to_string(), command, keys });
+        self.done.push(Statement { db: ns.db.to_string(), command, keys, expect: None });
     }
 }
 

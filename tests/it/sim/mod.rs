@@ -101,6 +101,8 @@ mod planted {
             Bug::ChunkReadNotAfterTail => ([0, 0, 6, 0, 1, 0, 0, 0, 0, 0, 1], Some(true)),
             Bug::FlipWithBatchInFlight | Bug::DrainSkipped => ([0, 0, 1, 3, 3, 3, 1, 0, 0, 0, 0], Some(false)),
             Bug::ReadsLeftBehind => ([0, 0, 1, 6, 2, 0, 0, 0, 0, 0, 0], Some(false)),
+            // Found where next is a cluster of its own (`strand`).
+            Bug::SalvageSkipped | Bug::TombstoneIgnored => ([0; 11], None),
             Bug::EffectBeforeRecord => ([2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], Some(false)),
         };
         let goes_back = bug == Bug::ReadsLeftBehind;
