@@ -23,3 +23,4 @@ mod tui;
 mod tui_keys;
 mod tui_pty;
 mod tui_rollback;
+mod tui_strand;
