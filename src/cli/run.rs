@@ -77,7 +77,11 @@ fn resolution(text: &str) -> Result<(String, Side), String> {
     let (key, name) = text.rsplit_once('=').ok_or("expected KEY=legacy or KEY=next")?;
     match (key, side(name)) {
         ("", _) => Err("the key is missing before `=`".into()),
-        (_, None) => Err(format!("`{}` is not a side; {}", crate::scrub::short(name, 40), nearest(name, ["legacy", "next"].into_iter()))),
+        (_, None) => Err(format!(
+            "`{}` is not a side; {}",
+            crate::scrub::short(name, 40),
+            nearest(name, ["legacy", "next"].into_iter())
+        )),
         (key, Some(side)) => Ok((key.to_owned(), side)),
     }
 }
@@ -152,7 +156,9 @@ pub(super) fn rollback(args: RollbackArgs) -> Outcome {
 }
 
 pub(super) fn repair(args: RepairArgs) -> Outcome {
-    begin(&args.common, Config { resolve: args.resolve, ..args.held.config() }, None)
+    // What is still open afterwards is for the next call.
+    let common = Common { exit_when_needed: true, ..args.common };
+    begin(&common, Config { resolve: args.resolve, ..args.held.config() }, None)
 }
 
 /// How far back, and how.

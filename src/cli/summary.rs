@@ -58,7 +58,9 @@ pub(super) fn left_behind(json: &Value) -> Option<String> {
     let seconds = s["ms_at_risk"].as_u64().unwrap_or(0).div_ceil(1_000);
     let Some(salvaged) = s["salvaged"].as_object() else {
         let count = match s["writes_estimate"].as_u64() {
-            Some(n) => format!("about {} (estimate: {})", out::thousands(n), s["estimate_basis"].as_str().unwrap_or("?")),
+            Some(n) => {
+                format!("about {} (estimate: {})", out::thousands(n), s["estimate_basis"].as_str().unwrap_or("?"))
+            }
             None => "how many is not known".to_owned(),
         };
         return Some(format!(

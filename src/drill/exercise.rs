@@ -214,9 +214,9 @@ fn check_stages(world: &World, plan: &Plan) -> Result<(), DrillError> {
 #[must_use]
 pub fn stranded(s: &Snapshot) -> Value {
     let Some(v) = s.strand.as_ref().filter(|v| v.sealed) else { return Value::Null };
-    let salvaged = v.salvaged.map(|c| {
-        json!({ "changed": c.changed, "carried": c.carried, "equal": c.equal, "conflicts": c.conflicts })
-    });
+    let salvaged = v
+        .salvaged
+        .map(|c| json!({ "changed": c.changed, "carried": c.carried, "equal": c.equal, "conflicts": c.conflicts }));
     json!({
         "ms_at_risk": v.at_risk.map(Micros::as_ms),
         "writes_estimate": v.estimate,

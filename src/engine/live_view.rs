@@ -38,7 +38,6 @@ pub(super) struct LagMeter {
 /// A cluster that takes longer than this for a marker is behind by as much.
 const UNSENT: Micros = Micros::from_secs(1);
 
-
 impl LagMeter {
     /// A marker is on its way.
     pub(super) fn sending(&mut self, began: Micros) {

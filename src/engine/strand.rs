@@ -186,7 +186,10 @@ pub(super) fn words(ctx: &Ctx) -> String {
         None => format!("next has not answered {silent}"),
         Some(r) => {
             let count = r.estimate.map_or_else(|| "count not known".to_owned(), |n| format!("about {n}, an estimate"));
-            format!("next has not answered {silent}; legacy lacks its last {}s of writes ({count})", (r.ms + 999) / 1_000)
+            format!(
+                "next has not answered {silent}; legacy lacks its last {}s of writes ({count})",
+                (r.ms + 999) / 1_000
+            )
         }
     }
 }
@@ -297,8 +300,10 @@ async fn seal(ctx: &Arc<Ctx>, below: u16) -> Result<(), Halt> {
     let through = settled_through(ctx).await?.max(ctx.tails[Side::Next as usize].through());
     let flip = ctx.marker(Side::Legacy).await?;
     let risk = judge_risk(ctx, &lock(&ctx.live), through);
-    let count = risk.estimate.map_or_else(|| "their number is not known".to_owned(), |n| format!("about {n}, an estimate"));
-    let text = format!("its last {}s of writes are stranded ({count}) until they are salvaged", (risk.ms + 999) / 1_000);
+    let count =
+        risk.estimate.map_or_else(|| "their number is not known".to_owned(), |n| format!("about {n}, an estimate"));
+    let text =
+        format!("its last {}s of writes are stranded ({count}) until they are salvaged", (risk.ms + 999) / 1_000);
     let mut evidence = risk.evidence(silent);
     evidence["text"] = json!(text);
     evidence["since_ms"] = json!(ctx.rt.wall_ms() - risk.ms);

@@ -487,6 +487,72 @@ mod tests {
         assert_eq!((ask(&state, true), ask(&state, false)), (vec![], vec![]));
     }
 
+    fn asked(state: &State, plan: &Plan, command: Command) -> Result<Vec<Event>, Refusal> {
+        let (gates, forecast) = (GateSummary::default(), json!({ "reason": "no power" }));
+        decide(state, plan, &Input::Command { command, at_ms: 7, gates, forecast })
+    }
+
+    /// In stage 1, going back softly to stage 0, and then without next.
+    fn left_behind() -> (Plan, State, Vec<Event>) {
+        let (plan, whole) = rollout();
+        let before = whole.iter().position(|e| matches!(e, Event::StageEntered { stage: 1, .. })).unwrap() + 1;
+        let mut events = whole[..before].to_vec();
+        let mut state = State::default();
+        events.iter().for_each(|e| state.apply(e, &plan));
+        for command in [Command::Rollback { hard: false, to: Some(0) }, Command::LeaveBehind] {
+            for e in asked(&state, &plan, command).unwrap() {
+                state.apply(&e, &plan);
+                events.push(e);
+            }
+        }
+        (plan, state, events)
+    }
+
+    #[test]
+    fn leaving_next_behind_makes_a_rollback_hard_and_takes_everything_back() {
+        let (plan, state, events) = left_behind();
+        let back = state.back.as_ref().unwrap();
+        assert_eq!((back.hard, back.to, state.strand.as_deref()), (true, None, Some("by the operator: no power")));
+        assert!(matches!(
+            events[events.len() - 2..],
+            [Event::RollbackBegan { hard: true, to: None, .. }, Event::StrandDecided { .. }]
+        ));
+        assert_eq!(asked(&state, &plan, Command::LeaveBehind), Ok(vec![]), "twice changes nothing");
+        assert_eq!(asked(&state, &plan, Command::Rollback { hard: true, to: None }), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_rollback_without_next_cut_off_after_any_record_ends_with_the_same_records() {
+        let (plan, mut state, mut events) = left_behind();
+        let first = events.len();
+        for e in decide(&state, &plan, &Input::Tick { at_ms: 5, gates: GateSummary::default(), totals: Value::Null })
+            .unwrap()
+        {
+            state.apply(&e, &plan);
+            events.push(e);
+        }
+        let seal = Event::Sealed { through: (1, 2), flip: (3, 4), below: 512, evidence: Value::Null };
+        state.apply(&seal, &plan);
+        events.push(seal);
+        assert!(asked(&state, &plan, Command::LeaveBehind).is_err(), "it is sealed");
+        go_on(&mut state, &plan, &mut events);
+        assert_eq!((state.status, state.closed), (Status::RolledBack, true));
+        let tasks: Vec<Task> = events[first..]
+            .iter()
+            .filter_map(|e| if let Event::TaskIntended { task, .. } = e { Some(*task) } else { None })
+            .collect();
+        assert_eq!(tasks, state.tasks(&plan));
+        assert!(tasks.contains(&Task::Salvage) && !tasks.contains(&Task::Reconcile));
+        for cut in first..events.len() {
+            let mut state = State::default();
+            events[..cut].iter().for_each(|e| state.apply(e, &plan));
+            let sealed = state.sealed.is_some();
+            let mut rest = events[..cut].to_vec();
+            go_on(&mut state, &plan, &mut rest);
+            assert!(state.closed && (!sealed || rest == events), "cut off after {cut} records");
+        }
+    }
+
     #[test]
     fn a_rollback_to_a_stage_comes_to_rest_there_and_can_go_on() {
         let (plan, whole) = rollout();

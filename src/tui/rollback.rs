@@ -241,7 +241,8 @@ pub fn facts(s: &Snapshot, choice: Choice) -> Vec<Fact> {
 fn leaving(s: &Snapshot, v: &StrandView, choice: Choice) -> Vec<Fact> {
     let next = s.plan.collections.first().map_or(NOT_KNOWN, |(_, next)| next.as_str());
     let fact = |head, text: String, role| Fact { head, text, role };
-    let silent = v.silent.map_or_else(|| "does not answer".into(), |t| format!("has not answered for {}", format::span(t)));
+    let silent =
+        v.silent.map_or_else(|| "does not answer".into(), |t| format!("has not answered for {}", format::span(t)));
     vec![
         fact("At risk", format!("{}: acknowledged, ON NEXT ONLY", stranded(v)), Role::Bad),
         fact("Counted", v.basis.clone(), Role::Dim),

@@ -34,6 +34,33 @@ pub async fn a_transaction_moves_its_slot(env: Env) -> R {
     Ok(())
 }
 
+pub async fn a_transaction_goes_on_only_with_the_bytes_it_expects(env: Env) -> R {
+    let ns = env.ns("data");
+    let written = env.insert(&ns, rawdoc! { "_id": 1, "v": 1 }).await?;
+    let stored = text(env.db.read(&ns, &[Key::from(1)], written.at).await)?.docs.remove(0);
+    ensure!(stored.is_some(), "what was inserted is not there");
+    let expect = |n: i64, doc| TxnOp::Expect { ns: ns.clone(), key: Key::from(n), doc };
+    let other = Some(rawdoc! { "_id": 1, "v": 1i64 }.into());
+    let write = |n: i32| put(&ns, rawdoc! { "_id": n, "v": 2 });
+    // Nothing of a transaction stays whose expectation does not hold, whichever way.
+    for ops in [[expect(1, other), write(1)], [expect(1, None), write(1)], [expect(2, stored.clone()), write(2)]] {
+        let mut slot = env.open("w", 1).await?;
+        let refused = env.txn("w", &mut slot, &ops).await;
+        ensure!(matches!(refused, Err(Failed::NotDone(Reason::Conflict(_)))), "{refused:?}");
+        let all = env.all(&ns, 10, written.at).await?;
+        ensure!(all.len() == 1 && all[0].1 == rawdoc! { "_id": 1, "v": 1 }, "{all:?}");
+    }
+    let mut slot = env.open("w", 1).await?;
+    let done = text(env.txn("w", &mut slot, &[expect(1, stored), write(1), expect(2, None), write(2)]).await)?;
+    let all = env.all(&ns, 10, done.at).await?;
+    ensure!(all.len() == 2 && all[0].1 == rawdoc! { "_id": 1, "v": 2 }, "{all:?}");
+    let mut slot = env.bump("w", 1).await?;
+    let gone = [expect(1, Some(rawdoc! { "_id": 1, "v": 2 }.into())), del(&ns, vec![Key::from(1)])];
+    let done = text(env.txn("w", &mut slot, &gone).await)?;
+    ensure!(env.all(&ns, 10, done.at).await?.len() == 1, "what was expected was not deleted");
+    Ok(())
+}
+
 pub async fn a_checkpoint_is_stored_with_its_transaction(env: Env) -> R {
     let ns = env.ns("data");
     let slot = env.open("w", 1).await?;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::cluster::{
-    AdminDone, AdminOp, CONTROL_DB, ChangeBatch, Changes, Cluster, ClusterTime, Db, Failed, Fence, Key, Ns, Observation,
-    Page, PageLimit, Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    AdminDone, AdminOp, CONTROL_DB, ChangeBatch, Changes, Cluster, ClusterTime, Db, Failed, Fence, Key, Ns,
+    Observation, Page, PageLimit, Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use tidegate::engine::planted::Planted;
 use tidegate::engine::{self, Deps, End, Engine};
@@ -297,7 +297,13 @@ impl World {
         });
         let v = verified.ok_or("the application did not stop")?.map_err(|e| e.to_string())?;
         if v.lost > 0 {
-            return Err(format!("{} of {} are not as acknowledged: {:?}; {}", v.lost, v.checked, v.examples, self.why()));
+            return Err(format!(
+                "{} of {} are not as acknowledged: {:?}; {}",
+                v.lost,
+                v.checked,
+                v.examples,
+                self.why()
+            ));
         }
         Ok(v.stranded.iter().map(Key::to_string).collect())
     }
@@ -374,7 +380,11 @@ fn go(seed: u64, planted: Planted) -> Result<Stats, String> {
     let stranded = w.verify()?;
     if !stranded.is_subset(&open) {
         let kept = w.legacy.dump(&Ns::new(CONTROL_DB, "quarantine"));
-        let of = |key: &String| kept.iter().find(|(id, _)| id.to_string().contains(&format!("/salvage/{}", key.replace('"', "\\\"")))).map(|(_, d)| format!("{d:?}"));
+        let of = |key: &String| {
+            kept.iter()
+                .find(|(id, _)| id.to_string().contains(&format!("/salvage/{}", key.replace('"', "\\\""))))
+                .map(|(_, d)| format!("{d:?}"))
+        };
         let more: Vec<_> = stranded.difference(&open).map(|k| (k, of(k))).collect();
         return Err(format!("left behind and listed nowhere: {more:?}; {}", w.why()));
     }

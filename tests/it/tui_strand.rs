@@ -36,9 +36,10 @@ fn screen(s: &Snapshot, keys: &[KeyCode], w: u16, h: u16) -> String {
 fn asking() -> Snapshot {
     let mut s = going_back(true);
     s.phase = Phase::NeedsOperator;
-    s.why = "next has not answered for 12s; legacy lacks its last 14s of writes (about 1320, an estimate); wait, or leave \
+    s.why =
+        "next has not answered for 12s; legacy lacks its last 14s of writes (about 1320, an estimate); wait, or leave \
              them behind (R)"
-        .into();
+            .into();
     s.if_nothing = "goes back by itself, losing nothing, once next answers".into();
     s.back = Some(BackView { step: "writes back to legacy".into(), steps: (0, 7), ..s.back.unwrap() });
     s.route = RouteView { epoch: 20, shadow: 0, reads_next_below: 1024, writes_next_below: 1024, frozen: None };

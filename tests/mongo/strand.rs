@@ -23,7 +23,8 @@ pub fn trials() -> Vec<Trial> {
 /// The plan with next on a set of its own and a last stage that soaks until somebody acts.
 fn on_two_sets(next_uri: &str) -> impl Fn(String) -> String {
     move |plan| {
-        let plan = plan.replace("environment = \"test\"", &format!("next_uri = \"{next_uri}\"\nenvironment = \"test\""));
+        let plan =
+            plan.replace("environment = \"test\"", &format!("next_uri = \"{next_uri}\"\nenvironment = \"test\""));
         let at = plan.find("id = \"full\"").map_or(plan.len(), |p| p);
         let (head, tail) = plan.split_at(at);
         format!("{head}{}", tail.replacen("soak = \"2s\"", "soak = \"10m\"", 1))

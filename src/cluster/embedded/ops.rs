@@ -376,10 +376,9 @@ impl Core {
         let per = self.config.latency.per_write_ns * ops.iter().map(count).sum::<usize>() as u64;
         let fences = slots::fences();
         let ns = ops.first().map_or(&fences, |op| match op {
-            TxnOp::Insert { ns, .. }
-            | TxnOp::Put { ns, .. }
-            | TxnOp::Delete { ns, .. }
-            | TxnOp::Expect { ns, .. } => ns,
+            TxnOp::Insert { ns, .. } | TxnOp::Put { ns, .. } | TxnOp::Delete { ns, .. } | TxnOp::Expect { ns, .. } => {
+                ns
+            }
         });
         let plan = self.begin(OpKind::Transact, ns, per).await?;
         let late = |at: Micros| at > fence.deadline;

@@ -77,7 +77,11 @@ fn left_behind(s: &Snapshot) -> Vec<Point> {
             ),
         )),
         (None, Some((done, all))) => {
-            points.push(("«", Role::Accent, format!("salvage: {} of {} keys", format::grouped(done), format::grouped(all))));
+            points.push((
+                "«",
+                Role::Accent,
+                format!("salvage: {} of {} keys", format::grouped(done), format::grouped(all)),
+            ));
         }
         (None, None) => {}
     }

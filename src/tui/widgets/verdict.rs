@@ -249,7 +249,11 @@ pub fn back(s: &Snapshot) -> Answer {
         }
         if v.conflicts.1 > 0 {
             let n = format::grouped(v.conflicts.1);
-            return answer(Level::Bad, "CONFLICTS", format!("{n} keys written on both sides: `tidegate repair` resolves"));
+            return answer(
+                Level::Bad,
+                "CONFLICTS",
+                format!("{n} keys written on both sides: `tidegate repair` resolves"),
+            );
         }
         if v.silent.is_some() && !v.sealed && s.route.writes_next_below > 0 {
             let how = if v.decided.is_some() { "left behind as decided" } else { "waits for next, or R leaves them" };
