@@ -16,15 +16,17 @@ pub(super) enum KeyCommand {
     Continue,
     Stop,
     Rollback { hard: bool },
+    LeaveBehind,
 }
 
-const COMMANDS: [(&str, KeyCommand); 6] = [
+const COMMANDS: [(&str, KeyCommand); 7] = [
     ("advance", KeyCommand::Advance),
     ("pause", KeyCommand::Pause),
     ("continue", KeyCommand::Continue),
     ("stop", KeyCommand::Stop),
     ("rollback", KeyCommand::Rollback { hard: false }),
     ("rollback hard", KeyCommand::Rollback { hard: true }),
+    ("rollback strand", KeyCommand::LeaveBehind),
 ];
 
 impl KeyCommand {

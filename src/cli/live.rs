@@ -30,6 +30,15 @@ pub(super) struct World {
 impl World {
     /// Connects to the plan's clusters.
     pub(super) fn connect(plan: Plan) -> Result<World, Failure> {
+        World::reach(plan, false)
+    }
+
+    /// As [`World::connect`], but next need not answer: a rollout that has begun can go back without it.
+    pub(super) fn connect_begun(plan: Plan) -> Result<World, Failure> {
+        World::reach(plan, true)
+    }
+
+    fn reach(plan: Plan, next_later: bool) -> Result<World, Failure> {
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -40,9 +49,9 @@ impl World {
                 "the plan says no cluster: give `[cluster] uri = \"${TIDEGATE_URI}\"`, or practise with `tidegate drill --plan`",
             ));
         };
-        let legacy = tokio.block_on(connect("uri", uri, &rt))?;
+        let legacy = tokio.block_on(connect("uri", uri, &rt, false))?;
         let next = match &plan.cluster.next_uri {
-            Some(uri) => Some(tokio.block_on(connect("next_uri", uri, &rt))?),
+            Some(uri) => Some(tokio.block_on(connect("next_uri", uri, &rt, next_later))?),
             None => None,
         };
         let one_cluster = next.is_none();
@@ -80,11 +89,14 @@ impl World {
     }
 }
 
-async fn connect(key: &str, uri: &str, rt: &Rt) -> Result<Db, Failure> {
+async fn connect(key: &str, uri: &str, rt: &Rt, later: bool) -> Result<Db, Failure> {
     let lookup = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let uri = resolve_env(uri, lookup).map_err(|e| Failure::usage(format!("`[cluster] {key}`: {e}")))?;
-    let db = Mongo::connect(&uri, rt.clone()).await.map_err(|e| Failure::new(format!("`[cluster] {key}`: {e}")))?;
-    Ok(db)
+    let db = match later {
+        true => Mongo::connect_later(&uri, rt.clone()).await,
+        false => Mongo::connect(&uri, rt.clone()).await,
+    };
+    Ok(db.map_err(|e| Failure::new(format!("`[cluster] {key}`: {e}")))?)
 }
 
 /// Who runs it, for the lease and the screen: the given name, or user@host:pid.

@@ -66,6 +66,9 @@ enum Command {
     /// Bring a rollout back to legacy, from whatever it is doing
     #[cfg(feature = "mongo")]
     Rollback(run::RollbackArgs),
+    /// Resolve what only a person can: keys written on both sides while next did not answer
+    #[cfg(feature = "mongo")]
+    Repair(run::RepairArgs),
     /// Check a plan
     Check(check::CheckArgs),
     /// Compare both sides of a rollout, document by document
@@ -158,6 +161,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Resume(args) => run::resume(args),
         #[cfg(feature = "mongo")]
         Command::Rollback(args) => run::rollback(args),
+        #[cfg(feature = "mongo")]
+        Command::Repair(args) => run::repair(args),
         Command::Check(args) => check::run(&args),
         #[cfg(feature = "mongo")]
         Command::Verify(args) => verify::run(&args),

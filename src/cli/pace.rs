@@ -59,6 +59,7 @@ impl Scripted {
             KeyCommand::Continue => Command::Continue,
             KeyCommand::Stop => Command::Stop,
             KeyCommand::Rollback { hard } => Command::Rollback { hard, to: None },
+            KeyCommand::LeaveBehind => Command::LeaveBehind,
             KeyCommand::Advance => match current_stage(&self.drill.snapshot()) {
                 Some(stage) => Command::Advance { stage },
                 None => return self.refuse(press, "no stage is under way"),

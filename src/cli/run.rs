@@ -17,6 +17,7 @@ use crate::engine::{self, Config, Deps, End, Engine};
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
 use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
+use crate::route::Side;
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
 use crate::transform::Class;
 use crate::tui::run::{Exit, Options, Source};
@@ -46,10 +47,43 @@ pub(super) struct RollbackArgs {
     #[arg(long)]
     hard: bool,
     /// Come to rest in this stage [default: before the first one]
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", conflicts_with = "strand")]
     to: Option<String>,
+    /// Should next not answer, leave behind what legacy does not have: those writes are AT RISK until they are salvaged
+    #[arg(long, requires_all = ["hard", "reason"])]
+    strand: bool,
+    /// Take the lease from a holder whose lease has not run out
+    #[arg(long, requires = "reason")]
+    take_over: bool,
+    /// Why it is taken over, or why writes are left behind; kept in the journal
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RepairArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Which side's version is right of a key that was written on both sides while next did not answer; may be repeated
+    #[arg(long, value_name = "KEY=legacy|next", required = true, value_parser = resolution)]
+    resolve: Vec<(String, Side)>,
     #[command(flatten)]
     held: TakeOver,
+}
+
+/// `KEY=legacy|next`; the key as the journal and the screen show it.
+fn resolution(text: &str) -> Result<(String, Side), String> {
+    let side = |name: &str| Side::BOTH.into_iter().find(|s| s.name() == name);
+    let (key, name) = text.rsplit_once('=').ok_or("expected KEY=legacy or KEY=next")?;
+    match (key, side(name)) {
+        ("", _) => Err("the key is missing before `=`".into()),
+        (_, None) => Err(format!(
+            "`{}` is not a side; {}",
+            crate::scrub::short(name, 40),
+            nearest(name, ["legacy", "next"].into_iter())
+        )),
+        (key, Some(side)) => Ok((key.to_owned(), side)),
+    }
 }
 
 /// What to do about another holder.
@@ -111,13 +145,27 @@ pub(super) fn resume(args: ResumeArgs) -> Outcome {
 }
 
 pub(super) fn rollback(args: RollbackArgs) -> Outcome {
-    begin(&args.common, args.held.config(), Some(Back { hard: args.hard, to: args.to }))
+    let reason = args.reason.filter(|_| args.take_over || args.strand);
+    let config = Config {
+        take_over: reason.clone().filter(|_| args.take_over),
+        strand_reason: reason.filter(|_| args.strand),
+        resume: true,
+        ..Config::default()
+    };
+    begin(&args.common, config, Some(Back { hard: args.hard, to: args.to, strand: args.strand }))
+}
+
+pub(super) fn repair(args: RepairArgs) -> Outcome {
+    // What is still open afterwards is for the next call.
+    let common = Common { exit_when_needed: true, ..args.common };
+    begin(&common, Config { resolve: args.resolve, ..args.held.config() }, None)
 }
 
 /// How far back, and how.
 struct Back {
     hard: bool,
     to: Option<String>,
+    strand: bool,
 }
 
 /// Originals that a lossy step changes are kept where documents change in place; between two collections such a plan has no way back.
@@ -143,16 +191,14 @@ fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };
     let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)));
-    let world = World::connect(plan)?;
+    let world = if config.resume { World::connect_begun(plan)? } else { World::connect(plan)? };
     let printing = Arc::new(AtomicBool::new(headless));
     let deps = deps(&world, &file, printing.clone(), args.json.json)?;
     let config = Config { holder: holder(args.name.as_deref()), ..config };
     let signals = Signals::listen()?;
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
     let rollout = Rollout { args, world, engine, signals, printing, file };
-    if let Some(command) = back
-        && let Some(refusal) = rollout.refused(command)
-    {
+    if let Some(refusal) = back.into_iter().flatten().find_map(|command| rollout.refused(command)) {
         out::say(&format!("no rollback: {refusal}"));
         rollout.signals.end.store(true, Ordering::SeqCst);
         rollout.headless()?;
@@ -167,7 +213,7 @@ fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     rollout.headless()
 }
 
-fn back_command(plan: &Plan, back: &Back) -> Result<Command, Failure> {
+fn back_command(plan: &Plan, back: &Back) -> Result<Vec<Command>, Failure> {
     let index = |id: &String| {
         plan.stages.iter().position(|s| s.id == *id).ok_or_else(|| {
             let names = plan.stages.iter().map(|s| s.id.as_str());
@@ -178,7 +224,8 @@ fn back_command(plan: &Plan, back: &Back) -> Result<Command, Failure> {
             ))
         })
     };
-    Ok(Command::Rollback { hard: back.hard, to: back.to.as_ref().map(index).transpose()? })
+    let rollback = Command::Rollback { hard: back.hard, to: back.to.as_ref().map(index).transpose()? };
+    Ok(if back.strand { vec![rollback, Command::LeaveBehind] } else { vec![rollback] })
 }
 
 fn deps(world: &World, file: &std::path::Path, printing: Arc<AtomicBool>, as_json: bool) -> Result<Deps, Failure> {
@@ -250,8 +297,8 @@ impl Rollout<'_> {
             w["lost"].as_u64().map_or_else(|| "unknown".to_owned(), out::thousands),
             super::shown(&self.file),
         ));
-        if let Some(strays) = summary::strays(&sum) {
-            out::line(&strays);
+        for text in [summary::strays(&sum), summary::left_behind(&sum)].into_iter().flatten() {
+            out::line(&text);
         }
         self.say_why();
         Ok(Some(summary::code(&sum)))
@@ -319,6 +366,7 @@ impl Rollout<'_> {
                 "stale_copy": s.traffic.stale_copy,
                 "stray": s.traffic.stray,
             },
+            "stranded": summary::stranded(&s),
             "stages": summary::stages(&records),
         })
     }

@@ -44,6 +44,47 @@ pub(super) fn closing(head: &str, json: &Value) {
     if let Some(strays) = strays(json) {
         out::line(&strays);
     }
+    if let Some(stranded) = left_behind(json) {
+        out::line(&stranded);
+    }
+}
+
+#[cfg(feature = "mongo")]
+pub(super) use crate::drill::stranded;
+
+/// What is said of writes that were left behind on next; `None` when none were.
+pub(super) fn left_behind(json: &Value) -> Option<String> {
+    let s = json.get("stranded").filter(|s| !s.is_null())?;
+    let seconds = s["ms_at_risk"].as_u64().unwrap_or(0).div_ceil(1_000);
+    let Some(salvaged) = s["salvaged"].as_object() else {
+        let count = match s["writes_estimate"].as_u64() {
+            Some(n) => {
+                format!("about {} (estimate: {})", out::thousands(n), s["estimate_basis"].as_str().unwrap_or("?"))
+            }
+            None => "how many is not known".to_owned(),
+        };
+        return Some(format!(
+            "  STRANDED on next: its last {seconds}s of writes, {count}; salvage is outstanding, `tidegate resume` salvages once next answers"
+        ));
+    };
+    let n = |name: &str| salvaged[name].as_u64().map_or_else(|| "?".to_owned(), out::thousands);
+    let mut text = format!(
+        "  salvaged from next: {} keys changed there, {} carried to legacy, {} equal, {} conflicts",
+        n("changed"),
+        n("carried"),
+        n("equal"),
+        n("conflicts")
+    );
+    if let Some(open) = s["conflicts_open"].as_u64().filter(|open| *open > 0) {
+        let keys: Vec<&str> = s["conflict_keys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        text.push_str(&format!(
+            "\n  {} open conflicts, both versions in tidegate.quarantine: {}{}; `tidegate repair PLAN --resolve KEY=legacy|next` resolves one",
+            out::thousands(open),
+            keys.join(", "),
+            if (keys.len() as u64) < open { " …" } else { "" }
+        ));
+    }
+    Some(text)
 }
 
 /// What is said of writes on a side that did not own their keys; `None` when there were none.

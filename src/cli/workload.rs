@@ -110,6 +110,7 @@ pub(super) fn run(args: &WorkloadArgs) -> Outcome {
             "kind": "workload", "acknowledged": t.acknowledged, "lost": lost, "stale": t.stale_owner,
             "stale_copy": t.stale_copy, "shadow": { "compared": t.shadow_compared, "different": t.shadow_different },
             "checked": found.checked, "examples": examples,
+            "stranded": found.stranded.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }));
     } else {
         out::line(&format!(
@@ -119,6 +120,15 @@ pub(super) fn run(args: &WorkloadArgs) -> Outcome {
             t.stale_owner,
             out::thousands(found.checked),
         ));
+        if !found.stranded.is_empty() {
+            out::line(&format!(
+                "{} orders have a last version that was left behind on next and is not on legacy:",
+                out::thousands(found.stranded.len() as u64)
+            ));
+            for key in found.stranded.iter().take(20) {
+                out::line(&format!("  {key}"));
+            }
+        }
         for example in &examples {
             out::line(&format!("  {example}"));
         }

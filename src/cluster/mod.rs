@@ -345,22 +345,22 @@ pub enum TxnOp {
         /// The document, with its `_id`.
         doc: RawDocumentBuf,
     },
-    /// Replaces a document only while it is, byte for byte, what it was; another one, or none, aborts the whole transaction as a
-    /// `Conflict`. Between statements of its kind on one collection nothing may depend on which is looked at first.
-    Swap {
-        /// Where.
-        ns: Ns,
-        /// What must be there.
-        was: Doc,
-        /// What is put there, with the same `_id`.
-        doc: RawDocumentBuf,
-    },
     /// Deletes by key; absent keys are no error.
     Delete {
         /// Where.
         ns: Ns,
         /// Which.
         keys: Vec<Key>,
+    },
+    /// Goes on only while a key holds exactly these bytes (or nothing); otherwise the whole transaction is `NotDone(Conflict)`.
+    /// Write the key in the same transaction: only then does a write of others in between abort it too.
+    Expect {
+        /// Where.
+        ns: Ns,
+        /// Which.
+        key: Key,
+        /// What must be there; `None` is nothing.
+        doc: Option<Doc>,
     },
 }
 

@@ -210,6 +210,23 @@ fn check_stages(world: &World, plan: &Plan) -> Result<(), DrillError> {
     Ok(())
 }
 
+/// What was left behind on a next that did not answer, for a summary; null when nothing was.
+#[must_use]
+pub fn stranded(s: &Snapshot) -> Value {
+    let Some(v) = s.strand.as_ref().filter(|v| v.sealed) else { return Value::Null };
+    let salvaged = v
+        .salvaged
+        .map(|c| json!({ "changed": c.changed, "carried": c.carried, "equal": c.equal, "conflicts": c.conflicts }));
+    json!({
+        "ms_at_risk": v.at_risk.map(Micros::as_ms),
+        "writes_estimate": v.estimate,
+        "estimate_basis": v.basis,
+        "salvaged": salvaged,
+        "conflicts_open": v.conflicts.1,
+        "conflict_keys": v.conflicts.0,
+    })
+}
+
 /// Collects what the summary says of each stage.
 fn note_stages(then: OnRecord, passed: Arc<Mutex<Vec<Value>>>) -> OnRecord {
     let entered = Mutex::new(0i64);
@@ -262,6 +279,7 @@ impl Summary {
                 "stale_copy": t.stale_copy,
                 "stray": s.traffic.stray,
             },
+            "stranded": stranded(s),
             "stages": stages,
         });
         Summary { end, verified, json }

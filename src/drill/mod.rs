@@ -5,6 +5,6 @@ mod inject;
 mod inject_parse;
 mod scenario;
 
-pub use exercise::{APPLICATION, Drill, DrillError, INJECTS, RUNNER, Settings, Summary};
+pub use exercise::{APPLICATION, Drill, DrillError, INJECTS, RUNNER, Settings, Summary, stranded};
 pub use inject::{Action, Condition, Inject, Measure, Member, READABLE, Start, Target};
 pub use scenario::{Brief, Builtin, Difficulty, EndsWhen, Scenario, Scripts, World, builtin};

@@ -157,7 +157,7 @@ pub(super) async fn isolate(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Val
     }
     for side in Side::BOTH {
         if ctx.tails[side as usize].is_running() {
-            ctx.tails[side as usize].stop(ctx).await;
+            ctx.tails[side as usize].stop(ctx).await?;
         }
     }
     if kind(ctx, Side::Next, &next).await? == CollKind::Collection {

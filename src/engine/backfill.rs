@@ -1,6 +1,7 @@
 //! Copies what exists, chunk by chunk in `_id` order, checkpointed in the worker's slot with each chunk.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bson::{RawBson, RawDocumentBuf};
 
@@ -49,6 +50,10 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
         copied += all.len() as u64;
         let last = all.last().cloned().or(from);
         let outcome = write_chunk(ctx, &mut writer, &page, &keep, &held, checkpoint(last.as_ref(), copied)).await;
+        if outcome == Err(Halt::LetGo) {
+            settle_later(ctx, held);
+            return Err(Halt::LetGo);
+        }
         ctx.registry.release(held.into_iter());
         outcome?;
         from = last;
@@ -58,6 +63,21 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
             return Ok(Some(copied));
         }
     }
+}
+
+/// The chunk's outcome may be unknown: its keys stay registered, so that nobody writes them, until it is settled.
+fn settle_later(ctx: &Arc<Ctx>, held: Vec<Key>) {
+    let later = ctx.clone();
+    ctx.strand.unsettled.fetch_add(1, Ordering::SeqCst);
+    ctx.spawn("settle a chunk", async move {
+        match SlotWriter::settle_later(&later, Side::Next, "backfill").await {
+            Ok(()) => {
+                later.registry.release(held.into_iter());
+                later.strand.unsettled.fetch_sub(1, Ordering::SeqCst);
+            }
+            Err(halt) => later.report_halt(halt).await,
+        }
+    });
 }
 
 /// Inserts first: on a first copy hardly anything is there. A duplicate aborts the whole batch (the tail has carried that key already),

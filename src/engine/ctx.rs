@@ -11,13 +11,14 @@ use super::in_place::InPlace;
 use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
+use super::strand::{self, Strand};
 use super::tail::TailState;
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
 use crate::plan::Plan;
 use crate::rollout::{Event, Input};
 use crate::route::{Bucket, Route, Side};
-use crate::runtime::{Group, Micros, Rt, race, sleep};
+use crate::runtime::{Either, Group, Micros, Rt, race, sleep};
 use crate::transform::Transform;
 
 /// Why an actor stops.
@@ -29,6 +30,19 @@ pub enum Halt {
     /// It cannot go on without a person.
     #[error("{0}")]
     Broken(String),
+    /// The task under way lets go of an operation that next does not answer: it is begun again, or left.
+    #[error("next does not answer")]
+    LetGo,
+}
+
+tokio::task_local! {
+    /// Set around the task under way: it may be left where it stands, which a tail may not.
+    static IN_TASK: ();
+}
+
+/// Runs the task under way: its operations let go of a next that does not answer.
+pub(super) async fn as_task<T>(f: impl Future<Output = T>) -> T {
+    IN_TASK.scope((), f).await
 }
 
 /// A message to the runner.
@@ -170,6 +184,8 @@ pub(super) struct Ctx {
     pub stopping: AtomicBool,
     /// A rollback has been decided: the task under way comes to its next safe point and ends there.
     pub abandoned: AtomicBool,
+    /// What is known of a next that does not answer, or is left behind.
+    pub strand: Strand,
     pub to_runner: mpsc::UnboundedSender<Message>,
     seen: [Mutex<ClusterTime>; 2],
     sessions: Mutex<BTreeSet<SessionId>>,
@@ -209,6 +225,7 @@ impl Ctx {
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            strand: Strand::new(deps.rt.now(), config),
             to_runner,
             seen: Default::default(),
             sessions: Mutex::default(),
@@ -293,6 +310,8 @@ impl Ctx {
                 std::future::pending::<()>().await;
             }
             Halt::Broken(why) => self.input(Input::Broken { why }),
+            // Only the task under way lets go, and whoever carries it out sees to that.
+            Halt::LetGo => {}
         }
     }
 
@@ -306,11 +325,35 @@ impl Ctx {
         }
     }
 
-    /// Retries a read-only or idempotent operation until it succeeds, with a growing pause.
-    pub(super) async fn retry<T, F>(&self, what: &str, mut op: impl FnMut() -> F) -> Result<T, Halt>
+    /// True when the task that asks should let go of what next does not answer: nobody knows when it will, and a rollback may be
+    /// waiting for this task. Where both sides are one cluster, a rollback could do nothing either.
+    pub(super) fn lets_go(&self) -> bool {
+        let in_task = !self.one_cluster && IN_TASK.try_with(|()| ()).is_ok();
+        in_task && (self.abandoned.load(Ordering::SeqCst) || strand::silence(self).is_some())
+    }
+
+    /// Retries a read-only or idempotent operation until it succeeds, with a growing pause. The task under way lets go of it while next
+    /// does not answer ([`Halt::LetGo`]).
+    pub(super) async fn retry<T, F>(&self, what: &str, op: impl FnMut() -> F) -> Result<T, Halt>
     where
         F: Future<Output = Result<T, Failed>>,
     {
+        self.again(what, true, op).await
+    }
+
+    /// As [`Ctx::retry`], but never let go of: for legacy's cluster, and for what must not be left half done.
+    pub(super) async fn insist<T, F>(&self, what: &str, op: impl FnMut() -> F) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        self.again(what, false, op).await
+    }
+
+    async fn again<T, F>(&self, what: &str, may_let_go: bool, mut op: impl FnMut() -> F) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        let may_let_go = may_let_go && !self.one_cluster && IN_TASK.try_with(|()| ()).is_ok();
         let mut pause = Micros::from_ms(20);
         let mut tries_while_stopping = 0;
         loop {
@@ -320,11 +363,22 @@ impl Ctx {
                     return Err(Halt::Broken(format!("{what}: the cluster did not answer while stopping")));
                 }
             }
-            match op().await {
+            let answer = match may_let_go {
+                false => op().await,
+                // An answer may be long in coming from a node that stands still.
+                true => match race(op(), strand::fallen_silent(self)).await {
+                    Either::Left(answer) => answer,
+                    Either::Right(()) => return Err(Halt::LetGo),
+                },
+            };
+            match answer {
                 Ok(v) => return Ok(v),
                 Err(Failed::Fenced { newer }) => return Err(Halt::Fenced(newer)),
                 Err(f @ (Failed::Unknown(_) | Failed::NotDone(_))) if f.is_transient() => {
                     tracing::debug!(what, error = %f, "retrying");
+                    if may_let_go && self.lets_go() {
+                        return Err(Halt::LetGo);
+                    }
                     self.sleep(pause).await;
                     pause = Micros((pause.0 * 2).min(Micros::from_secs(1).0));
                 }
@@ -335,7 +389,10 @@ impl Ctx {
 
     /// An idempotent admin operation, retried.
     pub(super) async fn admin(&self, side: Side, what: &str, op: AdminOp) -> Result<AdminDone, Halt> {
-        self.retry(what, || self.db(side).admin(&op)).await
+        match side {
+            Side::Legacy => self.insist(what, || self.db(side).admin(&op)).await,
+            Side::Next => self.retry(what, || self.db(side).admin(&op)).await,
+        }
     }
 
     /// Writes a marker on a side's cluster and returns its time: a stream that has passed it has shown everything before it.
@@ -346,7 +403,11 @@ impl Ctx {
         d.append(bson::cstr!("n"), self.rt.now().0 as i64);
         d.append(bson::cstr!("epoch"), self.epoch);
         let op = WriteOp::Replace { ns: markers_ns(), key: id.as_str().into(), only_if: None, doc: d, upsert: true };
-        let written = self.retry("writing a marker", || self.db(side).write(&op)).await?;
+        let write = || self.db(side).write(&op);
+        let written = match side {
+            Side::Legacy => self.insist("writing a marker", write).await?,
+            Side::Next => self.retry("writing a marker", write).await?,
+        };
         self.saw(side, written.at);
         Ok(written.at)
     }

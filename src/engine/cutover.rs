@@ -10,6 +10,7 @@ use super::planted::Bug;
 use super::proof;
 use super::reconcile::{self, compare_again};
 use super::routing::{Changed, await_acks, change, unfreeze};
+use super::strand::{self, Stand};
 use super::tasks::reconcile_until_clean;
 use crate::cluster::{ClusterTime, Key};
 use crate::route::{Bucket, Frozen, Route, Side, bucket_of};
@@ -175,6 +176,24 @@ async fn shift(
                 false => Ok(Some(json!({ "text": done.text, "epoch": route.epoch, "attempts": attempts }))),
             };
         };
+        if shift.src == Side::Next {
+            match strand::stand(ctx, shift.hard, shift.from == 0).await {
+                Stand::Answers => {}
+                Stand::Waits(why) => {
+                    wait(ctx, held, why).await;
+                    continue;
+                }
+                Stand::Leave => match strand::leave(ctx, &route, held).await? {
+                    Ok(evidence) => return Ok(Some(evidence)),
+                    Err(why) => {
+                        unfreeze(ctx).await?;
+                        held(why);
+                        ctx.sleep(AGAIN).await;
+                        continue;
+                    }
+                },
+            }
+        }
         if let Some(why) = not_ready(ctx, shift) {
             wait(ctx, held, why).await;
             continue;
@@ -185,7 +204,12 @@ async fn shift(
             Some(true) => {}
         }
         attempts += 1;
-        match attempt(ctx, &route, shift).await? {
+        let attempted = match attempt(ctx, &route, shift).await {
+            // Nothing is left frozen or undecided over it.
+            Err(Halt::LetGo) => Err(strand::words(ctx)),
+            other => other?,
+        };
+        match attempted {
             Ok(evidence) => {
                 let mut evidence = evidence;
                 evidence["attempts"] = json!(attempts);
@@ -271,7 +295,7 @@ fn not_ready(ctx: &Ctx, shift: Shift) -> Option<String> {
 }
 
 /// A process whose lease has run out without a renewal: it would hold up a freeze for nothing.
-fn silent_process(ctx: &Ctx) -> Option<String> {
+pub(super) fn silent_process(ctx: &Ctx) -> Option<String> {
     let limit = ctx.plan.lease + Micros::from_secs(2);
     let now = ctx.rt.now();
     let live = lock(&ctx.live);
@@ -283,7 +307,7 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
     let Shift { src, from, to, .. } = shift;
     let began = ctx.rt.now();
     let deadline = began + Micros(ctx.plan.freeze_max.0 * 9 / 10);
-    let server = ctx.retry("asking for the time", || ctx.db(Side::Legacy).observe()).await?;
+    let server = ctx.insist("asking for the time", || ctx.db(Side::Legacy).observe()).await?;
     let until_ms = server.server_ms + ctx.plan.freeze_max.as_ms() as i64;
     let frozen = Route { frozen: Some(Frozen { from, to, until_ms }), ..route.clone() };
     let frozen = match change(ctx, route, frozen, &format!("buckets {from}..{to} frozen")).await? {

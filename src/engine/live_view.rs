@@ -31,11 +31,22 @@ pub(super) struct Progress {
 pub(super) struct LagMeter {
     waiting: VecDeque<(ClusterTime, Micros)>,
     last: Option<(Micros, Micros)>,
+    /// A marker that the cluster has not taken yet.
+    unsent: Option<Micros>,
 }
 
+/// A cluster that takes longer than this for a marker is behind by as much.
+const UNSENT: Micros = Micros::from_secs(1);
+
 impl LagMeter {
+    /// A marker is on its way.
+    pub(super) fn sending(&mut self, began: Micros) {
+        self.unsent = Some(began);
+    }
+
     /// A marker was written (`began` is when it was sent).
     pub(super) fn sent(&mut self, at: ClusterTime, began: Micros) {
+        self.unsent = None;
         self.waiting.push_back((at, began));
         if self.waiting.len() > 10_000 {
             self.waiting.pop_front();
@@ -51,9 +62,16 @@ impl LagMeter {
         }
     }
 
+    /// The latest moment known before which everything written has been applied.
+    pub(super) fn as_of(&self) -> Option<Micros> {
+        self.last.map(|(at, lag)| at - lag)
+    }
+
     /// The lag at `now`: that of the last marker applied, or the age of one still waiting when that is more.
     pub(super) fn lag(&self, now: Micros) -> Option<Micros> {
-        let waiting = self.waiting.front().map(|(_, began)| now.since(*began));
+        // Otherwise a cluster that answers nothing any more would look as current as it last was.
+        let unsent = self.unsent.map(|began| now.since(began)).filter(|t| *t > UNSENT);
+        let waiting = self.waiting.front().map(|(_, began)| now.since(*began)).max(unsent);
         match (self.last, waiting) {
             (Some((_, lag)), Some(w)) => Some(lag.max(w)),
             (Some((_, lag)), None) => Some(lag),

@@ -20,7 +20,9 @@ mod reconcile;
 mod resync;
 mod routing;
 mod runner;
+mod salvage;
 mod start;
+mod strand;
 mod tail;
 mod tasks;
 mod verify;
@@ -38,6 +40,7 @@ pub use verify::{VerifyError, VerifyOutcome, verify};
 use crate::cluster::Db;
 use crate::journal::{JournalStore, Record};
 use crate::plan::{Advance, Plan};
+use crate::route::Side;
 use crate::runtime::{Group, Rt};
 use crate::snapshot::{Command, Reply, Snapshot};
 
@@ -78,6 +81,10 @@ pub struct Config {
     pub drill: bool,
     /// Documents a chunk of the backfill; the default suits real servers, simulations want several chunks of little data.
     pub chunk_docs: Option<usize>,
+    /// Why writes are left behind, when the command to do so comes: for the journal.
+    pub strand_reason: Option<String>,
+    /// Which side's version is right of a key that was written on both, by the key's text.
+    pub resolve: Vec<(String, Side)>,
     /// Deliberate mistakes, for the simulator only.
     pub planted: planted::Planted,
 }

@@ -14,6 +14,8 @@ use crate::runtime::Micros;
 pub(super) struct Ack {
     pub process: String,
     pub epoch: i64,
+    /// The epoch it follows: newer than what it has acked while a write of an older one has an unknown outcome.
+    pub follows: i64,
     pub beat: i64,
     pub report: ReadReport,
 }
@@ -27,7 +29,7 @@ pub(super) async fn acks(ctx: &Arc<Ctx>) -> Result<Vec<Ack>, Halt> {
     loop {
         let after = ctx.seen(Side::Legacy);
         let limit = PageLimit { docs: 1_000, bytes: 16 << 20 };
-        let page = ctx.retry("reading acks", || ctx.db(Side::Legacy).scan(&ns, Some(&from), limit, after)).await?;
+        let page = ctx.insist("reading acks", || ctx.db(Side::Legacy).scan(&ns, Some(&from), limit, after)).await?;
         for (key, doc) in &page.docs {
             let id = match key.value() {
                 bson::RawBsonRef::String(s) if s.starts_with(&prefix) => s,
@@ -36,8 +38,10 @@ pub(super) async fn acks(ctx: &Arc<Ctx>) -> Result<Vec<Ack>, Halt> {
             let process = crate::scrub::short(&id[prefix.len()..], 60);
             let beat = doc.get_i64("beat").unwrap_or(0);
             let taken = lock(&ctx.live).slices_taken(&process, beat);
+            let epoch = doc.get_i64("epoch").unwrap_or(0);
             out.push(Ack {
-                epoch: doc.get_i64("epoch").unwrap_or(0),
+                epoch,
+                follows: doc.get_i64("follows").unwrap_or(epoch).max(epoch),
                 beat,
                 report: ReadReport::from_ack(doc, taken),
                 process,
@@ -69,7 +73,7 @@ pub(super) async fn read_route(ctx: &Arc<Ctx>) -> Result<Option<Route>, Halt> {
     let keys = [Key::from(ctx.plan.id.as_str())];
     let ns = crate::route::client::routes_ns();
     let after = ctx.seen(Side::Legacy);
-    let read = ctx.retry("reading the route", || ctx.db(Side::Legacy).read(&ns, &keys, after)).await?;
+    let read = ctx.insist("reading the route", || ctx.db(Side::Legacy).read(&ns, &keys, after)).await?;
     match read.docs.into_iter().next().flatten() {
         None => Ok(None),
         Some(doc) => Route::from_raw(&doc).map(Some).map_err(|e| Halt::Broken(e.to_string())),
@@ -103,6 +107,7 @@ pub(super) async fn measure_lag(ctx: Arc<Ctx>, side: Side) {
         let tail = &ctx.tails[side as usize];
         if tail.is_running() {
             let began = ctx.rt.now();
+            lock(&ctx.live).lag[side as usize].sending(began);
             match ctx.marker(side).await {
                 Ok(at) => lock(&ctx.live).lag[side as usize].sent(at, began),
                 Err(halt) => ctx.report_halt(halt).await,

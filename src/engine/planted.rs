@@ -15,6 +15,10 @@ pub enum Bug {
     DrainSkipped,
     /// On the way back writes are let go before every process has stopped reading next as the owner.
     ReadsLeftBehind,
+    /// What was left behind on next is not salvaged.
+    SalvageSkipped,
+    /// A deletion on next counts as no change when what was left behind is salvaged.
+    TombstoneIgnored,
     /// The effect is carried out before its journal record is durable.
     EffectBeforeRecord,
     /// In place, a runner that took up again takes the document it finds for the one that was there before.

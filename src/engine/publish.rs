@@ -132,6 +132,7 @@ impl Publisher {
             traffic: traffic(state, &live),
             way_back: way_back(ctx, state, &live, now),
             back: back_view(ctx, state),
+            strand: super::strand::view(ctx, state, &live),
             rest: rest(ctx, state, &live),
             events: live.events.iter().cloned().collect(),
             applications: applications(&live, now),
@@ -171,6 +172,10 @@ fn phase(ctx: &Ctx, state: &State, live: &LiveView, open: bool, end: Option<&End
     if state.paused.is_some() {
         return Phase::Paused;
     }
+    // Neither is journalled as such: both pass by themselves when next answers.
+    if end.is_none() && open && (super::strand::asks(ctx, state) || super::strand::is_outstanding(ctx, state)) {
+        return Phase::NeedsOperator;
+    }
     match state.status {
         Status::Completed => Phase::Completed,
         Status::RolledBack => Phase::RolledBack,
@@ -206,7 +211,11 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
     match (phase, end) {
         (_, Some(End::Failed(m) | End::Fenced(m))) => m.clone(),
         (Phase::Starting, _) => live.waiting.clone().unwrap_or_else(|| "taking up the rollout".into()),
-        (Phase::NeedsOperator, _) => state.needs_operator.clone().unwrap_or_default(),
+        (Phase::NeedsOperator, _) => match (&state.needs_operator, &live.waiting) {
+            (Some(why), _) => why.clone(),
+            (None, Some(waiting)) => waiting.clone(),
+            (None, None) => "next does not answer".into(),
+        },
         (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
         (Phase::Working | Phase::RollingBack, _) => {
             let task = state.current_task(&ctx.plan).map_or("between tasks", crate::rollout::Task::name);
@@ -241,6 +250,10 @@ fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
         Phase::Blocked if auto => "stays; advances by itself once the gates hold".into(),
         Phase::Blocked | Phase::AwaitingOperator => format!("stays as it is; {kept}"),
         Phase::Paused => format!("stays paused; {kept}"),
+        Phase::NeedsOperator if state.needs_operator.is_none() => match state.sealed.is_some() {
+            true => "salvages by itself once next answers".into(),
+            false => "goes back by itself, losing nothing, once next answers".into(),
+        },
         Phase::NeedsOperator => "stays stopped until somebody acts".into(),
         Phase::RollingBack => match state.back.as_ref().and_then(|b| ctx.plan.stages.get(b.to?)) {
             Some(s) => format!("goes back to stage {}, then waits", s.id),
@@ -379,6 +392,16 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     }
     if state.reverse_stopped && state.back.is_none() {
         return WayBack { until_stage, text: "legacy no longer follows".into(), ..WayBack::default() };
+    }
+    if let Some(sealed) = state.sealed.as_ref().filter(|_| state.salvaged.is_none()) {
+        let n = |name: &str| sealed.evidence.get(name).and_then(Value::as_u64);
+        return WayBack {
+            open: true,
+            writes_at_risk: n("writes_estimate"),
+            seconds_at_risk: n("ms_at_risk").map(Micros::from_ms),
+            text: "legacy owns every write; what was left behind on next is not salvaged yet".into(),
+            ..WayBack::default()
+        };
     }
     if writes == 0 {
         let text = "legacy owns every write".into();

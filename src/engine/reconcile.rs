@@ -205,14 +205,14 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
 
 /// One side of the merge.
 #[derive(Default)]
-struct Cursor {
+pub(super) struct Cursor {
     page: std::collections::VecDeque<(Key, Doc)>,
     from: Option<Key>,
     end: bool,
 }
 
 impl Cursor {
-    async fn fill(&mut self, ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
+    pub(super) async fn fill(&mut self, ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
         if self.end || !self.page.is_empty() {
             return Ok(());
         }
@@ -226,15 +226,15 @@ impl Cursor {
         Ok(())
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.end && self.page.is_empty()
     }
 }
 
-type Pair = (Key, Option<Doc>, Option<Doc>);
+pub(super) type Pair = (Key, Option<Doc>, Option<Doc>);
 
 /// The next key of either side; `None` when a side must be filled first, or both are done.
-fn pair(a: &mut Cursor, b: &mut Cursor) -> Option<Pair> {
+pub(super) fn pair(a: &mut Cursor, b: &mut Cursor) -> Option<Pair> {
     let order = match (a.page.front(), b.page.front()) {
         (Some((x, _)), Some((y, _))) => x.cmp(y),
         (Some(_), None) if b.end => std::cmp::Ordering::Less,

@@ -105,8 +105,7 @@ async fn write(
     }
     let bytes = |op: &TxnOp| match op {
         TxnOp::Put { doc, .. } => doc.as_bytes().len(),
-        TxnOp::Swap { doc, .. } => doc.as_bytes().len(),
-        TxnOp::Insert { .. } | TxnOp::Delete { .. } => 0,
+        TxnOp::Insert { .. } | TxnOp::Delete { .. } | TxnOp::Expect { .. } => 0,
     };
     if keys.len() > 1 && ops.iter().map(bytes).sum::<usize>() > BYTES {
         return Ok(Part::TooLarge);

@@ -47,11 +47,12 @@ pub(super) async fn create(ctx: &Arc<Ctx>) -> Result<(), Halt> {
         applied_through: Default::default(),
         legacy: ctx.ns(Side::Legacy).clone(),
         next: ctx.ns(Side::Next).clone(),
+        stranded_below: 0,
         nonce: nonce(ctx, 1),
     };
     intend(ctx, &route, "everything on legacy").await;
     let op = WriteOp::Insert { ns: routes_ns(), doc: route.to_raw() };
-    ctx.retry("creating the route", || async {
+    ctx.insist("creating the route", || async {
         match ctx.db(Side::Legacy).write(&op).await {
             Ok(w) => {
                 ctx.saw(Side::Legacy, w.at);
@@ -140,7 +141,7 @@ async fn compare_and_set(ctx: &Arc<Ctx>, from: &Route, to: &Route) -> Result<Rou
             other => other,
         }
     };
-    let written = ctx.retry("changing the route", attempt).await?;
+    let written = ctx.insist("changing the route", attempt).await?;
     ctx.saw(Side::Legacy, written.at);
     match read_route(ctx).await? {
         Some(route) => Ok(route),

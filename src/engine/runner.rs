@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::OnRecord;
-use super::ctx::{Ctx, Halt, Message, lock};
+use super::ctx::{Ctx, Halt, Message, as_task, lock};
 use super::lease::{self, Lease};
 use super::publish::Publisher;
-use super::tasks;
+use super::{strand, tasks};
 use crate::gate::{Baseline, GateState, TriggerState, Tripped};
 use crate::journal::{By, Journal, JournalError, Record};
 use crate::plan::{Action, RollbackMode};
@@ -96,6 +96,7 @@ impl Runner {
         let began = ctx.rt.now();
         let renew_at = began + Micros(lease::LEASE.0 / 3);
         lock(&ctx.live).metrics.set_slo(ctx.plan.slo);
+        ctx.strand.follow(&state);
         let baseline = state.baseline.as_ref().and_then(|b| serde_json::from_value(b.clone()).ok()).map(Arc::new);
         Runner {
             ctx,
@@ -140,6 +141,7 @@ impl Runner {
             self.ctx.abandoned.store(true, Ordering::SeqCst);
         }
         self.ctx.paused.store(self.state.paused.is_some(), Ordering::SeqCst);
+        self.ctx.strand.follow(&self.state);
         self.publisher.set_state(self.state.clone());
         self.show(&record);
         (self.on_record)(&record);
@@ -226,7 +228,15 @@ impl Runner {
             self.look();
         }
         let gates = self.summary(true);
-        let forecast = self.publisher.forecast(&self.state);
+        let mut forecast = self.publisher.forecast(&self.state);
+        if command == Command::LeaveBehind {
+            if self.ctx.one_cluster {
+                // A sender that has gone away does not need the answer.
+                let _ = reply.send(Reply::Refused("both sides are one cluster: nothing can be left behind".into()));
+                return Ok(());
+            }
+            forecast["reason"] = json!(self.ctx.strand.reason);
+        }
         let input = Input::Command { command, at_ms: self.ctx.rt.wall_ms(), gates, forecast };
         let answer = match decide(&self.state, &self.ctx.plan, &input) {
             Err(refusal) => Reply::Refused(refusal.0),
@@ -418,12 +428,22 @@ async fn carry_out(ctx: Arc<Ctx>, state: &State, task: Task) {
             said.input(Input::TaskHeld { why });
         }
     };
-    let outcome = tasks::run(&ctx, state, task, &held).await;
+    let outcome = loop {
+        match as_task(tasks::run(&ctx, state, task, &held)).await {
+            Err(Halt::LetGo) if ctx.is_leaving() => break Ok(None),
+            // Begun again from where it stands, as after a restart.
+            Err(Halt::LetGo) => {
+                held(strand::words(&ctx));
+                ctx.sleep(Micros::from_secs(1)).await;
+            }
+            other => break other,
+        }
+    };
     lock(&ctx.live).waiting = None;
     match outcome {
         Ok(Some(evidence)) => ctx.input(Input::TaskDone { evidence }),
         Ok(None) => ctx.input(Input::TaskStopped),
         Err(Halt::Broken(why)) => ctx.input(Input::TaskFailed { why }),
-        Err(halt @ Halt::Fenced(_)) => ctx.report_halt(halt).await,
+        Err(halt @ (Halt::Fenced(_) | Halt::LetGo)) => ctx.report_halt(halt).await,
     }
 }

@@ -15,7 +15,7 @@ use crate::cluster::{AdminDone, AdminOp, CollKind};
 use crate::journal::{Journal, JournalError, Record};
 use crate::rollout::{Event, EventError, Input, State, Status, decide};
 use crate::route::Side;
-use crate::runtime::Micros;
+use crate::runtime::{Micros, timeout};
 
 /// Why a rollout was not taken up.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,15 @@ pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
 async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, StartError> {
     let (to_runner, inbox) = mpsc::unbounded_channel();
     let ctx = Ctx::new(deps, config, held.epoch, to_runner);
-    fence_out(&ctx).await?;
+    fence_out(&ctx, Side::Legacy).await?;
+    match ctx.one_cluster {
+        true => fence_out(&ctx, Side::Next).await?,
+        // A rollback must be possible while next does not answer.
+        false => match timeout(&ctx.rt, NEXT_ANSWERS, fence_out(&ctx, Side::Next)).await {
+            Some(fenced) => fenced?,
+            None => super::strand::fence_later(&ctx),
+        },
+    }
     let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
     let records = journal.open().await?;
     let (begun, state) = replay(&records, deps)?;
@@ -117,21 +125,21 @@ fn replay(records: &[Record], deps: &Deps) -> Result<(bool, State), StartError> 
     Ok((!records.is_empty(), state))
 }
 
-/// Moves every slot of the rollout to this epoch on both clusters: what an older runner has under way can no longer commit.
-async fn fence_out(ctx: &Arc<Ctx>) -> Result<(), Halt> {
-    for side in Side::BOTH {
-        let op = AdminOp::BumpAll { rollout: ctx.plan.id.clone(), epoch: ctx.epoch };
-        ctx.admin(side, "fencing out older runners", op).await?;
-        let op = AdminOp::Sessions { rollout: ctx.plan.id.clone() };
-        if let AdminDone::Sessions(list) = ctx.admin(side, "listing sessions", op).await? {
-            for s in list {
-                ctx.own_session(s);
-            }
+/// How long next has to answer before the rollout is taken up without it.
+const NEXT_ANSWERS: Micros = Micros::from_secs(10);
+
+/// Moves every slot of the rollout on a side's cluster to this epoch: what an older runner has under way there can no longer commit.
+pub(super) async fn fence_out(ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
+    let op = AdminOp::BumpAll { rollout: ctx.plan.id.clone(), epoch: ctx.epoch };
+    ctx.admin(side, "fencing out older runners", op).await?;
+    let op = AdminOp::Sessions { rollout: ctx.plan.id.clone() };
+    if let AdminDone::Sessions(list) = ctx.admin(side, "listing sessions", op).await? {
+        for s in list {
+            ctx.own_session(s);
         }
-        // Everything before this has been seen: later reads reflect whatever the older runner committed.
-        ctx.marker(side).await?;
     }
-    Ok(())
+    // Everything before this has been seen: later reads reflect whatever the older runner committed.
+    ctx.marker(side).await.map(drop)
 }
 
 fn admissible(deps: &Deps, config: &Config, state: &State, begun: bool) -> Result<(), StartError> {
@@ -177,7 +185,7 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
         }
         super::routing::unfreeze(ctx).await?;
     }
-    if state.isolating || state.status == Status::RolledBack {
+    if state.isolating || state.status == Status::RolledBack || state.sealed.is_some() {
         return Ok(());
     }
     let time = |t: (u32, u32)| crate::cluster::ClusterTime { secs: t.0, inc: t.1 };
@@ -188,7 +196,18 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
         let op = AdminOp::Kind { ns: ctx.ns(Side::Legacy).clone() };
         let kind = ctx.admin(Side::Legacy, "looking at legacy", op).await?;
         if matches!(kind, AdminDone::Kind(CollKind::Collection)) {
-            super::tail::start(ctx, Side::Legacy, time(from)).await?;
+            // It writes on next, which may not answer for long; the way back does not wait for that.
+            match ctx.one_cluster {
+                true => super::tail::start(ctx, Side::Legacy, time(from)).await?,
+                false => ctx.spawn("start tail", {
+                    let ctx = ctx.clone();
+                    async move {
+                        if let Err(halt) = super::tail::start(&ctx, Side::Legacy, time(from)).await {
+                            ctx.report_halt(halt).await;
+                        }
+                    }
+                }),
+            }
         }
     }
     if let Some(from) = state.reverse_from.filter(|_| !state.reverse_stopped) {
@@ -200,6 +219,9 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
 fn spawn_watchers(ctx: &Arc<Ctx>) {
     let c = ctx.clone();
     ctx.spawn("applications", observe::follow_applications(c));
+    if !ctx.one_cluster {
+        ctx.spawn("next answers", super::strand::listen(ctx.clone()));
+    }
     let c = ctx.clone();
     ctx.spawn("meter", observe::meter_tails(c));
     for side in Side::BOTH {

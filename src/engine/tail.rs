@@ -4,7 +4,7 @@
 //! by their session; any other event on a key that its side does not own is a stray.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bson::{RawDocumentBuf, Timestamp};
@@ -17,10 +17,10 @@ use super::resync::resync;
 use super::writer::SlotWriter;
 use crate::cluster::{Change, ChangeBatch, ChangeKind, ClusterTime, Failed, Key, Reason, StreamPos};
 use crate::route::{Bucket, Side, bucket_of};
-use crate::runtime::Micros;
+use crate::runtime::{Micros, race};
 
 /// Workers a tail. Constant: a restarted runner reads their checkpoints.
-const WORKERS: usize = 4;
+pub(super) const WORKERS: usize = 4;
 /// Keys a transaction (DESIGN rule 3: at most 200 replaces).
 const BATCH: usize = 200;
 /// Keys waiting at the workers before the dispatcher stops reading.
@@ -74,6 +74,11 @@ pub(super) struct TailState {
     /// A worker has something to do, or the tail ends.
     work: [Notify; WORKERS],
     stop: AtomicBool,
+    /// Its tasks end where they stand.
+    cut: AtomicBool,
+    cutting: Notify,
+    /// Tasks that have not ended.
+    alive: AtomicUsize,
 }
 
 impl TailState {
@@ -153,12 +158,62 @@ impl TailState {
     }
 
     /// Ends the tail once its queues are empty.
-    pub(super) async fn stop(&self, ctx: &Ctx) {
+    ///
+    /// # Errors
+    /// [`Halt::LetGo`] when next does not answer, and so they never will be; it still ends when they are.
+    pub(super) async fn stop(&self, ctx: &Ctx) -> Result<(), Halt> {
         self.stop.store(true, Ordering::SeqCst);
         self.moved.notify_waiters();
         while self.is_running() {
+            if ctx.lets_go() {
+                return Err(Halt::LetGo);
+            }
             ctx.sleep(Micros::from_ms(20)).await;
         }
+        Ok(())
+    }
+
+    /// Ends the tail where it stands, for a next that does not answer. What it had under way has an unknown outcome until its slots are
+    /// bumped. It is not started again: the keys it was at are left as if somebody wrote them.
+    pub(super) async fn cut(&self, ctx: &Ctx) {
+        self.cut.store(true, Ordering::SeqCst);
+        self.cutting.notify_waiters();
+        while self.alive.load(Ordering::SeqCst) > 0 {
+            ctx.sleep(Micros::from_ms(5)).await;
+        }
+        self.ended();
+    }
+
+    /// Everything up to this time has been applied, as far as this process knows; zero when it never ran here.
+    pub(super) fn through(&self) -> ClusterTime {
+        let inner = lock(&self.inner);
+        match inner.workers.iter().filter_map(WorkerState::first_pending).min() {
+            Some(pending) => before(pending).min(inner.read_through),
+            None => inner.read_through,
+        }
+    }
+
+    /// Runs one of its tasks, until it is cut off.
+    async fn until_cut(&self, task: impl Future<Output = ()>) {
+        let cut = async {
+            loop {
+                let cutting = self.cutting.notified();
+                if self.cut.load(Ordering::SeqCst) {
+                    return;
+                }
+                cutting.await;
+            }
+        };
+        race(cut, task).await;
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The last time before `t`.
+fn before(t: ClusterTime) -> ClusterTime {
+    match t.inc.checked_sub(1) {
+        Some(inc) => ClusterTime { inc, ..t },
+        None => ClusterTime { secs: t.secs.saturating_sub(1), inc: u32::MAX },
     }
 }
 
@@ -174,11 +229,10 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
     if state.is_running() {
         return Ok(());
     }
-    let prefix = if src == Side::Legacy { "tail" } else { "reverse" };
     let mut start = None::<StreamPos>;
     let mut writers = Vec::new();
     for i in 0..WORKERS {
-        let writer = SlotWriter::open(ctx, src.other(), &format!("{prefix}-{i}")).await?;
+        let writer = SlotWriter::open(ctx, src.other(), &worker_name(src, i)).await?;
         let pos = writer.checkpoint().and_then(position).unwrap_or(StreamPos { token: None, at: from });
         if start.as_ref().is_none_or(|s| pos.at < s.at) {
             start = Some(pos);
@@ -186,19 +240,34 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
         writers.push(writer);
     }
     let start = start.unwrap_or(StreamPos { token: None, at: from });
+    if state.cut.load(Ordering::SeqCst) {
+        // Next was left behind while its slots were being opened.
+        return Ok(());
+    }
     {
         let mut inner = lock(&state.inner);
-        *inner = Inner { running: true, ..Inner::default() };
+        // A position is stored only with everything before it.
+        *inner = Inner { running: true, read_through: start.at, ..Inner::default() };
         inner.workers = (0..WORKERS).map(|_| WorkerState::default()).collect();
     }
     state.stop.store(false, Ordering::SeqCst);
+    state.alive.store(writers.len() + 1, Ordering::SeqCst);
     for (i, writer) in writers.into_iter().enumerate() {
         let ctx2 = ctx.clone();
-        ctx.spawn("tail worker", async move { work(ctx2, src, i, writer).await });
+        ctx.spawn("tail worker", async move {
+            ctx2.tails[src as usize].until_cut(work(ctx2.clone(), src, i, writer)).await;
+        });
     }
     let ctx2 = ctx.clone();
-    ctx.spawn("tail dispatcher", async move { dispatch(ctx2, src, start).await });
+    ctx.spawn("tail dispatcher", async move {
+        ctx2.tails[src as usize].until_cut(dispatch(ctx2.clone(), src, start)).await;
+    });
     Ok(())
+}
+
+/// The name of a worker, and of its slot.
+pub(super) fn worker_name(src: Side, index: usize) -> String {
+    format!("{}-{index}", if src == Side::Legacy { "tail" } else { "reverse" })
 }
 
 /// A stream position as a slot's checkpoint.
@@ -211,7 +280,8 @@ fn to_checkpoint(pos: &StreamPos) -> RawDocumentBuf {
     d
 }
 
-fn position(d: &RawDocumentBuf) -> Option<StreamPos> {
+/// The position in a slot's checkpoint.
+pub(super) fn position(d: &RawDocumentBuf) -> Option<StreamPos> {
     let at = d.get_timestamp("at").ok()?.into();
     let token = d.get_document("token").ok().map(|t| t.to_owned());
     Some(StreamPos { token, at })

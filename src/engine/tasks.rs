@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, move_reads, move_writes, set_shadow};
 use super::routing::await_acks;
-use super::{back, backfill, cutover, in_place, observe, reconcile, routing, tail};
+use super::{back, backfill, cutover, in_place, observe, reconcile, routing, salvage, tail};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
 use crate::rollout::{State, Task};
 use crate::route::Side;
@@ -55,6 +55,8 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
         Task::Isolate => back::isolate(ctx, held).await,
         Task::Undo { .. } | Task::Quiet => Ok(Some(json!({ "text": "nothing changes in place" }))),
+        Task::Salvage => salvage::salvage(ctx, held).await,
+        Task::Conflicts => salvage::conflicts(ctx).await,
     }
 }
 
@@ -173,7 +175,10 @@ async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, H
         }
     }
     if tail.is_running() {
-        tail.stop(ctx).await;
+        tail.stop(ctx).await?;
+    }
+    if ctx.strand.sealed().is_some() {
+        return Ok(Some(json!({ "text": "nothing follows next any more: it was left behind and salvaged" })));
     }
     Ok(Some(
         json!({ "text": format!("reverse tail stopped; legacy has everything up to {at}"), "through": at.to_string() }),
@@ -240,7 +245,7 @@ async fn quarantine(ctx: &Arc<Ctx>) -> Result<Option<Value>, Halt> {
             }
         }
         if tail.is_running() {
-            tail.stop(ctx).await;
+            tail.stop(ctx).await?;
         }
     }
     put_away(ctx, Side::Legacy, &kept).await?;

@@ -53,9 +53,17 @@ const WELL: u32 = 8;
 impl SlotWriter {
     /// Opens the slot of `worker` on the cluster of `side`, the side written to.
     pub(super) async fn open(ctx: &Arc<Ctx>, side: Side, worker: &str) -> Result<SlotWriter, Halt> {
+        super::strand::await_fenced(ctx, side).await?;
         let name = ctx.slot_name(worker);
         let state = open_slot(ctx, side, &name).await?;
         Ok(SlotWriter { ctx: ctx.clone(), side, name, state, generation: 0, halvings: 0, well: 0 })
+    }
+
+    /// After [`Halt::LetGo`]: waits for the cluster for as long as it takes and settles what was under way. Nothing is written through
+    /// this slot any more.
+    pub(super) async fn settle_later(ctx: &Arc<Ctx>, side: Side, worker: &str) -> Result<(), Halt> {
+        let op = AdminOp::OpenSlot { slot: ctx.slot_name(worker), epoch: ctx.epoch };
+        ctx.insist("settling an unknown outcome", || ctx.db(side).admin(&op)).await.map(drop)
     }
 
     /// How many of `most` documents go into the next transaction: fewer after an abort, at least one.
@@ -121,7 +129,11 @@ impl SlotWriter {
                         _ => NotCommitted::Again,
                     });
                 }
-                Err(Failed::NotDone(r)) if r.is_transient() => {}
+                Err(Failed::NotDone(r)) if r.is_transient() => {
+                    if self.ctx.lets_go() {
+                        return Err(Halt::LetGo.into());
+                    }
+                }
                 Err(Failed::NotDone(r)) => return Err(NotCommitted::Refused(r.to_string())),
             }
             self.ctx.sleep(pause).await;

@@ -118,6 +118,9 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         Input::Command { command: Command::Rollback { hard, to }, forecast, .. } => {
             return decide_rollback(state, plan, *hard, *to, "by the operator", forecast);
         }
+        Input::Command { command: Command::LeaveBehind, forecast, .. } => {
+            return decide_strand(state, plan, forecast);
+        }
         Input::Command { command, at_ms, gates, .. } => return decide_command(state, plan, *command, *at_ms, gates),
         Input::Tripped { why, rollback, evidence } => decide_tripped(state, plan, why, *rollback, evidence),
         Input::Tick { at_ms, gates, totals } => decide_tick(state, plan, *at_ms, gates, totals),
@@ -166,6 +169,28 @@ fn decide_rollback(
     let hard = hard || state.back.as_ref().is_some_and(|b| b.hard);
     let to = state.back.as_ref().map_or(to, |b| b.to.min(to));
     Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone() }])
+}
+
+/// Writes may be left behind: everything goes back at once, since a sealed next can be in no stage. Twice changes nothing.
+fn decide_strand(state: &State, plan: &Plan, evidence: &Value) -> Result<Vec<Event>, Refusal> {
+    if let Some(why) = no_way_back(state, plan) {
+        return Err(Refusal(why.to_owned()));
+    }
+    if state.sealed.is_some() {
+        return Err(Refusal("next is sealed already".into()));
+    }
+    let why = match evidence.get("reason").and_then(Value::as_str) {
+        Some(reason) => format!("by the operator: {reason}"),
+        None => "by the operator".to_owned(),
+    };
+    let mut events = Vec::new();
+    if state.back.as_ref().is_none_or(|b| !b.hard || b.to.is_some()) {
+        events.push(Event::RollbackBegan { hard: true, why: why.clone(), to: None, evidence: evidence.clone() });
+    }
+    if state.strand.is_none() {
+        events.push(Event::StrandDecided { why, evidence: evidence.clone() });
+    }
+    Ok(events)
 }
 
 /// Why legacy cannot take everything back any more.
@@ -217,7 +242,7 @@ fn decide_command(
         }
         Command::Continue => Ok(vec![Event::Continued {}]),
         // Rollbacks are decided before.
-        Command::Stop | Command::Rollback { .. } => Ok(Vec::new()),
+        Command::Stop | Command::Rollback { .. } | Command::LeaveBehind => Ok(Vec::new()),
         Command::Advance { .. } if state.back.is_some() => Err(Refusal("it is going back".into())),
         Command::Advance { stage } => {
             let seen = plan.stages.get(stage).map_or("?", |s| s.id.as_str());
@@ -463,6 +488,72 @@ mod tests {
         assert!(matches!(hard[..], [Event::RollbackBegan { hard: true, .. }]));
         state.apply(&hard[0], &plan);
         assert_eq!((ask(&state, true), ask(&state, false)), (vec![], vec![]));
+    }
+
+    fn asked(state: &State, plan: &Plan, command: Command) -> Result<Vec<Event>, Refusal> {
+        let (gates, forecast) = (GateSummary::default(), json!({ "reason": "no power" }));
+        decide(state, plan, &Input::Command { command, at_ms: 7, gates, forecast })
+    }
+
+    /// In stage 1, going back softly to stage 0, and then without next.
+    fn left_behind() -> (Plan, State, Vec<Event>) {
+        let (plan, whole) = rollout();
+        let before = whole.iter().position(|e| matches!(e, Event::StageEntered { stage: 1, .. })).unwrap() + 1;
+        let mut events = whole[..before].to_vec();
+        let mut state = State::default();
+        events.iter().for_each(|e| state.apply(e, &plan));
+        for command in [Command::Rollback { hard: false, to: Some(0) }, Command::LeaveBehind] {
+            for e in asked(&state, &plan, command).unwrap() {
+                state.apply(&e, &plan);
+                events.push(e);
+            }
+        }
+        (plan, state, events)
+    }
+
+    #[test]
+    fn leaving_next_behind_makes_a_rollback_hard_and_takes_everything_back() {
+        let (plan, state, events) = left_behind();
+        let back = state.back.as_ref().unwrap();
+        assert_eq!((back.hard, back.to, state.strand.as_deref()), (true, None, Some("by the operator: no power")));
+        assert!(matches!(
+            events[events.len() - 2..],
+            [Event::RollbackBegan { hard: true, to: None, .. }, Event::StrandDecided { .. }]
+        ));
+        assert_eq!(asked(&state, &plan, Command::LeaveBehind), Ok(vec![]), "twice changes nothing");
+        assert_eq!(asked(&state, &plan, Command::Rollback { hard: true, to: None }), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_rollback_without_next_cut_off_after_any_record_ends_with_the_same_records() {
+        let (plan, mut state, mut events) = left_behind();
+        let first = events.len();
+        for e in decide(&state, &plan, &Input::Tick { at_ms: 5, gates: GateSummary::default(), totals: Value::Null })
+            .unwrap()
+        {
+            state.apply(&e, &plan);
+            events.push(e);
+        }
+        let seal = Event::Sealed { through: (1, 2), flip: (3, 4), below: 512, evidence: Value::Null };
+        state.apply(&seal, &plan);
+        events.push(seal);
+        assert!(asked(&state, &plan, Command::LeaveBehind).is_err(), "it is sealed");
+        go_on(&mut state, &plan, &mut events);
+        assert_eq!((state.status, state.closed), (Status::RolledBack, true));
+        let tasks: Vec<Task> = events[first..]
+            .iter()
+            .filter_map(|e| if let Event::TaskIntended { task, .. } = e { Some(*task) } else { None })
+            .collect();
+        assert_eq!(tasks, state.tasks(&plan));
+        assert!(tasks.contains(&Task::Salvage) && !tasks.contains(&Task::Reconcile));
+        for cut in first..events.len() {
+            let mut state = State::default();
+            events[..cut].iter().for_each(|e| state.apply(e, &plan));
+            let sealed = state.sealed.is_some();
+            let mut rest = events[..cut].to_vec();
+            go_on(&mut state, &plan, &mut rest);
+            assert!(state.closed && (!sealed || rest == events), "cut off after {cut} records");
+        }
     }
 
     #[test]

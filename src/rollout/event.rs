@@ -150,6 +150,38 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<String>,
     },
+    /// A hard rollback may leave writes behind on a next that does not answer.
+    StrandDecided {
+        /// Who decided it, and why.
+        why: String,
+        /// What was at risk at that moment.
+        evidence: Value,
+    },
+    /// Next is left behind: from here nothing is written there until what is there has been salvaged.
+    Sealed {
+        /// Everything next had up to this cluster time of its own is on legacy.
+        through: (u32, u32),
+        /// No application had written the buckets on legacy before this cluster time of legacy.
+        flip: (u32, u32),
+        /// Next owned the buckets below this.
+        below: u16,
+        /// What is at risk: the time exactly, the count as an estimate.
+        evidence: Value,
+    },
+    /// A key was written on both sides after next was left behind: both versions are kept, a person decides.
+    ConflictFound {
+        /// The key.
+        key: String,
+        /// The `_id` of the record in `tidegate.quarantine` that holds both versions.
+        kept: String,
+    },
+    /// A person said which version of a key is the right one, and legacy holds it.
+    ConflictResolved {
+        /// The key.
+        key: String,
+        /// `legacy` or `next`.
+        side: String,
+    },
     /// The runner was told to stop, and did so at a safe point.
     Stopped {},
     /// Nothing follows.
@@ -236,6 +268,15 @@ impl Event {
             Event::RolledBack { .. } => "rolled back: everything is on legacy".to_owned(),
             Event::StrayFound { key, why: Some(why), .. } => format!("{key} is left for a person: {why}"),
             Event::StrayFound { key, side, why: None } => format!("stray write of {key} on {side}"),
+            Event::StrandDecided { why, .. } => format!("WRITES MAY BE LEFT BEHIND on next: {why}"),
+            Event::Sealed { evidence, .. } => match evidence.get("text").and_then(Value::as_str) {
+                Some(t) => format!("NEXT IS SEALED: {t}"),
+                None => "NEXT IS SEALED".to_owned(),
+            },
+            Event::ConflictFound { key, .. } => {
+                format!("CONFLICT: {key} was written on both sides; both versions are kept in tidegate.quarantine")
+            }
+            Event::ConflictResolved { key, side } => format!("conflict of {key} resolved: {side}'s version"),
             Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }

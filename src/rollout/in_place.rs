@@ -65,7 +65,7 @@ mod tests {
     "#;
 
     fn back(from: usize, hard: bool) -> Back {
-        Back { hard, why: "why".into(), from, to: None, copied: false }
+        Back { hard, why: "why".into(), from, to: None, copied: false, stranded: false }
     }
 
     #[test]

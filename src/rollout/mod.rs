@@ -12,5 +12,5 @@ mod task;
 
 pub use decide::{GateSummary, Input, Refusal, decide};
 pub use event::{Event, EventError};
-pub use state::{Back, State, Status};
+pub use state::{Back, Sealed, State, Status};
 pub use task::{Task, back_tasks, tasks_of};

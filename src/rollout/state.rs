@@ -39,6 +39,21 @@ pub struct Back {
     pub to: Option<usize>,
     /// Both sides had been found equal before: they can be compared. False while the first copy was not finished.
     pub copied: bool,
+    /// Next is left behind, with what was acknowledged there last.
+    pub stranded: bool,
+}
+
+/// Next as it was left behind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sealed {
+    /// Everything next had up to this cluster time of its own is on legacy.
+    pub through: (u32, u32),
+    /// Nothing of these buckets was written on legacy by an application before this cluster time of legacy.
+    pub flip: (u32, u32),
+    /// Next owned the buckets below this.
+    pub below: u16,
+    /// What was at risk, as it was known then.
+    pub evidence: serde_json::Value,
 }
 
 /// A rollout's durable state.
@@ -70,6 +85,14 @@ pub struct State {
     pub back: Option<Back>,
     /// Evidence of `Task::Baseline`: what legacy was like before anything changed, and must be like again after a rollback.
     pub before: Option<serde_json::Value>,
+    /// Writes may be left behind on a next that does not answer: who decided it, and why.
+    pub strand: Option<String>,
+    /// Next is left behind: nothing is written there until what is there has been salvaged.
+    pub sealed: Option<Sealed>,
+    /// Evidence of the salvage, once it is done.
+    pub salvaged: Option<serde_json::Value>,
+    /// Keys written on both sides, with the side whose version a person chose.
+    pub conflicts: std::collections::BTreeMap<String, Option<String>>,
     /// Next is being put out of reach: nothing follows legacy any more.
     pub isolating: bool,
     /// Every reason recorded since an operator last went on: each is told once.
@@ -158,6 +181,20 @@ impl State {
             Event::Returned { stage, at_ms, .. } => self.returned(*stage, *at_ms, plan),
             Event::RolledBack { .. } => self.status = Status::RolledBack,
             Event::StrayFound { .. } => self.strays += 1,
+            Event::StrandDecided { why, .. } => self.strand = Some(why.clone()),
+            Event::Sealed { through, flip, below, evidence } => {
+                let sealed = Sealed { through: *through, flip: *flip, below: *below, evidence: evidence.clone() };
+                self.sealed = Some(sealed);
+                if let Some(back) = &mut self.back {
+                    back.stranded = true;
+                }
+            }
+            Event::ConflictFound { key, .. } => {
+                self.conflicts.entry(key.clone()).or_insert(None);
+            }
+            Event::ConflictResolved { key, side } => {
+                self.conflicts.insert(key.clone(), Some(side.clone()));
+            }
             Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }
@@ -180,6 +217,7 @@ impl State {
             Some(Task::StartReverse) => self.reverse_from = self.reverse_from.or_else(time),
             Some(Task::StopReverse) => self.reverse_stopped = true,
             Some(Task::Reconcile) => self.reconciled = Some(evidence.clone()),
+            Some(Task::Salvage) => self.salvaged = Some(evidence.clone()),
             _ => {}
         }
         self.tasks_done = index + 1;
@@ -191,7 +229,8 @@ impl State {
     fn turn_back(&mut self, hard: bool, why: &str, to: Option<usize>) {
         let from = self.back.as_ref().map_or(self.stage, |b| b.from);
         let copied = self.back.as_ref().map_or(self.reconciled.is_some(), |b| b.copied);
-        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied });
+        let stranded = self.sealed.is_some();
+        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied, stranded });
         self.status = Status::Working;
         self.passed = false;
         self.tasks_done = 0;
@@ -231,6 +270,12 @@ impl State {
             return None;
         }
         self.tasks(plan).get(self.tasks_done).copied()
+    }
+
+    /// Conflicts that no person has decided yet.
+    #[must_use]
+    pub fn conflicts_open(&self) -> usize {
+        self.conflicts.values().filter(|c| c.is_none()).count()
     }
 
     /// How the current stage ends.

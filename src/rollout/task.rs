@@ -70,6 +70,10 @@ pub enum Task {
     Quiet,
     /// Going back: nothing follows legacy any more; next is sealed, renamed away and kept.
     Isolate,
+    /// Going back without next: once it answers again, what was left behind there is kept, and carried over where legacy has not moved on.
+    Salvage,
+    /// Going back without next: a person says which version of each key written on both sides is the right one.
+    Conflicts,
 }
 
 impl Task {
@@ -95,6 +99,8 @@ impl Task {
             Task::Quiet => "quiet",
             Task::Recover => "recovery to the baseline",
             Task::Isolate => "isolate next",
+            Task::Salvage => "salvage",
+            Task::Conflicts => "conflicts",
         }
     }
 }
@@ -157,6 +163,9 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
         return super::in_place::back_tasks(plan, back);
     }
     let mut tasks = Vec::new();
+    if back.stranded {
+        return stranded_tasks();
+    }
     if back.hard {
         let (shadow, reads, writes) = settings(plan, back.to);
         let (below, reads_below) = (below_for_percent(writes), below_for_percent(reads));
@@ -179,6 +188,21 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
         tasks.extend([Task::StopReverse, Task::Isolate]);
     }
     tasks
+}
+
+/// The tasks of a rollback that leaves next behind. Salvage compares both sides itself: nothing follows either of them any more. It
+/// comes before the recovery, which may take its time.
+fn stranded_tasks() -> Vec<Task> {
+    vec![
+        Task::ReturnWrites { below: 0, reads_below: 0, hard: true },
+        Task::ReturnReads { below: 0 },
+        Task::Shadow { percent: 0 },
+        Task::Salvage,
+        Task::Recover,
+        Task::StopReverse,
+        Task::Isolate,
+        Task::Conflicts,
+    ]
 }
 
 /// Shadow, reads and writes of a stage, percent; nothing before the first one.

@@ -178,6 +178,12 @@ impl RouteClient {
         }
     }
 
+    /// Buckets below this were given back to legacy while next did not answer ([`Route::stranded_below`]); 0 otherwise.
+    #[must_use]
+    pub fn stranded_below(&self) -> Bucket {
+        self.lock().route.as_ref().map_or(0, |r| r.stranded_below)
+    }
+
     /// True once [`RouteClient::stop`] was called.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
@@ -290,6 +296,8 @@ impl RouteClient {
         d.append(cstr!("plan"), &*self.plan);
         d.append(cstr!("process"), &*self.process);
         d.append(cstr!("epoch"), epoch);
+        // Newer than what is acked while a write of an older epoch has an unknown outcome: none is begun under an older one any more.
+        d.append(cstr!("follows"), known);
         d.append(cstr!("beat"), beat);
         d.append(cstr!("report"), inner.report.take_document(now));
         (d, epoch)

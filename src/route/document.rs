@@ -45,6 +45,9 @@ pub struct Route {
     pub legacy: Ns,
     /// Where next lives.
     pub next: Ns,
+    /// Buckets below this were given back to legacy while next did not answer: what was acknowledged there last may be missing on
+    /// legacy until it is salvaged. 0 otherwise.
+    pub stranded_below: Bucket,
     /// Who wrote this epoch: tells a compare-and-set of unknown outcome whether it won.
     pub nonce: i64,
 }
@@ -106,6 +109,7 @@ impl Route {
             "applied_through": bson::Timestamp::from(self.applied_through),
             "legacy": self.legacy.to_string(),
             "next": self.next.to_string(),
+            "stranded_below": i32::from(self.stranded_below),
             "nonce": self.nonce,
         };
         // Field names and values above hold no NUL and are far below 16 MB, the only ways this can fail.
@@ -149,6 +153,8 @@ impl Route {
             applied_through: d.get_timestamp("applied_through").map_err(|_| missing("applied_through"))?.into(),
             legacy: ns("legacy")?,
             next: ns("next")?,
+            // Routes written before there was such a thing lack it.
+            stranded_below: if d.contains_key("stranded_below") { below("stranded_below")? } else { 0 },
             nonce: d.get_i64("nonce").unwrap_or(0),
         };
         if route.writes_next_below > route.reads_next_below {
@@ -181,6 +187,7 @@ mod tests {
             applied_through: ClusterTime { secs: 3, inc: 4 },
             legacy: Ns::new("shop", "orders"),
             next: Ns::new("shop", "orders.v2"),
+            stranded_below: 11,
             nonce: -9,
         };
         assert_eq!(Route::from_raw(&route.to_raw()).unwrap(), route);

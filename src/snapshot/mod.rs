@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub way_back: WayBack,
     /// The rollback under way, if any.
     pub back: Option<BackView>,
+    /// Next does not answer, or was left behind.
+    pub strand: Option<StrandView>,
     /// Where it came to rest, once it has.
     pub rest: Option<RestView>,
     /// The latest journal records, oldest first; at most 200.
@@ -390,6 +392,56 @@ pub struct BackView {
     pub steps: (usize, usize),
 }
 
+/// Next does not answer while writes belong to it, or has been left behind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StrandView {
+    /// For how long next has not answered; `None` when it does.
+    pub silent: Option<Micros>,
+    /// Since which wall-clock time legacy lacks what was written on next. `None` when nothing is lacking.
+    pub since_ms: Option<i64>,
+    /// How long that is: exact. After the flip it stands still.
+    pub at_risk: Option<Micros>,
+    /// How many acknowledged writes that may be: an estimate.
+    pub estimate: Option<u64>,
+    /// What the estimate stands on.
+    pub basis: String,
+    /// Goes back without them by itself after next has not answered for so long; `None` asks an operator.
+    pub policy: Option<Micros>,
+    /// It may go back without them: who decided that, and why.
+    pub decided: Option<String>,
+    /// Only an operator can say now whether to wait or to leave them behind.
+    pub asks: bool,
+    /// Nothing is written on next until what was left behind is salvaged.
+    pub sealed: bool,
+    /// Keys looked at by the salvage, of how many.
+    pub progress: Option<(u64, u64)>,
+    /// What the salvage found, once it is done.
+    pub salvaged: Option<Salvaged>,
+    /// Keys written on both sides that no person has decided yet: the first few, and how many.
+    pub conflicts: (Vec<String>, u64),
+}
+
+impl StrandView {
+    /// What was left behind has not been salvaged yet.
+    #[must_use]
+    pub fn is_outstanding(&self) -> bool {
+        self.sealed && self.salvaged.is_none()
+    }
+}
+
+/// What became of the keys that were left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Changed on next since the last that legacy has.
+    pub changed: u64,
+    /// Carried over to legacy, deletions included.
+    pub carried: u64,
+    /// Equal on both sides already.
+    pub equal: u64,
+    /// Written on both sides.
+    pub conflicts: u64,
+}
+
 /// Where a finished rollout came to rest, in plain sentences.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestView {
@@ -447,6 +499,9 @@ pub enum Command {
         /// Index of the stage to come to rest in; `None` is before the first one.
         to: Option<usize>,
     },
+    /// Go back at once and, should next not answer, leave behind what legacy does not have: those writes are at risk until they are
+    /// salvaged. Twice changes nothing.
+    LeaveBehind,
     /// Come to a safe point and end the process; the rollout can be resumed.
     Stop,
 }

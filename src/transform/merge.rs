@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_pipeline_without_an_inverse_is_undone_only_where_nothing_was_edited() {
-        let t = transform("[{ pipeline = '[{ \"$set\": { \"m\": { \"$concat\": [\"$n\", \"!\"] } } }]', lossy = true }]");
+        let t =
+            transform("[{ pipeline = '[{ \"$set\": { \"m\": { \"$concat\": [\"$n\", \"!\"] } } }]', lossy = true }]");
         let before = rawdoc! { "_id": 1, "n": "4" };
         let made = t.apply(&before).unwrap();
         assert_eq!(t.restore(&made, &before).unwrap(), before);

@@ -153,7 +153,10 @@ pub(super) fn in_dialog(
 /// The choice after a key.
 fn chosen(choice: Choice, snapshot: &Snapshot, key: Key) -> Choice {
     match key {
+        Key::Code(KeyCode::Up) if choice.leave => choice.made(snapshot, true),
         Key::Char('s') | Key::Code(KeyCode::Up) => choice.made(snapshot, false),
+        Key::Code(KeyCode::Down) if choice.hard => choice.leaving(snapshot),
+        Key::Char('l') => choice.leaving(snapshot),
         Key::Char('h') | Key::Code(KeyCode::Down) => choice.made(snapshot, true),
         Key::Code(KeyCode::Right) => choice.moved(snapshot, true),
         Key::Code(KeyCode::Left) => choice.moved(snapshot, false),

@@ -3,7 +3,7 @@
 
 use crate::route::{BUCKETS, Bucket};
 use crate::runtime::Micros;
-use crate::snapshot::{BackView, Command, Phase, Snapshot, StageStatus};
+use crate::snapshot::{BackView, Command, Phase, Snapshot, StageStatus, StrandView};
 
 use super::app::current_stage;
 use super::format::{self, NOT_KNOWN};
@@ -16,6 +16,8 @@ pub struct Choice {
     pub hard: bool,
     /// Index of the stage to come to rest in; `None` is before the first one.
     pub to: Option<usize>,
+    /// Without next, which does not answer: what legacy does not have is left behind.
+    pub leave: bool,
 }
 
 impl Choice {
@@ -23,24 +25,37 @@ impl Choice {
     #[must_use]
     pub fn first(s: &Snapshot) -> Choice {
         let b = under_way(s);
-        Choice { hard: b.is_some_and(|b| b.hard), to: b.and_then(|b| stage_index(s, b)) }
+        Choice { hard: b.is_some_and(|b| b.hard), to: b.and_then(|b| stage_index(s, b)), leave: false }
     }
 
     /// Soft or hard; what is hard already stays so.
     #[must_use]
     pub fn made(self, s: &Snapshot, hard: bool) -> Choice {
-        Choice { hard: hard || under_way(s).is_some_and(|b| b.hard), ..self }
+        Choice { hard: hard || under_way(s).is_some_and(|b| b.hard), leave: false, ..self }
+    }
+
+    /// Without next, where it does not answer.
+    #[must_use]
+    pub fn leaving(self, s: &Snapshot) -> Choice {
+        if can_leave(s) { Choice { hard: true, to: None, leave: true } } else { self }
     }
 
     /// The command it becomes.
     #[must_use]
     pub fn command(self) -> Command {
-        Command::Rollback { hard: self.hard, to: self.to }
+        match self.leave {
+            true => Command::LeaveBehind,
+            false => Command::Rollback { hard: self.hard, to: self.to },
+        }
     }
 
     /// One stage later (or earlier) to come to rest in, as far as there is one.
     #[must_use]
     pub fn moved(self, s: &Snapshot, later: bool) -> Choice {
+        if self.leave {
+            // A sealed next can be in no stage.
+            return self;
+        }
         let to = match (self.to, later) {
             (None, true) => Some(0),
             (Some(t), true) => Some(t + 1),
@@ -48,6 +63,23 @@ impl Choice {
             (Some(t), false) => Some(t - 1),
         };
         if to.is_none_or(|t| t < rests(s)) { Choice { to, ..self } } else { self }
+    }
+}
+
+/// Next does not answer, writes belong to it, and nobody has decided yet to go back without it.
+#[must_use]
+pub fn can_leave(s: &Snapshot) -> bool {
+    let open = s.strand.as_ref().is_some_and(|v| v.silent.is_some() && !v.sealed && v.decided.is_none());
+    open && s.route.writes_next_below > 0 && !s.phase.is_final()
+}
+
+/// `14s of writes, about 120 (estimate)`: what is on next only.
+#[must_use]
+pub fn stranded(v: &StrandView) -> String {
+    let time = v.at_risk.map_or_else(|| "an unknown time".to_owned(), format::lag);
+    match v.estimate {
+        Some(n) => format!("{time} of writes, about {} (estimate)", format::grouped(n)),
+        None => format!("{time} of writes, count not known"),
     }
 }
 
@@ -103,7 +135,7 @@ pub fn shut(s: &Snapshot) -> Option<String> {
         _ => {}
     }
     if let Some(b) = under_way(s) {
-        let all = b.hard && b.to.is_none();
+        let all = b.hard && b.to.is_none() && !can_leave(s);
         return all.then(|| "everything is going back hard already: nothing is faster".into());
     }
     // Before the stage that cannot be undone, a legacy that does not follow is a risk to be told, not a door that is shut.
@@ -116,6 +148,9 @@ pub fn shut(s: &Snapshot) -> Option<String> {
 pub fn refused(s: &Snapshot, choice: Choice) -> Option<String> {
     if let Some(why) = shut(s) {
         return Some(why);
+    }
+    if choice.leave {
+        return (!can_leave(s)).then(|| "next answers, or it is decided already: nothing need be left behind".into());
     }
     let possible = choice.to.is_none_or(|t| t < rests(s));
     match under_way(s) {
@@ -145,7 +180,7 @@ pub fn is_in_step(s: &Snapshot) -> bool {
 /// What must be typed before `choice` is sent; `None` for whatever loses nothing.
 #[must_use]
 pub fn must_type(s: &Snapshot, choice: Choice) -> Option<String> {
-    let asked = may_lose(s) && moves_writes(s, choice) && refused(s, choice).is_none();
+    let asked = (choice.leave || (may_lose(s) && moves_writes(s, choice))) && refused(s, choice).is_none();
     asked.then(|| if s.plan.id.is_empty() { "back".to_owned() } else { s.plan.id.clone() })
 }
 
@@ -190,6 +225,9 @@ pub fn facts(s: &Snapshot, choice: Choice) -> Vec<Fact> {
         Some(stage) => format!("{stage}: after it there is no way back"),
         None => "the rollout completes".to_owned(),
     };
+    if let Some(v) = s.strand.as_ref().filter(|_| choice.leave) {
+        return leaving(s, v, choice);
+    }
     vec![
         at_risk(s),
         Fact { head: "Freeze", text: freeze(s, choice), role: Role::Text },
@@ -199,9 +237,27 @@ pub fn facts(s: &Snapshot, choice: Choice) -> Vec<Fact> {
     ]
 }
 
+/// What going back without next does and costs.
+fn leaving(s: &Snapshot, v: &StrandView, choice: Choice) -> Vec<Fact> {
+    let next = s.plan.collections.first().map_or(NOT_KNOWN, |(_, next)| next.as_str());
+    let fact = |head, text: String, role| Fact { head, text, role };
+    let silent =
+        v.silent.map_or_else(|| "does not answer".into(), |t| format!("has not answered for {}", format::span(t)));
+    vec![
+        fact("At risk", format!("{}: acknowledged, ON NEXT ONLY", stranded(v)), Role::Bad),
+        fact("Counted", v.basis.clone(), Role::Dim),
+        fact("Next", format!("{silent}; {next} is sealed until what is there has been salvaged"), Role::Warn),
+        fact("Then", "a key also written on legacy meanwhile is a conflict for a person".into(), Role::Text),
+        fact("Changes", changes(s, choice), Role::Text),
+    ]
+}
+
 fn at_risk(s: &Snapshot) -> Fact {
     let fact = |text, role| Fact { head: "At risk", text, role };
     let w = &s.way_back;
+    if let Some(v) = s.strand.as_ref().filter(|v| v.silent.is_some() && !v.sealed && s.route.writes_next_below > 0) {
+        return fact(format!("{}: next does not answer, this WAITS for it", stranded(v)), Role::Warn);
+    }
     if s.route.writes_next_below == 0 {
         return fact("0 writes: legacy owns all of them".into(), Role::Ok);
     }
@@ -306,7 +362,7 @@ mod tests {
         }
     }
 
-    const SOFT: Choice = Choice { hard: false, to: None };
+    const SOFT: Choice = Choice { hard: false, to: None, leave: false };
 
     #[test]
     fn a_soft_one_holds_writes_once_a_stage_that_moved_them_and_a_hard_one_once() {
@@ -350,7 +406,7 @@ mod tests {
         let mut s = full();
         s.back = Some(BackView { to: Some("half".into()), steps: (2, 5), ..BackView::default() });
         assert_eq!((rests(&s), Choice::first(&s).to), (2, Some(1)));
-        let choice = |hard, to| Choice { hard, to };
+        let choice = |hard, to| Choice { hard, to, leave: false };
         assert!(refused(&s, choice(false, Some(1))).is_some());
         for possible in [choice(true, Some(1)), choice(false, Some(0)), choice(false, None), choice(true, None)] {
             assert_eq!(refused(&s, possible), None, "{possible:?}");

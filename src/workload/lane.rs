@@ -99,6 +99,9 @@ impl Reader {
                 && is_older(again, floor)
                 && !(again.is_none() && self.shared.oracle.may_be_gone(floor.order.n))
             {
+                if self.is_left_behind(floor, side) && self.shared.oracle.strand(floor, again) {
+                    return;
+                }
                 self.client.report(|r| {
                     r.totals.stale_owner += 1;
                     r.totals.lost += 1;
@@ -111,6 +114,11 @@ impl Reader {
             }
         }
         self.client.report(|r| r.totals.stale_copy += 1);
+    }
+
+    /// Next was given up under this order while it did not answer: what was written there last may be missing on legacy.
+    fn is_left_behind(&self, known: &Known, side: Side) -> bool {
+        side == Side::Legacy && bucket(&known.order.id()) < self.client.stranded_below()
     }
 
     /// Reads the other side too and compares. Behind is not different: it is re-read until it has caught up.
@@ -337,6 +345,12 @@ impl Lane {
         }
         if unknown && found == before.map(|k| (k.order.rev, k.order.by)) {
             return None;
+        }
+        if let Some(before) = &before
+            && self.reader.is_left_behind(before, permit.side)
+            && self.shared.oracle.strand(before, found)
+        {
+            return Some(false);
         }
         self.client.report(|r| r.totals.lost += 1);
         self.shared.oracle.violation(format!(

@@ -69,6 +69,11 @@ pub struct Workload {
     clients: Vec<RouteClient>,
 }
 
+/// True for an order of a bucket that was given back to legacy without next.
+fn is_stranded(route: Option<&Route>, order: &Order) -> bool {
+    route.is_some_and(|r| bucket::bucket(&order.id()) < r.stranded_below)
+}
+
 /// What all lanes share.
 struct Shared {
     rt: Rt,
@@ -155,7 +160,7 @@ impl Workload {
     /// When the cluster cannot be read.
     pub fn verify(&self, side: Side) -> Fut<'_, Result<Verification, Failed>> {
         let after = self.shared.oracle.seen(0).max(self.shared.oracle.seen(1));
-        Box::pin(self.compare([after; 2], move |_| side))
+        Box::pin(self.compare([after; 2], move |_| side, |_| false))
     }
 
     /// Reads every order from the side that owns it now and compares it with what was acknowledged: before there is a route that is
@@ -173,7 +178,7 @@ impl Workload {
                     *at = db.observe().await?.majority;
                 }
                 let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket::bucket(&o.id())));
-                let found = self.compare(after, owner).await?;
+                let found = self.compare(after, owner, |o| is_stranded(route.as_ref(), o)).await?;
                 let now = self.route().await?;
                 if now.as_ref().map(|r| r.epoch) == route.as_ref().map(|r| r.epoch) {
                     return Ok(found);
@@ -182,7 +187,7 @@ impl Workload {
                 route = now;
             }
             let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket::bucket(&o.id())));
-            self.compare([ClusterTime::ZERO; 2], owner).await
+            self.compare([ClusterTime::ZERO; 2], owner, |o| is_stranded(route.as_ref(), o)).await
         })
     }
 
@@ -190,10 +195,17 @@ impl Workload {
         &self,
         after: [ClusterTime; 2],
         owner: impl Fn(&Order) -> Side + Send + Sync,
+        stranded: impl Fn(&Order) -> bool + Send + Sync,
     ) -> Result<Verification, Failed> {
         let s = &self.shared;
         let document = |side, order: &Order| s.shapes.document(side, order, s.config.padding);
-        oracle::verify(&s.oracle, [0, 1].map(|i| (&s.clusters[i], &s.ns[i], after[i])), owner, document).await
+        oracle::verify(&s.oracle, [0, 1].map(|i| (&s.clusters[i], &s.ns[i], after[i])), owner, document, stranded).await
+    }
+
+    /// Orders whose last version was left behind on next and has not been seen on legacy: known to be at risk.
+    #[must_use]
+    pub fn stranded(&self) -> Vec<Key> {
+        self.shared.oracle.stranded().iter().map(Order::key).collect()
     }
 
     async fn route(&self) -> Result<Option<Route>, Failed> {

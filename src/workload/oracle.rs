@@ -1,6 +1,6 @@
 //! What was acknowledged to the application, and what a read must therefore return.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::{RawDocument, RawDocumentBuf};
@@ -31,6 +31,25 @@ struct Inner {
     inserted_above: u64,
     /// The order acknowledged last.
     latest: u64,
+    stranded: Stranded,
+}
+
+/// What writing on two clusters may leave behind on the second: only where the route says that it was left behind.
+#[derive(Default)]
+struct Stranded {
+    /// The last versions of each order: any of them may be the one that legacy had.
+    versions: BTreeMap<u64, VecDeque<Known>>,
+    /// Orders acknowledged last on next.
+    on_next: BTreeSet<u64>,
+    /// Versions acknowledged on next that legacy did not have: known to be at risk, neither lost nor forgotten.
+    left: BTreeMap<u64, Known>,
+}
+
+/// Versions of an order that are remembered.
+const VERSIONS: usize = 32;
+
+fn is_version(k: &Known, found: Option<(i64, i64)>) -> bool {
+    if k.deleted { found.is_none() } else { found == Some((k.order.rev, k.order.by)) }
 }
 
 /// The oracle. Shared by all lanes of an application.
@@ -50,6 +69,8 @@ pub struct Verification {
     pub lost: u64,
     /// The first few of them, in words.
     pub examples: Vec<String>,
+    /// Orders whose last version was left behind on next and is not on legacy: keys, for whoever compares them with the conflicts.
+    pub stranded: Vec<Key>,
 }
 
 impl Oracle {
@@ -75,9 +96,60 @@ impl Oracle {
         let mut inner = self.lock();
         inner.inserted_above = inner.inserted_above.max(known.order.n + 1);
         inner.latest = known.order.n;
+        if !self.one_cluster {
+            let n = known.order.n;
+            let versions = inner.stranded.versions.entry(n).or_default();
+            versions.push_back(known);
+            if versions.len() > VERSIONS {
+                versions.pop_front();
+            }
+            match side {
+                0 => inner.stranded.on_next.remove(&n),
+                _ => inner.stranded.on_next.insert(n),
+            };
+            // Deleted on both sides is deleted.
+            if known.deleted && inner.stranded.left.get(&n).is_some_and(|left| left.deleted) {
+                inner.stranded.left.remove(&n);
+            }
+        }
         inner.changed.insert(known.order.n, known);
         let cluster = if self.one_cluster { 0 } else { side };
         inner.seen[cluster] = inner.seen[cluster].max(at);
+    }
+
+    /// Legacy returned `found` for an order of a bucket whose last writes were left behind on next, where `seen` was known. True when
+    /// that is one of its earlier versions, or the one that was left behind has come back: from here on that is what is known.
+    pub(super) fn strand(&self, seen: &Known, found: Option<(i64, i64)>) -> bool {
+        let n = seen.order.n;
+        let inner = &mut *self.lock();
+        let initial = Known { order: Order::initial(n), deleted: n >= self.documents };
+        let now = inner.changed.get(&n).copied().unwrap_or(initial);
+        if now != *seen {
+            // Judged by another read or write meanwhile.
+            return true;
+        }
+        if inner.stranded.left.get(&n).is_some_and(|left| is_version(left, found)) {
+            if let Some(left) = inner.stranded.left.remove(&n) {
+                inner.changed.insert(n, left);
+            }
+            return true;
+        }
+        if !inner.stranded.on_next.contains(&n) {
+            return false;
+        }
+        let versions = inner.stranded.versions.get(&n);
+        let earlier = versions.into_iter().flatten().rev().find(|k| is_version(k, found)).copied();
+        let Some(earlier) = earlier.or_else(|| is_version(&initial, found).then_some(initial)) else { return false };
+        inner.stranded.on_next.remove(&n);
+        inner.stranded.left.entry(n).or_insert(now);
+        inner.changed.insert(n, earlier);
+        true
+    }
+
+    /// Orders whose last version on next was not on legacy when it was looked for, and has not been seen there since.
+    #[must_use]
+    pub fn stranded(&self) -> Vec<Order> {
+        self.lock().stranded.left.values().map(|k| k.order).collect()
     }
 
     /// A time on `side`'s cluster after which a read must reflect everything acknowledged so far.
@@ -208,14 +280,44 @@ fn check(
     }
 }
 
+/// Looks on legacy for everything acknowledged last on next, in buckets that were left behind, so that what is compared afterwards is
+/// what must be there.
+async fn find_stranded(
+    oracle: &Oracle,
+    (db, ns, after): (&Db, &Ns, ClusterTime),
+    stranded: &(impl Fn(&Order) -> bool + Send + Sync),
+    v: &mut Verification,
+) -> Result<(), Failed> {
+    let candidates: Vec<Known> = {
+        let inner = oracle.lock();
+        let s = &inner.stranded;
+        let all = s.on_next.iter().chain(s.left.keys()).copied().collect::<BTreeSet<u64>>();
+        all.into_iter().filter_map(|n| inner.changed.get(&n).copied()).filter(|k| stranded(&k.order)).collect()
+    };
+    for batch in candidates.chunks(1_000) {
+        let keys: Vec<Key> = batch.iter().map(|k| k.order.key()).collect();
+        let read = db.read(ns, &keys, after).await?;
+        for (known, stored) in batch.iter().zip(&read.docs) {
+            let found = stored.as_deref().and_then(super::orders::revision);
+            if !is_version(known, found) {
+                oracle.strand(known, found);
+            }
+        }
+    }
+    v.stranded = oracle.stranded().iter().map(Order::key).collect();
+    Ok(())
+}
+
 /// Reads every order from its owner in batches and compares it. Each side comes with the time its reads must reflect.
 pub(super) async fn verify(
     oracle: &Oracle,
     sides: [(&Db, &Ns, ClusterTime); 2],
     owner: impl Fn(&Order) -> Side + Send + Sync,
     document: impl Fn(Side, &Order) -> RawDocumentBuf + Send + Sync,
+    stranded: impl Fn(&Order) -> bool + Send + Sync,
 ) -> Result<Verification, Failed> {
     let mut v = Verification::default();
+    find_stranded(oracle, sides[0], &stranded, &mut v).await?;
     let (live, dead) = (oracle.live(), oracle.dead());
     for side in Side::BOTH {
         let (db, ns, after) = sides[side as usize];

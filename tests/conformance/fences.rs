@@ -34,6 +34,33 @@ pub async fn a_transaction_moves_its_slot(env: Env) -> R {
     Ok(())
 }
 
+pub async fn a_transaction_goes_on_only_with_the_bytes_it_expects(env: Env) -> R {
+    let ns = env.ns("data");
+    let written = env.insert(&ns, rawdoc! { "_id": 1, "v": 1 }).await?;
+    let stored = text(env.db.read(&ns, &[Key::from(1)], written.at).await)?.docs.remove(0);
+    ensure!(stored.is_some(), "what was inserted is not there");
+    let expect = |n: i64, doc| TxnOp::Expect { ns: ns.clone(), key: Key::from(n), doc };
+    let other = Some(rawdoc! { "_id": 1, "v": 1i64 }.into());
+    let write = |n: i32| put(&ns, rawdoc! { "_id": n, "v": 2 });
+    // Nothing of a transaction stays whose expectation does not hold, whichever way.
+    for ops in [[expect(1, other), write(1)], [expect(1, None), write(1)], [expect(2, stored.clone()), write(2)]] {
+        let mut slot = env.open("w", 1).await?;
+        let refused = env.txn("w", &mut slot, &ops).await;
+        ensure!(matches!(refused, Err(Failed::NotDone(Reason::Conflict(_)))), "{refused:?}");
+        let all = env.all(&ns, 10, written.at).await?;
+        ensure!(all.len() == 1 && all[0].1 == rawdoc! { "_id": 1, "v": 1 }, "{all:?}");
+    }
+    let mut slot = env.open("w", 1).await?;
+    let done = text(env.txn("w", &mut slot, &[expect(1, stored), write(1), expect(2, None), write(2)]).await)?;
+    let all = env.all(&ns, 10, done.at).await?;
+    ensure!(all.len() == 2 && all[0].1 == rawdoc! { "_id": 1, "v": 2 }, "{all:?}");
+    let mut slot = env.bump("w", 1).await?;
+    let gone = [expect(1, Some(rawdoc! { "_id": 1, "v": 2 }.into())), del(&ns, vec![Key::from(1)])];
+    let done = text(env.txn("w", &mut slot, &gone).await)?;
+    ensure!(env.all(&ns, 10, done.at).await?.len() == 1, "what was expected was not deleted");
+    Ok(())
+}
+
 pub async fn a_checkpoint_is_stored_with_its_transaction(env: Env) -> R {
     let ns = env.ns("data");
     let slot = env.open("w", 1).await?;
@@ -168,13 +195,19 @@ pub async fn a_put_is_byte_for_byte(env: Env) -> R {
     Ok(())
 }
 
+/// Writes `doc` only over `was`.
+fn swap(ns: &Ns, was: &RawDocumentBuf, doc: RawDocumentBuf) -> Vec<TxnOp> {
+    let key = Key::of(was).unwrap();
+    vec![TxnOp::Expect { ns: ns.clone(), key, doc: Some(was.clone().into()) }, put(ns, doc)]
+}
+
 pub async fn a_swap_writes_only_over_the_bytes_it_expects(env: Env) -> R {
     let (ns, other) = (env.ns("data"), env.ns("other"));
     let was = rawdoc! { "_id": 1, "a": 1, "b": 2, "zero": { "x": 1 } };
     env.insert(&ns, was.clone()).await?;
     env.insert(&ns, rawdoc! { "_id": 2, "a": 1 }).await?;
     let mut slot = env.open("w", 1).await?;
-    let swap = |was: &RawDocumentBuf, doc| TxnOp::Swap { ns: ns.clone(), was: was.clone().into(), doc };
+    let swap = |was: &RawDocumentBuf, doc| swap(&ns, was, doc);
     // Equal to a server's eye is not enough: another numeric type, another order of fields, nothing there at all.
     for wrong in [
         rawdoc! { "_id": 1, "a": 1.0, "b": 2, "zero": { "x": 1 } },
@@ -184,11 +217,11 @@ pub async fn a_swap_writes_only_over_the_bytes_it_expects(env: Env) -> R {
     ] {
         let good = rawdoc! { "_id": 2, "a": 1 };
         let ops = [
-            ins(&other, vec![rawdoc! { "_id": 9 }]),
+            vec![ins(&other, vec![rawdoc! { "_id": 9 }])],
             swap(&good, rawdoc! { "_id": 2, "a": "swapped" }),
             swap(&wrong, rawdoc! { "_id": 1, "a": "swapped" }),
         ];
-        let r = env.txn("w", &mut slot, &ops).await;
+        let r = env.txn("w", &mut slot, &ops.concat()).await;
         ensure!(is_conflict(&r), "{wrong:?}: {r:?}");
         slot = env.bump("w", 1).await?;
     }
@@ -198,8 +231,8 @@ pub async fn a_swap_writes_only_over_the_bytes_it_expects(env: Env) -> R {
     // One after the other in one transaction, each over what the one before has left; bytes as given.
     let second = rawdoc! { "_id": 1, "t": Timestamp { time: 0, increment: 0 }, "$odd": 1 };
     let third = rawdoc! { "_id": 1, "b": 1.0, "a": 2i64 };
-    let ops = [swap(&was, second.clone()), swap(&second, third.clone()), put(&other, rawdoc! { "_id": 9 })];
-    let done = text(env.txn("w", &mut slot, &ops).await)?;
+    let ops = [swap(&was, second.clone()), swap(&second, third.clone()), vec![put(&other, rawdoc! { "_id": 9 })]];
+    let done = text(env.txn("w", &mut slot, &ops.concat()).await)?;
     let got = env.get(&ns, &Key::from(1), done.at).await?;
     ensure!(got.as_ref().map(|d| d.as_bytes()) == Some(third.as_bytes()), "{got:?}");
     Ok(())
@@ -241,7 +274,7 @@ pub async fn a_swap_and_plain_writes_lose_nothing_of_each_other(env: Env) -> R {
         while done < ROUNDS {
             let Some(d) = env.get(&ns, &Key::from(1), ClusterTime::ZERO).await? else { return Err("gone".to_owned()) };
             let doc = rawdoc! { "_id": 1, "n": n_of(&d)? + 100 };
-            let r = env.txn("w", &mut slot, &[TxnOp::Swap { ns: ns.clone(), was: d.into(), doc }]).await;
+            let r = env.txn("w", &mut slot, &swap(&ns, &d, doc)).await;
             match r {
                 Ok(_) => done += 1,
                 Err(Failed::NotDone(Reason::Conflict(_))) => slot = env.bump("w", 1).await?,

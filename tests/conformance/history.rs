@@ -129,7 +129,9 @@ pub async fn random_history(rt: Rt, db: Db, name: String, seed: u64, ops: usize)
                             let was = if fits { is } else { with_id(&fresh(&mut dice, &mut version), id.clone())? };
                             let doc = with_id(&fresh(&mut dice, &mut version), id)?;
                             told.push(format!("swap {ns} {} fits {fits}", show(&doc)));
-                            txn.push(TxnOp::Swap { ns, was: was.into(), doc });
+                            let key = Key::of(&was).map_err(|e| e.to_string())?;
+                            txn.push(TxnOp::Expect { ns: ns.clone(), key, doc: Some(was.into()) });
+                            txn.push(TxnOp::Put { ns, doc });
                         }
                         0 => {
                             let keys = vec![key(random_key(&mut dice))?, key(random_key(&mut dice))?];

@@ -45,6 +45,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         data::an_insert_creates_the_collection,
         data::observe_reaches_the_last_write,
         fences::a_transaction_moves_its_slot,
+        fences::a_transaction_goes_on_only_with_the_bytes_it_expects,
         fences::a_checkpoint_is_stored_with_its_transaction,
         fences::a_bump_refuses_the_older_sequence,
         fences::a_newer_epoch_fences_out,

@@ -206,6 +206,7 @@ pub fn canary() -> Snapshot {
         view
     };
     Snapshot {
+        strand: None,
         at: AT,
         wall_ms: WALL_MS,
         plan: PlanView {

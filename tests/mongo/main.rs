@@ -33,6 +33,7 @@ mod program;
 mod replset;
 mod rollout;
 mod steps;
+mod strand;
 
 use replset::ReplSet;
 
@@ -130,6 +131,7 @@ fn main() {
     trials.extend(losses::trials());
     trials.extend(rollout::trials());
     trials.extend(steps::trials());
+    trials.extend(strand::trials());
     let skip = mongod::skipped();
     let trials = trials.into_iter().map(|t| if skip { t.with_ignored_flag(true) } else { t }).collect();
     let conclusion = libtest_mimic::run(&args, trials);

@@ -370,13 +370,16 @@ impl Core {
     pub(super) async fn transact(self: &Arc<Self>, fence: &Fence, ops: &[TxnOp]) -> Result<TxnDone, Failed> {
         let count = |op: &TxnOp| match op {
             TxnOp::Insert { docs, .. } => docs.len(),
-            TxnOp::Put { .. } | TxnOp::Swap { .. } => 1,
+            TxnOp::Put { .. } => 1,
             TxnOp::Delete { keys, .. } => keys.len(),
+            TxnOp::Expect { .. } => 0,
         };
         let per = self.config.latency.per_write_ns * ops.iter().map(count).sum::<usize>() as u64;
         let fences = slots::fences();
         let ns = ops.first().map_or(&fences, |op| match op {
-            TxnOp::Insert { ns, .. } | TxnOp::Put { ns, .. } | TxnOp::Swap { ns, .. } | TxnOp::Delete { ns, .. } => ns,
+            TxnOp::Insert { ns, .. } | TxnOp::Put { ns, .. } | TxnOp::Delete { ns, .. } | TxnOp::Expect { ns, .. } => {
+                ns
+            }
         });
         let plan = self.begin(OpKind::Transact, ns, per).await?;
         let late = |at: Micros| at > fence.deadline;

@@ -114,8 +114,11 @@ impl Txn {
                 TxnOp::Put { ns, doc } => Key::of(doc)
                     .map_err(|e| Reason::Refused(e.to_string()))
                     .and_then(|key| stage.replace(ns, &key, None, doc, true, true).map(drop)),
-                TxnOp::Swap { ns, was, doc } => stage.swap(ns, was, doc),
                 TxnOp::Delete { ns, keys } => keys.iter().try_for_each(|k| stage.delete(ns, k, None).map(drop)),
+                TxnOp::Expect { ns, key, doc } => match stage.get(ns, key) == *doc {
+                    true => Ok(()),
+                    false => Err(Reason::Conflict(format!("{key} of {ns} is not what it was"))),
+                },
             }
             .map_err(Failed::NotDone)?;
         }

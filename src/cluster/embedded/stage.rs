@@ -138,19 +138,6 @@ impl<'s> Stage<'s> {
         Ok(1)
     }
 
-    /// Replaces what is, byte for byte, `was`.
-    ///
-    /// # Errors
-    /// A conflict when it is not; a duplicate in another index, or a refusal.
-    pub(super) fn swap(&mut self, ns: &Ns, was: &Doc, doc: &RawDocumentBuf) -> Result<(), Reason> {
-        let key = Key::of(was).map_err(|e| Reason::Refused(e.to_string()))?;
-        self.no_view(ns)?;
-        if self.look(ns, &key).doc.as_ref() != Some(was) {
-            return Err(Reason::Conflict(format!("{key} in {ns} is not what it was")));
-        }
-        self.replace(ns, &key, None, doc, false, true).map(drop)
-    }
-
     /// Deletes; answers how many documents that was.
     ///
     /// # Errors

@@ -69,6 +69,27 @@ impl Mongo {
     /// # Errors
     /// When the string is malformed, no primary answers, or what answers is a standalone, a mongos or too old.
     pub async fn connect(uri: &str, rt: Rt) -> Result<Arc<Mongo>, MongoError> {
+        let mut mongo = Mongo::client(uri, rt).await?;
+        mongo.set = mongo.check().await?;
+        Ok(Arc::new(mongo))
+    }
+
+    /// As [`Mongo::connect`], but a set that does not answer now is no error: whoever uses it finds out when it does. It was checked
+    /// when the rollout began.
+    ///
+    /// # Errors
+    /// When the string is malformed, or what answers cannot be used.
+    pub async fn connect_later(uri: &str, rt: Rt) -> Result<Arc<Mongo>, MongoError> {
+        let mut mongo = Mongo::client(uri, rt).await?;
+        match mongo.check().await {
+            Ok(set) => mongo.set = set,
+            Err(MongoError::Unreachable(_)) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(Arc::new(mongo))
+    }
+
+    async fn client(uri: &str, rt: Rt) -> Result<Mongo, MongoError> {
         let secrets = Secrets::of(uri);
         let invalid = |e: mongodb::error::Error| MongoError::Uri(secrets.hide(&errors::text(&e)));
         let mut options = ClientOptions::parse(uri).await.map_err(invalid)?;
@@ -80,11 +101,17 @@ impl Mongo {
         options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
         options.heartbeat_freq.get_or_insert(HEARTBEAT);
         let client = Client::with_options(options).map_err(invalid)?;
-        let hello = client
+        Ok(Mongo { client, rt, secrets, set: String::new(), slots: Mutex::default(), sizes: Mutex::default() })
+    }
+
+    /// The set's name, when tidegate can work with what answers.
+    async fn check(&self) -> Result<String, MongoError> {
+        let hello = self
+            .client
             .database("admin")
             .run_command(doc! { "hello": 1 })
             .await
-            .map_err(|e| MongoError::Unreachable(secrets.hide(&errors::text(&e))))?;
+            .map_err(|e| MongoError::Unreachable(self.secrets.hide(&errors::text(&e))))?;
         if hello.get_str("msg").is_ok_and(|m| m == "isdbgrid") {
             return Err(MongoError::Mongos);
         }
@@ -92,8 +119,7 @@ impl Mongo {
         if hello.get_i32("maxWireVersion").unwrap_or(0) < OLDEST_WIRE_VERSION {
             return Err(MongoError::TooOld);
         }
-        let set = crate::scrub::short(set, 100);
-        Ok(Arc::new(Mongo { client, rt, secrets, set, slots: Mutex::default(), sizes: Mutex::default() }))
+        Ok(crate::scrub::short(set, 100))
     }
 
     /// The replica set's name.

@@ -14,7 +14,7 @@ use super::errors::{Phase, check_reply, refused_index};
 use super::slots::SlotSession;
 use super::write::{Statement, statements, with_key};
 use super::{Mongo, errors};
-use crate::cluster::{CONTROL_DB, ClusterTime, Doc, Failed, Fence, Key, Ns, Reason, TxnDone, TxnOp};
+use crate::cluster::{CONTROL_DB, ClusterTime, Doc, Failed, Fence, Key, Reason, TxnDone, TxnOp};
 use crate::runtime::{Micros, timeout};
 
 /// How long an abort may take after the deadline; the session is cleaned before its next use when it takes longer.
@@ -79,11 +79,11 @@ impl Mongo {
         if moved == 0 {
             return Err(Failed::NotDone(Reason::Conflict(format!("slot {} has moved on", fence.slot))));
         }
-        for command in commands {
-            if let Some((ns, docs)) = &command.only_if {
-                self.same(session, ns, docs).await?;
+        for mut command in commands {
+            match command.expect.take() {
+                Some(all) => self.expected(session, command, &all).await?,
+                None => drop(self.statement(session, command).await?),
             }
-            self.statement(session, command).await?;
         }
         *phase = Phase::Commit;
         let mut committed = session.driver.commit_transaction().await;
@@ -101,33 +101,6 @@ impl Mongo {
         }
     }
 
-    /// Fails unless these documents are, byte for byte, what the transaction sees. Whoever writes one of them after its snapshot conflicts
-    /// with the write that follows.
-    async fn same(&self, session: &mut SlotSession, ns: &Ns, docs: &[Doc]) -> Result<(), Failed> {
-        let mut wanted = BTreeMap::new();
-        let mut keys = RawArrayBuf::new();
-        for doc in docs {
-            let key = Key::of(doc).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string())))?;
-            keys.push(key.value());
-            wanted.insert(key, doc);
-        }
-        let find = rawdoc! { "find": &*ns.coll, "filter": { "_id": { "$in": keys } } };
-        let db = self.client.database(&ns.db);
-        let harmless = |e| self.failed(&e, Phase::Harmless);
-        let mut found = db.run_raw_cursor_command(find).session(&mut session.driver).await.map_err(harmless)?;
-        while found.advance(&mut session.driver).await.map_err(harmless)? {
-            let is = found.current();
-            let key = Key::of(is).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string())))?;
-            if wanted.get(&key).is_some_and(|was| was.as_bytes() == is.as_bytes()) {
-                wanted.remove(&key);
-            }
-        }
-        match wanted.keys().next() {
-            None => Ok(()),
-            Some(key) => Err(Failed::NotDone(Reason::Conflict(format!("{key} in {ns} is not what it was")))),
-        }
-    }
-
     /// Sends one statement; answers how many documents it matched.
     async fn statement(&self, session: &mut SlotSession, s: Statement) -> Result<i32, Failed> {
         let db = self.client.database(&s.db);
@@ -138,6 +111,33 @@ impl Mongo {
             with_key(f, key)
         })?;
         Ok(answer.get_i32("n").unwrap_or(0))
+    }
+
+    /// Reads documents in the transaction's snapshot: a conflict unless they are what is expected, byte for byte. Whoever writes one of
+    /// them after the snapshot conflicts with the write of it that follows.
+    async fn expected(
+        &self,
+        session: &mut SlotSession,
+        find: Statement,
+        all: &[(Key, Option<Doc>)],
+    ) -> Result<(), Failed> {
+        let failed = |e: mongodb::error::Error| self.failed(&e, Phase::Harmless);
+        let mut wanted: BTreeMap<&Key, Option<&Doc>> = all.iter().map(|(k, d)| (k, d.as_ref())).collect();
+        let other = |key: &Key| Failed::NotDone(Reason::Conflict(format!("{key} is not what it was")));
+        let db = self.client.database(&find.db);
+        let mut cursor = db.run_raw_cursor_command(find.command).session(&mut session.driver).await.map_err(failed)?;
+        while cursor.advance(&mut session.driver).await.map_err(failed)? {
+            let is = cursor.current();
+            let key = Key::of(is).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string())))?;
+            match wanted.remove(&key) {
+                Some(Some(doc)) if doc.as_bytes() == is.as_bytes() => {}
+                _ => return Err(other(&key)),
+            }
+        }
+        match wanted.iter().find(|(_, doc)| doc.is_some()) {
+            None => Ok(()),
+            Some((key, _)) => Err(other(key)),
+        }
     }
 
     /// Ends what is open, and says whether a conflict was in truth a newer epoch.
@@ -176,6 +176,6 @@ fn fence_statement(fence: &Fence) -> Statement {
         db: CONTROL_DB.to_owned(),
         command: rawdoc! { "update": "fences", "updates": updates },
         keys: Vec::new(),
-        only_if: None,
+        expect: None,
     }
 }

@@ -19,8 +19,8 @@ pub(super) struct Statement {
     pub(super) command: RawDocumentBuf,
     /// One key a statement, where a statement writes a document.
     pub(super) keys: Vec<Option<Key>>,
-    /// Sent only if these documents of the collection are, byte for byte, what they were.
-    pub(super) only_if: Option<(Ns, Vec<Doc>)>,
+    /// It is a `find` of these keys, and this is what it must find.
+    pub(super) expect: Option<Vec<(Key, Option<Doc>)>>,
 }
 
 impl Mongo {
@@ -132,8 +132,8 @@ fn update(ns: &Ns, statements: impl IntoIterator<Item = RawDocumentBuf>) -> RawD
 enum Open<'a> {
     Inserts(Vec<&'a RawDocument>),
     Updates(Vec<RawDocumentBuf>),
-    /// Updates of documents that must be what they were; each key once, so that looking at all of them first is the same.
-    Swaps(Vec<RawDocumentBuf>, Vec<Doc>),
+    /// What must be there; each key once.
+    Expects(RawArrayBuf, Vec<(Key, Option<Doc>)>),
     Deletes(RawArrayBuf),
 }
 
@@ -156,12 +156,12 @@ pub(super) fn statements(ops: &[TxnOp]) -> Result<Vec<Statement>, Failed> {
                 let key = key_of(doc)?;
                 out.update(ns, replacement(by_id(&key), doc, true), key);
             }
-            TxnOp::Swap { ns, was, doc } => out.swap(ns, was, doc, key_of(was)?),
             TxnOp::Delete { ns, keys } => {
                 for key in keys {
                     out.delete(ns, key);
                 }
             }
+            TxnOp::Expect { ns, key, doc } => out.expect(ns, key, doc.clone()),
         }
     }
     out.close();
@@ -204,21 +204,6 @@ impl<'a> Batcher<'a> {
         }
     }
 
-    fn swap(&mut self, ns: &'a Ns, was: &Doc, doc: &RawDocument, key: Key) {
-        let statement = replacement(by_id(&key), doc, false);
-        let key = Some(key);
-        let again = self.keys.contains(&key);
-        self.room(statement.as_bytes().len(), |n, o| n == ns && !again && matches!(o, Open::Swaps(..)));
-        self.keys.push(key);
-        match &mut self.open {
-            Some((_, Open::Swaps(all, same))) => {
-                all.push(statement);
-                same.push(was.clone());
-            }
-            open => *open = Some((ns, Open::Swaps(vec![statement], vec![was.clone()]))),
-        }
-    }
-
     fn delete(&mut self, ns: &'a Ns, key: &Key) {
         self.room(key.order_bytes().len(), |n, o| n == ns && matches!(o, Open::Deletes(_)));
         self.keys.push(None);
@@ -232,17 +217,30 @@ impl<'a> Batcher<'a> {
         }
     }
 
+    fn expect(&mut self, ns: &'a Ns, key: &Key, doc: Option<Doc>) {
+        let again = matches!(&self.open, Some((_, Open::Expects(_, all))) if all.iter().any(|(k, _)| k == key));
+        self.room(key.order_bytes().len(), |n, o| n == ns && !again && matches!(o, Open::Expects(..)));
+        self.keys.push(None);
+        if !matches!(self.open, Some((_, Open::Expects(..)))) {
+            self.open = Some((ns, Open::Expects(RawArrayBuf::new(), Vec::new())));
+        }
+        if let Some((_, Open::Expects(ids, all))) = &mut self.open {
+            ids.push(key.value());
+            all.push((key.clone(), doc));
+        }
+    }
+
     fn close(&mut self) {
         self.bytes = 0;
         let keys = std::mem::take(&mut self.keys);
         let Some((ns, open)) = self.open.take() else { return };
-        let mut only_if = None;
+        let mut expect = None;
         let mut command = match open {
             Open::Inserts(docs) => insert(ns, docs),
             Open::Updates(all) => update(ns, all),
-            Open::Swaps(all, same) => {
-                only_if = Some((ns.clone(), same));
-                update(ns, all)
+            Open::Expects(ids, all) => {
+                expect = Some(all);
+                rawdoc! { "find": &*ns.coll, "filter": { "_id": { "$in": ids } } }
             }
             Open::Deletes(ids) => {
                 let mut deletes = RawArrayBuf::new();
@@ -250,11 +248,12 @@ impl<'a> Batcher<'a> {
                 rawdoc! { "delete": &*ns.coll, "deletes": deletes }
             }
         };
-        if !command.iter().next().is_some_and(|f| f.is_ok_and(|(name, _)| name.as_str() == "delete")) {
+        let writes = |name: &str| matches!(name, "insert" | "update");
+        if command.iter().next().is_some_and(|f| f.is_ok_and(|(name, _)| writes(name.as_str()))) {
             // The validators are there to stop the others: tidegate keeps to the route by itself.
             command.append(bson::cstr!("bypassDocumentValidation"), true);
         }
-        self.done.push(Statement { db: ns.db.to_string(), command, keys, only_if });
+        self.done.push(Statement { db: ns.db.to_string(), command, keys, expect });
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::reconcile::Finding;
 use super::super::writer::{NotCommitted, SlotWriter};
 use super::judge::{Image, Judge, Undo, Verdict, Way, fingerprint};
 use super::{InPlace, record, undo_ns};
-use crate::cluster::{Doc, Key, TxnOp};
+use crate::cluster::{Doc, Key, Ns, TxnOp};
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -208,7 +208,7 @@ async fn made_up(ctx: &Arc<Ctx>, place: &InPlace, way: Way, docs: Vec<(Key, Opti
             // The planted mistake: what is there now is taken for what was there before.
             let image = Image { was: (**doc).to_owned(), wrote: fingerprint(doc) };
             let undo = Undo { first: image, later: None };
-            made.ops.push(swap_record(ctx, key, kept, &undo));
+            made.ops.extend(swap_record(ctx, key, kept, &undo)?);
             continue;
         }
         match judge.verdict(way, doc, kept.as_ref().map(|k| &k.undo)) {
@@ -216,11 +216,14 @@ async fn made_up(ctx: &Arc<Ctx>, place: &InPlace, way: Way, docs: Vec<(Key, Opti
             Verdict::Mixed(_) => made.carried.mixed += 1,
             Verdict::Write(new, undo) => {
                 made.bytes += new.as_bytes().len() + undo.as_ref().map_or(0, |_| doc.size());
-                made.ops.extend(undo.map(|undo| match &kept {
-                    None => TxnOp::Insert { ns: undo_ns(), docs: vec![record::to_doc(ctx, key, &undo)] },
-                    Some(kept) => swap_record(ctx, key, kept, &undo),
-                }));
-                made.ops.push(TxnOp::Swap { ns: ctx.ns(Side::Legacy).clone(), was: doc.clone(), doc: new });
+                match (undo, &kept) {
+                    (None, _) => {}
+                    (Some(undo), None) => {
+                        made.ops.push(TxnOp::Insert { ns: undo_ns(), docs: vec![record::to_doc(ctx, key, &undo)] });
+                    }
+                    (Some(undo), Some(kept)) => made.ops.extend(swap_record(ctx, key, kept, &undo)?),
+                }
+                made.ops.extend(swap(ctx.ns(Side::Legacy), key, doc, new));
                 made.written.push(key.clone());
                 made.carried.written += 1;
             }
@@ -228,15 +231,23 @@ async fn made_up(ctx: &Arc<Ctx>, place: &InPlace, way: Way, docs: Vec<(Key, Opti
     }
     // Statements of a kind share a command.
     made.ops.sort_by_key(|op| match op {
-        TxnOp::Insert { .. } => 0,
-        TxnOp::Swap { ns, .. } if *ns == undo_ns() => 1,
-        _ => 2,
+        TxnOp::Expect { .. } => 0,
+        TxnOp::Insert { .. } => 1,
+        TxnOp::Put { ns, .. } if *ns == undo_ns() => 2,
+        _ => 3,
     });
     Ok(made)
 }
 
-fn swap_record(ctx: &Ctx, key: &Key, kept: &record::Kept, undo: &Undo) -> TxnOp {
-    TxnOp::Swap { ns: undo_ns(), was: kept.doc.clone(), doc: record::to_doc(ctx, key, undo) }
+/// Writes only over the bytes that were read.
+fn swap(ns: &Ns, key: &Key, was: &Doc, doc: RawDocumentBuf) -> [TxnOp; 2] {
+    [TxnOp::Expect { ns: ns.clone(), key: key.clone(), doc: Some(was.clone()) }, TxnOp::Put { ns: ns.clone(), doc }]
+}
+
+fn swap_record(ctx: &Ctx, key: &Key, kept: &record::Kept, undo: &Undo) -> Result<[TxnOp; 2], Halt> {
+    let doc = record::to_doc(ctx, key, undo);
+    let id = Key::of(&doc).map_err(|e| Halt::Broken(format!("the undo record of {key} has no usable _id: {e}")))?;
+    Ok(swap(&undo_ns(), &id, &kept.doc, doc))
 }
 
 /// The one document that cannot be written, for the person who mends it.

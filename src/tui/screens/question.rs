@@ -31,6 +31,12 @@ pub(super) fn keys(s: &Snapshot, d: &Dialog) -> String {
     match d.question {
         Question::Advance => "Enter advances   Esc does not".into(),
         Question::Continue => "Enter continues   Esc does not".into(),
+        Question::Rollback(choice) if choice.leave && rollback::refused(s, choice).is_none() => {
+            "type the word, Enter goes back WITHOUT next   Esc does not   Up hard".into()
+        }
+        Question::Rollback(choice) if rollback::can_leave(s) && rollback::refused(s, choice).is_some() => {
+            "Esc closes, it goes on waiting   l or Down leaves them behind".into()
+        }
         Question::Rollback(choice) if rollback::refused(s, choice).is_some() => {
             "Enter sends nothing   Esc closes   h hard   Left further back".into()
         }
@@ -115,19 +121,34 @@ fn choices(s: &Snapshot, choice: Choice) -> Lines {
         }
         None => "stage by stage, verified at each".to_owned(),
     };
+    let leave = |lines: &mut Vec<(String, Role)>| {
+        if choice.leave || rollback::can_leave(s) {
+            let (mark, role) = if choice.leave { ("»", Role::Accent) } else { (" ", Role::Text) };
+            let text = "go back now WITHOUT next: leave its last writes behind";
+            lines.push((format!("{mark} {:<w$}{text}", "leave", w = HEAD - 2), role));
+        }
+    };
     if under_way.is_some_and(|b| b.hard) {
-        return vec![(format!("» {:<w$}it is going back hard already", "hard", w = HEAD - 2), Role::Accent)];
+        let (mark, role) = if choice.leave { (" ", Role::Text) } else { ("»", Role::Accent) };
+        let mut lines = vec![(format!("{mark} {:<w$}it is going back hard already", "hard", w = HEAD - 2), role)];
+        leave(&mut lines);
+        return lines;
     }
     let hard = if under_way.is_some() { "make it hard: everything back now" } else { "everything back now (hard)" };
     let line = |on: bool, word: &str, text: &str| {
         let mark = if on { "»" } else { " " };
         (format!("{mark} {word:<w$}{text}", w = HEAD - 2), if on { Role::Accent } else { Role::Text })
     };
-    vec![line(!choice.hard, "soft", &soft), line(choice.hard, "hard", hard)]
+    let mut lines = vec![line(!choice.hard, "soft", &soft), line(choice.hard && !choice.leave, "hard", hard)];
+    leave(&mut lines);
+    lines
 }
 
 /// The choice in one line.
 fn short(choice: Choice) -> (String, Role) {
+    if choice.leave {
+        return ("» leave: back WITHOUT next".to_owned(), Role::Accent);
+    }
     let text = if choice.hard { "  soft  » hard: everything now" } else { "» soft: by stages    hard" };
     (text.to_owned(), Role::Accent)
 }
@@ -160,6 +181,7 @@ fn fact(head: &str, text: &str, role: Role, width: usize) -> Lines {
 /// Where there is no room for anything else: what is asked, what it would do, and the keys.
 pub(super) fn small(c: &mut Canvas<'_>, s: &Snapshot, d: &Dialog) {
     let asked = match d.question {
+        Question::Rollback(choice) if choice.leave => "BACK WITHOUT NEXT?".to_owned(),
         Question::Rollback(choice) => format!("BACK {}?", rollback::word(choice.hard).to_uppercase()),
         _ => title(s, d).to_owned(),
     };

@@ -44,12 +44,54 @@ fn under_way(s: &Snapshot, b: &BackView) -> Vec<Point> {
     };
     let idle = if s.if_nothing.is_empty() { String::new() } else { format!("if nobody acts: {}", s.if_nothing) };
     let place = rollback::place(s, rollback::Choice::first(s).to);
-    vec![
+    let mut all = left_behind(s);
+    all.extend([
         now,
         ("·", Role::Dim, idle),
         ("·", Role::Dim, format!("why: {}", b.why)),
         ("·", Role::Dim, format!("comes to rest: {place}")),
-    ]
+    ]);
+    all
+}
+
+/// What is at risk, or was: the seal, how far the salvage is, the conflicts.
+fn left_behind(s: &Snapshot) -> Vec<Point> {
+    let Some(v) = &s.strand else { return Vec::new() };
+    let since = v.since_ms.map(|ms| format!(" since {}", format::clock(ms))).unwrap_or_default();
+    let mut points = Vec::new();
+    if v.is_outstanding() {
+        points.push(("✗", Role::Bad, format!("NEXT IS SEALED: {}, on next only{since}", rollback::stranded(v))));
+    } else if v.silent.is_some() && !v.sealed && s.route.writes_next_below > 0 {
+        points.push(("✗", Role::Bad, format!("at risk: {}{since}", rollback::stranded(v))));
+    }
+    match (v.salvaged, v.progress) {
+        (Some(c), _) => points.push((
+            "✓",
+            Role::Ok,
+            format!(
+                "salvaged {} keys changed on next: {} carried over, {} equal, {} conflicts",
+                format::grouped(c.changed),
+                format::grouped(c.carried),
+                format::grouped(c.equal),
+                format::grouped(c.conflicts)
+            ),
+        )),
+        (None, Some((done, all))) => {
+            points.push((
+                "«",
+                Role::Accent,
+                format!("salvage: {} of {} keys", format::grouped(done), format::grouped(all)),
+            ));
+        }
+        (None, None) => {}
+    }
+    if v.conflicts.1 > 0 {
+        let more = if v.conflicts.1 > 3 { " …" } else { "" };
+        let named = v.conflicts.0.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        let text = format!("{} keys written on both sides: {named}{more}", format::grouped(v.conflicts.1));
+        points.push(("!", Role::Bad, text));
+    }
+    points
 }
 
 /// How many lines the panel's text takes at a width.

@@ -91,6 +91,9 @@ pub fn users(s: &Snapshot, ui: &UiState) -> Answer {
     if let Some(lost @ 1..) = t.lost {
         bad.push(format!("{} acknowledged writes lost", format::grouped(lost)));
     }
+    if let Some(v) = s.strand.as_ref().filter(|v| v.is_outstanding()) {
+        bad.push(format!("{} stranded on next", rollback::stranded(v)));
+    }
     if t.stale_owner > 0 {
         bad.push(format!("{} reads older than an acknowledged write", format::grouped(t.stale_owner)));
     }
@@ -239,6 +242,23 @@ pub fn back(s: &Snapshot) -> Answer {
     }
     if !w.open {
         return answer(Level::Bad, "SHUT", &w.text);
+    }
+    if let Some(v) = &s.strand {
+        if v.is_outstanding() {
+            return answer(Level::Bad, "SEALED", format!("{}: on next only until salvaged", rollback::stranded(v)));
+        }
+        if v.conflicts.1 > 0 {
+            let n = format::grouped(v.conflicts.1);
+            return answer(
+                Level::Bad,
+                "CONFLICTS",
+                format!("{n} keys written on both sides: `tidegate repair` resolves"),
+            );
+        }
+        if v.silent.is_some() && !v.sealed && s.route.writes_next_below > 0 {
+            let how = if v.decided.is_some() { "left behind as decided" } else { "waits for next, or R leaves them" };
+            return answer(Level::Bad, "NO ANSWER", format!("{} at risk; {how}", rollback::stranded(v)));
+        }
     }
     let level = if rollback::is_in_step(s) { Level::Ok } else { Level::Warn };
     let cost = cost(w);

@@ -125,6 +125,7 @@ impl World {
             drill: true,
             chunk_docs: Some(self.chunk_docs),
             planted: self.planted,
+            ..engine::Config::default()
         };
         let slot: Started = Arc::default();
         self.starting = Some(slot.clone());

@@ -103,6 +103,8 @@ mod planted {
             Bug::ReadsLeftBehind => ([0, 0, 1, 6, 2, 0, 0, 0, 0, 0, 0], Some(false)),
             // Found by the simulations of `in_place`.
             Bug::PreImageOverwrittenOnResume => ([4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], None),
+            // Found where next is a cluster of its own (`strand`).
+            Bug::SalvageSkipped | Bug::TombstoneIgnored => ([0; 11], None),
             Bug::EffectBeforeRecord => ([2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], Some(false)),
         };
         let goes_back = bug == Bug::ReadsLeftBehind;

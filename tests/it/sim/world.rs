@@ -191,6 +191,7 @@ impl Simulation {
             drill: true,
             chunk_docs: Some(10 + 5 * (self.seed % 7) as usize),
             planted: self.planted,
+            ..engine::Config::default()
         };
         let slot: Started = Arc::default();
         self.starting = Some(slot.clone());
