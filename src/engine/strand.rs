@@ -262,7 +262,7 @@ pub(super) async fn leave(ctx: &Arc<Ctx>, route: &Route, held: Held<'_>) -> Resu
     if ctx.rt.now() >= deadline {
         return Ok(Err(format!("it took longer than freeze_max {}", ctx.plan.freeze_max)));
     }
-    let still = Route { writes_next_below: 0, reads_next_below: 0, stranded_below: below, ..frozen.clone() };
+    let still = Route { writes_next_below: 0, reads_next_below: 0, shadow: 0, stranded_below: below, ..frozen.clone() };
     let still = match change(ctx, &frozen, still, "everything to legacy without next, still frozen").await? {
         Changed::Won(r) => r,
         Changed::Lost(r) => return Ok(Err(format!("the freeze was undone by epoch {} first", r.epoch))),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tidegate::cluster::embedded::{self, Embedded};
+use tidegate::cluster::embedded::{self, Embedded, OpKind, Rates};
 use tidegate::cluster::{
     AdminDone, AdminOp, CONTROL_DB, ChangeBatch, Changes, Cluster, ClusterTime, Db, Failed, Fence, Key, Ns,
     Observation, Page, PageLimit, Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
@@ -335,6 +335,9 @@ fn go(seed: u64, planted: Planted) -> Result<Stats, String> {
     w.run(Micros::from_ms(500 + draw(3, 4_000)));
     let all_gone = draw(4, 3) > 0;
     if all_gone {
+        // Some writes are under way, and nobody knows what becomes of them until next is back.
+        w.next.faults().set_rates(OpKind::Write, Rates { unknown: 300_000, not_done: 0 });
+        w.run(Micros::from_ms(400));
         w.next.faults().set_unreachable(true);
     }
     if draw(5, 4) == 0 {
@@ -361,7 +364,7 @@ fn go(seed: u64, planted: Planted) -> Result<Stats, String> {
     if scanned {
         w.next.faults().truncate_oplog();
     }
-    w.next.faults().set_unreachable(false);
+    w.next.faults().clear();
     w.run(Micros::from_ms(draw(10, 3_000)));
     w.link.set_cut(false);
     if draw(11, 3) == 0 {
