@@ -15,6 +15,8 @@ use crate::runtime::Micros;
 mod check;
 mod dashboard;
 mod drill;
+#[cfg(feature = "mongo")]
+mod explain;
 mod journal;
 mod keys;
 #[cfg(feature = "mongo")]

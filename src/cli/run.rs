@@ -48,6 +48,9 @@ pub(super) struct RollbackArgs {
     /// Come to rest in this stage [default: before the first one]
     #[arg(long, value_name = "STAGE")]
     to: Option<String>,
+    /// Change nothing: print the way back as commands for mongosh
+    #[arg(long, conflicts_with_all = ["hard", "to", "take_over", "headless", "exit_when_needed"])]
+    explain: bool,
     #[command(flatten)]
     held: TakeOver,
 }
@@ -111,6 +114,9 @@ pub(super) fn resume(args: ResumeArgs) -> Outcome {
 }
 
 pub(super) fn rollback(args: RollbackArgs) -> Outcome {
+    if args.explain {
+        return super::explain::run(&args.common.plan, args.common.json);
+    }
     begin(&args.common, args.held.config(), Some(Back { hard: args.hard, to: args.to }))
 }
 

@@ -7,6 +7,7 @@ mod back;
 mod backfill;
 mod ctx;
 mod cutover;
+mod explain;
 mod keys;
 pub mod lease;
 mod live_view;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 pub use ctx::Halt;
+pub use explain::{Expect, ExplainError, Step as WayBackStep, WayBack, explain};
 pub use runner::End;
 pub use start::{StartError, start};
 pub use verify::{VerifyError, VerifyOutcome, verify};

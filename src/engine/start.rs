@@ -117,7 +117,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
 }
 
 /// The state that the records stand for, and whether there are any.
-fn replay(records: &[Record], deps: &Deps) -> Result<(bool, State), StartError> {
+pub(super) fn replay(records: &[Record], deps: &Deps) -> Result<(bool, State), EventError> {
     let mut state = State::default();
     for r in records {
         state.apply(&Event::from_parts(&r.kind, &r.body)?, &deps.plan);

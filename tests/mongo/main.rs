@@ -26,6 +26,7 @@ mod cli;
 mod conform;
 mod connecting;
 mod demo;
+mod explain;
 mod losses;
 mod mongod;
 mod program;
@@ -125,6 +126,7 @@ fn main() {
     trials.extend(buckets::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
+    trials.extend(explain::trials());
     trials.extend(losses::trials());
     trials.extend(rollout::trials());
     trials.extend(steps::trials());
