@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
+use super::server_gate::ServerGate;
 use super::tail::TailState;
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
@@ -156,6 +157,7 @@ pub(super) struct Ctx {
     pub planted: Planted,
     pub chunk_docs: usize,
     pub ownership: Ownership,
+    pub server_gate: ServerGate,
     /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
     pub registry: KeyRegistry,
     /// By the side whose changes are followed.
@@ -198,6 +200,7 @@ impl Ctx {
             planted: config.planted,
             chunk_docs: config.chunk_docs.unwrap_or(super::backfill::CHUNK_DOCS),
             ownership: Ownership::default(),
+            server_gate: ServerGate::default(),
             registry: KeyRegistry::default(),
             tails: [TailState::default(), TailState::default()],
             live: Mutex::default(),

@@ -5,6 +5,7 @@
 
 mod back;
 mod backfill;
+mod cleanup;
 mod ctx;
 mod cutover;
 mod explain;
@@ -20,6 +21,7 @@ mod reconcile;
 mod resync;
 mod routing;
 mod runner;
+mod server_gate;
 mod start;
 mod tail;
 mod tasks;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use cleanup::{CleanupError, Fate, Left, cleanup, cleanup_list, cleanup_names};
 pub use ctx::Halt;
 pub use explain::{Expect, ExplainError, Step as WayBackStep, WayBack, explain};
 pub use runner::End;

@@ -16,6 +16,7 @@ mod embedded;
 mod fixture;
 mod plan;
 mod screens;
+mod server_gate;
 mod sim;
 mod stuck;
 mod tui;

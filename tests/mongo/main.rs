@@ -22,6 +22,7 @@ mod conformance;
 
 mod back;
 mod buckets;
+mod cleanup;
 mod cli;
 mod conform;
 mod connecting;
@@ -32,6 +33,7 @@ mod mongod;
 mod program;
 mod replset;
 mod rollout;
+mod server_gate;
 mod steps;
 
 use replset::ReplSet;
@@ -124,11 +126,13 @@ fn main() {
     let mut trials = conform::trials();
     trials.extend(back::trials());
     trials.extend(buckets::trials());
+    trials.extend(cleanup::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
     trials.extend(explain::trials());
     trials.extend(losses::trials());
     trials.extend(rollout::trials());
+    trials.extend(server_gate::trials());
     trials.extend(steps::trials());
     let skip = mongod::skipped();
     let trials = trials.into_iter().map(|t| if skip { t.with_ignored_flag(true) } else { t }).collect();

@@ -4,11 +4,11 @@ use bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 
 use super::{Expect, Standing, Step};
-use crate::cluster::{CONTROL_DB, CollKind, Ns, SessionId};
+use crate::cluster::{CONTROL_DB, CollKind, SessionId};
 use crate::engine::back::isolated_ns;
 use crate::journal::{By, ClusterStore, Record};
 use crate::rollout::Event;
-use crate::route::{BUCKETS, Bucket, Side};
+use crate::route::{Bucket, Side};
 use crate::transform::Class;
 
 /// Who holds the lease meanwhile, and who the journal names.
@@ -37,8 +37,10 @@ pub(super) fn all(s: &Standing) -> Vec<Step> {
         way.compare(below, &source);
         way.hand_back();
         way.await_acks("Every process reads and writes legacy");
+        way.take_the_gate_down();
         way.thaw();
     } else {
+        way.take_the_gate_down();
         way.reads_to_legacy();
     }
     way.put_next_away();
@@ -46,49 +48,19 @@ pub(super) fn all(s: &Standing) -> Vec<Step> {
     way.steps
 }
 
-/// Where the images of next's documents are, on legacy's cluster and in its database as far as a join needs it.
-struct Source {
-    /// The collection.
-    ns: Ns,
-    /// Stages that make legacy's documents of what is there.
-    stages: Vec<Document>,
-}
-
-struct Way<'a> {
-    s: &'a Standing,
-    steps: Vec<Step>,
+pub(super) struct Way<'a> {
+    pub(super) s: &'a Standing,
+    pub(super) steps: Vec<Step>,
     /// Of the lease, once it is taken.
-    epoch: i64,
+    pub(super) epoch: i64,
     /// Of the route, after the steps so far.
     route_epoch: i64,
     /// Of the journal, after the steps so far.
     head: (u64, String),
 }
 
-fn majority() -> Document {
+pub(super) fn majority() -> Document {
     doc! { "w": "majority", "j": true }
-}
-
-/// The first hashed value of a bucket; `None` past the last bucket.
-fn first_hash(bucket: Bucket) -> Option<i64> {
-    (bucket < BUCKETS).then(|| i64::MIN.wrapping_add(i64::from(bucket) << 54))
-}
-
-/// A stage that keeps the documents of the buckets below `below`.
-fn owned(below: Bucket) -> Vec<Document> {
-    let hash = doc! { "$toHashedIndexKey": "$_id" };
-    first_hash(below).map(|h| doc! { "$match": { "$expr": { "$lt": [hash, h] } } }).into_iter().collect()
-}
-
-fn array(stages: impl IntoIterator<Item = Document>) -> Bson {
-    Bson::Array(stages.into_iter().map(Bson::Document).collect())
-}
-
-fn aggregate(coll: &str, stages: Vec<Document>) -> Document {
-    doc! {
-        "aggregate": coll, "pipeline": array(stages), "cursor": {}, "allowDiskUse": true,
-        "bypassDocumentValidation": true, "readConcern": { "level": "majority" }, "writeConcern": majority(),
-    }
 }
 
 fn uuid(id: SessionId) -> Bson {
@@ -106,7 +78,15 @@ impl<'a> Way<'a> {
         }
     }
 
-    fn push(&mut self, on: Side, db: &str, title: &str, command: Document, expect: Expect, why: &str, check: &str) {
+    pub(super) fn push(
+        &mut self,
+        (on, db): (Side, &str),
+        title: &str,
+        command: Document,
+        expect: Expect,
+        why: &str,
+        check: &str,
+    ) {
         self.steps.push(Step {
             title: title.to_owned(),
             on,
@@ -122,36 +102,6 @@ impl<'a> Way<'a> {
     /// The sides with a control database of their own.
     fn clusters(&self) -> &'static [Side] {
         if self.s.one_cluster { &[Side::Legacy] } else { &Side::BOTH }
-    }
-
-    fn look_for_what_cannot_come_back(&mut self, below: Bucket) {
-        let next = self.s.ns(Side::Next).clone();
-        let mut there_and_back = self.s.inverse.clone();
-        there_and_back.extend(self.s.forward.clone());
-        let mut stages = owned(below);
-        stages.extend([
-            doc! { "$project": { "is": "$$ROOT" } },
-            doc! { "$lookup": {
-                "from": &*next.coll, "localField": "_id", "foreignField": "_id", "pipeline": array(there_and_back), "as": "would_be",
-            } },
-            doc! { "$match": { "$expr": { "$ne": [["$is"], "$would_be"] } } },
-            doc! { "$limit": 20 },
-            doc! { "$project": { "_id": 1 } },
-        ]);
-        let command = doc! {
-            "aggregate": &*next.coll, "pipeline": array(stages), "cursor": {}, "readConcern": { "level": "majority" },
-        };
-        self.push(
-            Side::Next,
-            &next.db,
-            "Look for documents that cannot come back",
-            command,
-            Expect::Nothing,
-            "Only reads. Lists documents on next that the plan's steps, undone and done again, would not make again: an application \
-             has put something there that legacy's shape cannot hold.",
-            "firstBatch is empty. Otherwise mend the documents it names first; the steps below would bring back a likeness of them. \
-             A stage that raises an error has met a document that cannot be undone at all: the error names the reason.",
-        );
     }
 
     /// A compare-and-set on the epoch that may be sent again: what it has set already is what it may set.
@@ -172,9 +122,7 @@ impl<'a> Way<'a> {
         };
         let update = doc! { "q": q, "u": [{ "$set": set }], "upsert": self.s.lease.is_none() };
         let command = doc! { "update": "rollouts", "updates": [update], "writeConcern": majority() };
-        self.push(
-            Side::Legacy,
-            CONTROL_DB,
+        self.push((Side::Legacy, CONTROL_DB),
             "Take the lease",
             command,
             Expect::N(1),
@@ -191,9 +139,7 @@ impl<'a> Way<'a> {
             sessions.dedup();
             if !sessions.is_empty() {
                 let list: Vec<Bson> = sessions.iter().map(|s| Bson::Document(doc! { "id": uuid(*s) })).collect();
-                self.push(
-                    side,
-                    "admin",
+                self.push((side, "admin"),
                     &format!("End the sessions of tidegate's workers on {}'s cluster", side.name()),
                     doc! { "killSessions": list },
                     Expect::Ok,
@@ -215,9 +161,7 @@ impl<'a> Way<'a> {
                     "q": { "_id": { "$gte": format!("{plan}/"), "$lt": format!("{plan}0") }, "epoch": older }, "u": moved, "multi": true,
                 }),
             ];
-            self.push(
-                side,
-                CONTROL_DB,
+            self.push((side, CONTROL_DB),
                 &format!("Fence tidegate's workers out on {}'s cluster", side.name()),
                 doc! { "update": "fences", "updates": updates, "writeConcern": majority() },
                 Expect::Ok,
@@ -255,9 +199,7 @@ impl<'a> Way<'a> {
         let why = "by hand, with the commands of `tidegate rollback --explain`".to_owned();
         let record = self.record(&Event::RollbackBegan { hard: true, why, to: None, evidence: Value::Null });
         let command = doc! { "insert": "journal", "documents": [record], "writeConcern": majority() };
-        self.push(
-            Side::Legacy,
-            CONTROL_DB,
+        self.push((Side::Legacy, CONTROL_DB),
             "Write down that it goes back",
             command,
             Expect::N(1),
@@ -274,7 +216,7 @@ impl<'a> Way<'a> {
         let update = doc! { "q": { "_id": &self.s.plan.id, "$or": again }, "u": [{ "$set": all }] };
         let command = doc! { "update": "routes", "updates": [update], "writeConcern": majority() };
         self.route_epoch += 1;
-        self.push(Side::Legacy, CONTROL_DB, title, command, Expect::N(1), why, check);
+        self.push((Side::Legacy, CONTROL_DB), title, command, Expect::N(1), why, check);
     }
 
     fn freeze(&mut self, below: Bucket) {
@@ -296,9 +238,7 @@ impl<'a> Way<'a> {
         let command = doc! {
             "find": "route_acks", "filter": filter, "projection": { "process": 1, "epoch": 1 }, "readConcern": { "level": "majority" },
         };
-        self.push(
-            Side::Legacy,
-            CONTROL_DB,
+        self.push((Side::Legacy, CONTROL_DB),
             title,
             command,
             Expect::NothingInTime,
@@ -309,187 +249,6 @@ impl<'a> Way<'a> {
         );
     }
 
-    /// Next's documents where legacy's cluster can join them with its own: next itself, or a copy.
-    fn source(&mut self, below: Bucket) -> Source {
-        let (legacy, next) = (self.s.ns(Side::Legacy).clone(), self.s.ns(Side::Next).clone());
-        let mut stages = owned(below);
-        if self.s.one_cluster && legacy.db == next.db {
-            stages.extend(self.s.inverse.clone());
-            return Source { ns: next, stages };
-        }
-        let copy = Ns::new(&legacy.db, &format!("{}.back.{}", legacy.coll, self.s.plan.id));
-        self.push(
-            Side::Legacy,
-            &copy.db,
-            "Empty the place for copies",
-            doc! { "delete": &*copy.coll, "deletes": [{ "q": {}, "limit": 0 }], "writeConcern": majority() },
-            Expect::Ok,
-            &format!(
-                "Next is not in legacy's database. What it owns is copied to {copy} first; nothing else uses that name."
-            ),
-            "ok is 1.",
-        );
-        stages.extend(self.s.inverse.clone());
-        let why = "Undoes the plan's steps on every document that next owns.";
-        if self.s.one_cluster {
-            stages.push(doc! { "$merge": { "into": { "db": &*copy.db, "coll": &*copy.coll }, "on": "_id", "whenMatched": "replace" } });
-            let command = aggregate(&next.coll, stages);
-            self.push(Side::Next, &next.db, "Copy what next owns", command, Expect::Ok, why, "ok is 1.");
-        } else {
-            let command = doc! {
-                "aggregate": &*next.coll, "pipeline": array(stages), "cursor": {}, "readConcern": { "level": "majority" },
-            };
-            self.push(
-                Side::Next,
-                &next.db,
-                "Copy what next owns to legacy's cluster",
-                command,
-                Expect::Ok,
-                &format!(
-                    "{why} Each is inserted over there. The shell must not turn numbers into its own kind: hence promoteValues. A field \
-                     whose name is a whole number would change its place all the same: copy with mongodump and mongorestore then."
-                ),
-                "It ends without an error. After an error begin again with the step before. The counts below tell whether all are there.",
-            );
-            if let Some(step) = self.steps.last_mut() {
-                step.copy_to = Some(copy.clone());
-            }
-        }
-        Source { ns: copy, stages: Vec::new() }
-    }
-
-    fn bring(&mut self, source: &Source) {
-        let legacy = self.s.ns(Side::Legacy);
-        let mut stages = source.stages.clone();
-        stages.push(doc! { "$merge": {
-            "into": { "db": &*legacy.db, "coll": &*legacy.coll }, "on": "_id", "whenMatched": "replace", "whenNotMatched": "insert",
-        } });
-        let mut why = "Writes every document that next owns to legacy, in legacy's shape; one that is equal is not written. It reads all of \
-                       next, so it takes as long as that does."
-            .to_owned();
-        if self.s.class != Class::Exact {
-            why.push_str(
-                " Some steps do not keep the order of fields: documents that nobody changed may get another one.",
-            );
-        }
-        let command = aggregate(&source.ns.coll, stages);
-        self.push(
-            Side::Legacy,
-            &source.ns.db,
-            "Bring the documents to legacy",
-            command,
-            Expect::Ok,
-            &why,
-            "ok is 1. After an error mend what it names and run it again.",
-        );
-    }
-
-    /// Stages on legacy that keep what next owns and does not have.
-    fn gone(&self, below: Bucket, source: &Source) -> Vec<Document> {
-        let mut stages = owned(below);
-        stages.extend([
-            doc! { "$lookup": {
-                "from": &*source.ns.coll, "localField": "_id", "foreignField": "_id", "pipeline": [{ "$project": { "_id": 1 } }],
-                "as": "tidegate_on_next",
-            } },
-            doc! { "$match": { "tidegate_on_next": [] } },
-        ]);
-        stages
-    }
-
-    fn remove(&mut self, below: Bucket, source: &Source) {
-        let legacy = self.s.ns(Side::Legacy).clone();
-        let kept = format!("{}.removed.{}", legacy.coll, self.s.plan.id);
-        let mut keep = self.gone(below, source);
-        keep.extend([
-            doc! { "$unset": "tidegate_on_next" },
-            doc! { "$merge": { "into": &kept, "on": "_id", "whenMatched": "replace" } },
-        ]);
-        self.push(
-            Side::Legacy,
-            &legacy.db,
-            "Keep what was deleted on next",
-            aggregate(&legacy.coll, keep),
-            Expect::Ok,
-            &format!("What legacy has and next, its owner, has not was deleted there. It goes from legacy too; {kept} keeps a copy of it."),
-            &format!("ok is 1. Look into {kept}: are these deletions that you would expect?"),
-        );
-        let mark = format!("{}/{}", self.s.plan.id, self.epoch);
-        let mut marked = self.gone(below, source);
-        marked.extend([
-            doc! { "$project": { "_id": 1, "tidegate_removed": { "$literal": &mark } } },
-            doc! { "$merge": { "into": &*legacy.coll, "on": "_id", "whenMatched": "merge", "whenNotMatched": "discard" } },
-        ]);
-        self.push(
-            Side::Legacy,
-            &legacy.db,
-            "Mark it on legacy",
-            aggregate(&legacy.coll, marked),
-            Expect::Ok,
-            "The server deletes by a filter on the document itself: so each gets a field of its own first. Nobody reads these documents there.",
-            "ok is 1.",
-        );
-        self.push(
-            Side::Legacy,
-            &legacy.db,
-            "Delete it on legacy",
-            doc! { "delete": &*legacy.coll, "deletes": [{ "q": { "tidegate_removed": mark }, "limit": 0 }], "writeConcern": majority() },
-            Expect::Ok,
-            "Deletes exactly what the step before has marked.",
-            &format!("ok is 1; n is the number of documents, as many as the step before the last put into {kept}."),
-        );
-    }
-
-    fn compare(&mut self, below: Bucket, source: &Source) {
-        let legacy = self.s.ns(Side::Legacy).clone();
-        if legacy.db == source.ns.db {
-            let mut stages = source.stages.clone();
-            stages.extend([
-                doc! { "$project": { "is": "$$ROOT" } },
-                doc! { "$lookup": { "from": &*legacy.coll, "localField": "_id", "foreignField": "_id", "as": "on_legacy" } },
-                doc! { "$match": { "$expr": { "$ne": [["$is"], "$on_legacy"] } } },
-                doc! { "$limit": 20 },
-                doc! { "$project": { "_id": 1 } },
-            ]);
-            let command = doc! {
-                "aggregate": &*source.ns.coll, "pipeline": array(stages), "cursor": {}, "readConcern": { "level": "majority" },
-            };
-            self.push(
-                Side::Legacy,
-                &legacy.db,
-                "Compare both sides",
-                command,
-                Expect::Nothing,
-                "Lists documents that next owns and that legacy does not hold in the same way now.",
-                "firstBatch is empty. Otherwise writes have gone on in spite of the freeze: bring and delete again, and find out who writes.",
-            );
-        }
-        let counted = |coll: &str| {
-            let mut stages = owned(below);
-            stages.push(doc! { "$count": "documents" });
-            doc! { "aggregate": coll, "pipeline": array(stages), "cursor": {}, "readConcern": { "level": "majority" } }
-        };
-        let next = self.s.ns(Side::Next).clone();
-        self.push(
-            Side::Next,
-            &next.db,
-            "Count what next owns",
-            counted(&next.coll),
-            Expect::Ok,
-            "For the comparison with the next step.",
-            "Remember `documents`.",
-        );
-        self.push(
-            Side::Legacy,
-            &legacy.db,
-            "Count the same on legacy",
-            counted(&legacy.coll),
-            Expect::Ok,
-            "The same buckets on the other side.",
-            "`documents` is the number of the step before (no document at all counts as none). Otherwise do not go on.",
-        );
-    }
-
     fn hand_back(&mut self) {
         self.route(
             "Give everything to legacy",
@@ -497,6 +256,31 @@ impl<'a> Way<'a> {
             "From here on legacy owns every document and answers every read. Writes wait for a moment more, until every process knows.",
             "n is 1. If it is 0, the freeze was undone because its hour was over, and next has been written to since: print the \
              commands again and begin anew.",
+        );
+    }
+
+    /// Otherwise the server would go on refusing what legacy did not own.
+    fn take_the_gate_down(&mut self) {
+        let Some(before) = self.s.before_gate.clone() else { return };
+        let legacy = self.s.ns(Side::Legacy).clone();
+        self.push((Side::Legacy, &legacy.db),
+            "Let legacy take every write",
+            doc! {
+                "collMod": &*legacy.coll, "validator": before.validator.unwrap_or_default(), "validationLevel": before.level,
+                "validationAction": before.action, "writeConcern": majority(),
+            },
+            Expect::Ok,
+            "The server gate had legacy refuse what next owned. This puts the validator there that stood there before.",
+            "ok is 1. Without it writes to legacy would be refused with error 121.",
+        );
+        let plan = &self.s.plan.id;
+        let ids: Vec<Bson> = Side::BOTH.iter().map(|s| format!("{plan}/{}", s.name()).into()).collect();
+        self.push((Side::Legacy, CONTROL_DB),
+            "Forget the kept validators",
+            doc! { "delete": "validators", "deletes": [{ "q": { "_id": { "$in": ids } }, "limit": 0 }], "writeConcern": majority() },
+            Expect::Ok,
+            "tidegate had kept them to put them back.",
+            "ok is 1.",
         );
     }
 
@@ -529,9 +313,7 @@ impl<'a> Way<'a> {
         let kept = isolated_ns(&next, &self.s.plan.id);
         let [here, there] = self.s.next;
         if here == CollKind::Collection {
-            self.push(
-                Side::Next,
-                &next.db,
+            self.push((Side::Next, &next.db),
                 "Seal next",
                 doc! {
                     "collMod": &*next.coll, "validator": { "_id": { "$exists": false } }, "validationLevel": "strict",
@@ -541,9 +323,7 @@ impl<'a> Way<'a> {
                 "A process that does not follow the route gets an error from here on, instead of writing where nobody looks.",
                 "ok is 1.",
             );
-            self.push(
-                Side::Next,
-                "admin",
+            self.push((Side::Next, "admin"),
                 "Put next away",
                 doc! { "renameCollection": next.to_string(), "to": kept.to_string(), "dropTarget": false, "writeConcern": majority() },
                 Expect::Ok,
@@ -553,8 +333,7 @@ impl<'a> Way<'a> {
         }
         if here == CollKind::Collection || here == CollKind::Absent && there == CollKind::Collection {
             self.push(
-                Side::Next,
-                &next.db,
+                (Side::Next, &next.db),
                 "Leave an empty view in its place",
                 doc! {
                     "create": &*next.coll, "viewOn": &*kept.coll, "pipeline": [{ "$match": { "$expr": false } }],
@@ -582,9 +361,7 @@ impl<'a> Way<'a> {
         records.push(Event::Closed { outcome: "rolled_back".into() });
         let documents: Vec<Bson> = records.iter().map(|e| Bson::Document(self.record(e))).collect();
         let n = documents.len() as u32;
-        self.push(
-            Side::Legacy,
-            CONTROL_DB,
+        self.push((Side::Legacy, CONTROL_DB),
             "Close the journal",
             doc! { "insert": "journal", "documents": documents, "ordered": true, "writeConcern": majority() },
             Expect::N(n),
@@ -597,8 +374,7 @@ impl<'a> Way<'a> {
         let update =
             doc! { "q": { "_id": &self.s.plan.id, "epoch": self.epoch }, "u": { "$set": { "expires_ms": 0_i64 } } };
         self.push(
-            Side::Legacy,
-            CONTROL_DB,
+            (Side::Legacy, CONTROL_DB),
             "Give the lease back",
             doc! { "update": "rollouts", "updates": [update], "writeConcern": majority() },
             Expect::N(1),

@@ -3,6 +3,7 @@
 //! Only reads. What it answers is text and commands; whoever runs them needs mongosh or any driver, and nothing of tidegate's.
 
 mod commands;
+mod data;
 mod shell;
 
 use bson::Document;
@@ -11,8 +12,8 @@ use tokio::sync::mpsc;
 
 use super::ctx::{Ctx, Halt};
 use super::lease::{self, Lease};
-use super::{Config, Deps, back, observe, start, tasks};
-use crate::cluster::{AdminDone, AdminOp, CollKind, Ns, SessionId};
+use super::{Config, Deps, back, observe, server_gate, start, tasks};
+use crate::cluster::{AdminDone, AdminOp, CollKind, Ns, SessionId, Validation};
 use crate::journal::{Journal, JournalError};
 use crate::rollout::{EventError, State, Status, Task};
 use crate::route::{Route, Side};
@@ -130,6 +131,8 @@ struct Standing {
     sessions: [Vec<SessionId>; 2],
     /// What stands under next's name, and under the name it is put away under.
     next: [CollKind; 2],
+    /// What legacy was held against before the server gate, where it is in force.
+    before_gate: Option<Validation>,
     /// T and its inverse as stages, and how well documents come back.
     forward: Vec<Document>,
     inverse: Vec<Document>,
@@ -213,6 +216,7 @@ async fn look(deps: &Deps) -> Result<Standing, ExplainError> {
         route: observe::read_route(&ctx).await?,
         sessions,
         next: kinds,
+        before_gate: server_gate::kept(&ctx, Side::Legacy).await?,
         forward: ctx.transform.pipeline(),
         inverse,
         class: ctx.transform.class(),
