@@ -13,8 +13,12 @@ use crate::plan;
 use crate::runtime::Micros;
 
 mod check;
+#[cfg(feature = "mongo")]
+mod cleanup;
 mod dashboard;
 mod drill;
+#[cfg(feature = "mongo")]
+mod explain;
 mod journal;
 mod keys;
 #[cfg(feature = "mongo")]
@@ -74,6 +78,9 @@ enum Command {
     /// Compare both sides of a rollout, document by document
     #[cfg(feature = "mongo")]
     Verify(verify::VerifyArgs),
+    /// List what a finished rollout has left behind, and take it away
+    #[cfg(feature = "mongo")]
+    Cleanup(cleanup::CleanupArgs),
     /// Run the simulated application against a real cluster, through the route
     #[cfg(feature = "mongo")]
     Workload(workload::WorkloadArgs),
@@ -166,6 +173,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Check(args) => check::run(&args),
         #[cfg(feature = "mongo")]
         Command::Verify(args) => verify::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Cleanup(args) => cleanup::run(&args),
         #[cfg(feature = "mongo")]
         Command::Workload(args) => workload::run(&args),
         Command::Journal(args) => journal::run(&args),

@@ -58,6 +58,9 @@ pub(super) struct RollbackArgs {
     /// Why it is taken over, or why writes are left behind; kept in the journal
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Change nothing: print the way back as commands for mongosh
+    #[arg(long, conflicts_with_all = ["hard", "to", "strand", "take_over", "reason", "headless", "exit_when_needed"])]
+    explain: bool,
 }
 
 #[derive(Args, Debug)]
@@ -145,6 +148,9 @@ pub(super) fn resume(args: ResumeArgs) -> Outcome {
 }
 
 pub(super) fn rollback(args: RollbackArgs) -> Outcome {
+    if args.explain {
+        return super::explain::run(&args.common.plan, args.common.json);
+    }
     let reason = args.reason.filter(|_| args.take_over || args.strand);
     let config = Config {
         take_over: reason.clone().filter(|_| args.take_over),

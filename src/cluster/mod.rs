@@ -13,10 +13,12 @@ use bson::{Bson, RawDocument, RawDocumentBuf};
 use crate::runtime::{Fut, Micros};
 
 pub mod embedded;
+mod hash;
 mod key;
 #[cfg(feature = "mongo")]
 pub mod mongo;
 
+pub use hash::{BucketError, hash64};
 pub(crate) use key::value_bytes;
 pub use key::{Key, KeyError};
 
@@ -449,6 +451,25 @@ pub struct IndexSpec {
     pub unique: bool,
 }
 
+/// What the server holds documents of a collection against.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validation {
+    /// A query filter that a document must satisfy; `None` when there is none.
+    pub validator: Option<bson::Document>,
+    /// Which documents: `strict` (all), `moderate` (but those that did not satisfy it before), `off`.
+    pub level: String,
+    /// What becomes of one that does not satisfy it: `error`, or `warn`, which writes it all the same.
+    pub action: String,
+}
+
+impl Validation {
+    /// Refuses every document that does not satisfy `validator`; without one it is what a new collection has.
+    #[must_use]
+    pub fn strict(validator: Option<bson::Document>) -> Validation {
+        Validation { validator, level: "strict".into(), action: "error".into() }
+    }
+}
+
 /// Work that is not document traffic. Each is idempotent: doing it twice is doing it once.
 #[derive(Clone, Debug)]
 pub enum AdminOp {
@@ -501,6 +522,18 @@ pub enum AdminOp {
         ns: Ns,
         /// A query filter that every write must satisfy.
         validator: Option<bson::Document>,
+    },
+    /// Reads what documents are held against. Answers `Validation`; a collection that does not exist is refused.
+    Validation {
+        /// Where.
+        ns: Ns,
+    },
+    /// Sets what documents are held against, as [`AdminOp::Validation`] has read it.
+    SetValidation {
+        /// Where.
+        ns: Ns,
+        /// What.
+        validation: Validation,
     },
     /// Renames a collection within its database; done already (source gone, target there) is fine.
     Rename {
@@ -557,6 +590,8 @@ pub enum AdminDone {
     Sessions(Vec<SessionId>),
     /// Indexes.
     Indexes(Vec<IndexSpec>),
+    /// What documents are held against.
+    Validation(Validation),
     /// What stands there.
     Kind(CollKind),
     /// About so many.

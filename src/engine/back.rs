@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, ready};
 use super::routing::change;
+use super::server_gate;
 use super::tasks::{all_follow, kind, put_away, seal};
 use crate::cluster::{CollKind, Ns};
 use crate::metrics::names;
@@ -160,6 +161,7 @@ pub(super) async fn isolate(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Val
             ctx.tails[side as usize].stop(ctx).await?;
         }
     }
+    server_gate::take_down(ctx, Side::Legacy).await?;
     if kind(ctx, Side::Next, &next).await? == CollKind::Collection {
         seal(ctx, Side::Next).await?;
     } else if kind(ctx, Side::Next, &kept).await? != CollKind::Collection {

@@ -11,6 +11,7 @@ use super::in_place::InPlace;
 use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
+use super::server_gate::ServerGate;
 use super::strand::{self, Strand};
 use super::tail::TailState;
 use super::{Config, Deps};
@@ -173,6 +174,7 @@ pub(super) struct Ctx {
     pub ownership: Ownership,
     /// Only where documents change in place.
     pub in_place: Option<InPlace>,
+    pub server_gate: ServerGate,
     /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
     pub registry: KeyRegistry,
     /// By the side whose changes are followed.
@@ -218,6 +220,7 @@ impl Ctx {
             planted: config.planted,
             chunk_docs: config.chunk_docs.unwrap_or(super::backfill::CHUNK_DOCS),
             ownership: Ownership::default(),
+            server_gate: ServerGate::default(),
             registry: KeyRegistry::default(),
             tails: [TailState::default(), TailState::default()],
             live: Mutex::default(),

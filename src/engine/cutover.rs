@@ -6,10 +6,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
+use super::observe::is_silent;
 use super::planted::Bug;
 use super::proof;
 use super::reconcile::{self, compare_again};
 use super::routing::{Changed, await_acks, change, unfreeze};
+use super::server_gate;
 use super::strand::{self, Stand};
 use super::tasks::reconcile_until_clean;
 use crate::cluster::{ClusterTime, Key};
@@ -273,7 +275,10 @@ fn not_ready(ctx: &Ctx, shift: Shift) -> Option<String> {
     if ctx.planted.has(Bug::DrainSkipped) {
         return None;
     }
-    if let Some(silent) = silent_process(ctx) {
+    // What a silent process may still write the server refuses.
+    if !ctx.plan.server_gate
+        && let Some(silent) = silent_process(ctx)
+    {
         return Some(format!(
             "application process {silent} has not renewed its acknowledgement; if it is gone for good, delete its document in \
              tidegate.route_acks"
@@ -296,10 +301,8 @@ fn not_ready(ctx: &Ctx, shift: Shift) -> Option<String> {
 
 /// A process whose lease has run out without a renewal: it would hold up a freeze for nothing.
 pub(super) fn silent_process(ctx: &Ctx) -> Option<String> {
-    let limit = ctx.plan.lease + Micros::from_secs(2);
-    let now = ctx.rt.now();
-    let live = lock(&ctx.live);
-    live.applications.iter().find(|(_, a)| now.since(a.last_change) > limit).map(|(name, _)| name.clone())
+    let names: Vec<String> = lock(&ctx.live).applications.keys().cloned().collect();
+    names.into_iter().find(|name| is_silent(ctx, name))
 }
 
 /// One freeze, from (b) to (e). The inner `Err` says why ownership stays what it was.
@@ -317,6 +320,9 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
     if let Err(late) = await_acks(ctx, frozen.epoch, deadline).await? {
         return Ok(Err(late));
     }
+    // Not earlier: a process that has not heard of the freeze yet would be refused. Not later: what is written after the marker by one
+    // that needed no waiting for would not be drained.
+    server_gate::apply(ctx, &frozen).await?;
     let marker = ctx.marker(src).await?;
     if let Err(why) = drain(ctx, src, marker, deadline).await {
         return Ok(Err(why));

@@ -87,7 +87,8 @@ where
     Err(LeaseError::Cluster(what.to_owned()))
 }
 
-async fn read(rt: &Rt, db: &Db, plan: &str, after: ClusterTime) -> Result<Option<Lease>, LeaseError> {
+/// The lease as stored, read no earlier than `after`.
+pub(super) async fn read(rt: &Rt, db: &Db, plan: &str, after: ClusterTime) -> Result<Option<Lease>, LeaseError> {
     let (ns, keys) = (rollouts_ns(), [Key::from(plan)]);
     let found = patient(rt, "reading the lease", || db.read(&ns, &keys, after)).await?;
     Ok(found.docs.first().and_then(|d| d.as_deref()).and_then(parse))

@@ -5,8 +5,10 @@
 
 mod back;
 mod backfill;
+mod cleanup;
 mod ctx;
 mod cutover;
+mod explain;
 mod in_place;
 mod keys;
 pub mod lease;
@@ -21,6 +23,7 @@ mod resync;
 mod routing;
 mod runner;
 mod salvage;
+mod server_gate;
 mod start;
 mod strand;
 mod tail;
@@ -32,7 +35,9 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use cleanup::{CleanupError, Fate, Left, cleanup, cleanup_list, cleanup_names};
 pub use ctx::Halt;
+pub use explain::{Expect, ExplainError, Step as WayBackStep, WayBack, explain};
 pub use runner::End;
 pub use start::{StartError, start};
 pub use verify::{VerifyError, VerifyOutcome, verify};

@@ -68,6 +68,13 @@ pub(super) fn take_acks(ctx: &Ctx, acks: &[Ack]) {
     }
 }
 
+/// True when a process has not renewed its lease for longer than one lasts.
+pub(super) fn is_silent(ctx: &Ctx, process: &str) -> bool {
+    let limit = ctx.plan.lease + Micros::from_secs(2);
+    let now = ctx.rt.now();
+    lock(&ctx.live).applications.get(process).is_some_and(|a| now.since(a.last_change) > limit)
+}
+
 /// Reads the route document; `None` before there is one.
 pub(super) async fn read_route(ctx: &Arc<Ctx>) -> Result<Option<Route>, Halt> {
     let keys = [Key::from(ctx.plan.id.as_str())];

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::ctx::{Ctx, Halt, lock};
 use super::observe::{Ack, acks, read_route, take_acks};
 use super::planted::Bug;
+use super::server_gate;
 use crate::cluster::{Expect, Failed, Key, Reason, WriteOp};
 use crate::rollout::Event;
 use crate::route::client::routes_ns;
@@ -34,7 +35,7 @@ pub(super) fn nonce(ctx: &Ctx, epoch: i64) -> i64 {
 pub(super) async fn create(ctx: &Arc<Ctx>) -> Result<(), Halt> {
     if let Some(route) = read_route(ctx).await? {
         ctx.ownership.set(route);
-        return Ok(());
+        return take_over(ctx).await;
     }
     let route = Route {
         plan: ctx.plan.id.clone(),
@@ -72,6 +73,29 @@ pub(super) async fn create(ctx: &Arc<Ctx>) -> Result<(), Halt> {
         }
         None => Err(Halt::Broken("the route document is gone right after it was written".into())),
     }
+}
+
+/// The route that is there: this rollout's own, or that of an earlier one, which may have been another version of the plan.
+async fn take_over(ctx: &Arc<Ctx>) -> Result<(), Halt> {
+    while let Some(route) = ctx.ownership.route() {
+        let to = Route {
+            lease_ms: ctx.plan.lease.as_ms() as i32,
+            legacy: ctx.ns(Side::Legacy).clone(),
+            next: ctx.ns(Side::Next).clone(),
+            ..route.clone()
+        };
+        if to == route {
+            break;
+        }
+        if (route.reads_next_below, route.writes_next_below) != (0, 0) {
+            return Err(Halt::Broken(format!(
+                "the route of `{}` in tidegate.routes is of another plan with the same id, and is not on legacy alone; give the plan another id",
+                ctx.plan.id
+            )));
+        }
+        change(ctx, &route, to, "the route of an earlier rollout, for this plan").await?;
+    }
+    Ok(())
 }
 
 async fn intend(ctx: &Arc<Ctx>, to: &Route, text: &str) {
@@ -113,6 +137,7 @@ pub(super) async fn settled(ctx: &Arc<Ctx>, route: &Route, won: bool) {
 pub(super) async fn change(ctx: &Arc<Ctx>, from: &Route, to: Route, text: &str) -> Result<Changed, Halt> {
     let to = Route { epoch: from.epoch + 1, nonce: nonce(ctx, from.epoch + 1), ..to };
     intend(ctx, &to, text).await;
+    server_gate::open_for(ctx, from, &to).await?;
     if to.writes_next_below != from.writes_next_below {
         let (a, b) = (from.writes_next_below, to.writes_next_below);
         ctx.ownership.undecided(a.min(b), a.max(b));
@@ -122,6 +147,9 @@ pub(super) async fn change(ctx: &Arc<Ctx>, from: &Route, to: Route, text: &str) 
     ctx.ownership.set(route.clone());
     lock(&ctx.live).frozen_since = route.frozen.map(|_| ctx.rt.now());
     settled(ctx, &route, won).await;
+    if route.frozen.is_none() {
+        server_gate::apply(ctx, &route).await?;
+    }
     Ok(if won { Changed::Won(route) } else { Changed::Lost(route) })
 }
 
@@ -162,7 +190,11 @@ pub(super) async fn await_acks(ctx: &Arc<Ctx>, epoch: i64, deadline: Micros) -> 
     loop {
         let list: Vec<Ack> = acks(ctx).await?;
         take_acks(ctx, &list);
-        let late: Vec<&str> = list.iter().filter(|a| a.epoch < epoch).map(|a| a.process.as_str()).collect();
+        let late: Vec<&str> = list
+            .iter()
+            .filter(|a| a.epoch < epoch && !server_gate::need_not_ack(ctx, &a.process))
+            .map(|a| a.process.as_str())
+            .collect();
         if late.is_empty() {
             return Ok(Ok(()));
         }

@@ -13,7 +13,7 @@ use super::runner::Runner;
 use super::{Config, Deps, Engine};
 use crate::cluster::{AdminDone, AdminOp, CollKind};
 use crate::journal::{Journal, JournalError, Record};
-use crate::rollout::{Event, EventError, Input, State, Status, decide};
+use crate::rollout::{Event, EventError, Input, State, Status, Task, decide};
 use crate::route::Side;
 use crate::runtime::{Micros, timeout};
 
@@ -36,7 +36,7 @@ pub enum StartError {
     #[error("rollout `{0}` has not been begun: use `tidegate run`")]
     Nothing(String),
     /// It is over.
-    #[error("rollout `{0}` is finished; its journal is closed")]
+    #[error("rollout `{0}` is finished; its journal is closed (`tidegate cleanup` makes room for another run)")]
     Finished(String),
     /// The plan has changed.
     #[error("the plan has changed since the rollout began (was {was}, is {is}); go back to that plan")]
@@ -117,7 +117,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
 }
 
 /// The state that the records stand for, and whether there are any.
-fn replay(records: &[Record], deps: &Deps) -> Result<(bool, State), StartError> {
+pub(super) fn replay(records: &[Record], deps: &Deps) -> Result<(bool, State), EventError> {
     let mut state = State::default();
     for r in records {
         state.apply(&Event::from_parts(&r.kind, &r.body)?, &deps.plan);
@@ -183,7 +183,11 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
             // Changed by an application's unfreeze, or by this rollout right before it was cut off.
             super::routing::settled(ctx, &route, state.route_intended >= route.epoch).await;
         }
+        take_up_gate(ctx, state).await?;
         super::routing::unfreeze(ctx).await?;
+        if let Some(route) = ctx.ownership.route() {
+            super::server_gate::apply(ctx, &route).await?;
+        }
     }
     if state.isolating || state.status == Status::RolledBack || state.sealed.is_some() {
         return Ok(());
@@ -216,7 +220,17 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
     Ok(())
 }
 
+/// Not while a side is put away, nor after: those tasks take the gate down themselves.
+async fn take_up_gate(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
+    let ends = matches!(state.current_task(&ctx.plan), Some(Task::Quarantine | Task::Isolate));
+    let over = matches!(state.status, Status::Completed | Status::RolledBack);
+    if ends || over || state.isolating { Ok(()) } else { super::server_gate::take_up(ctx).await }
+}
+
 fn spawn_watchers(ctx: &Arc<Ctx>) {
+    if ctx.plan.server_gate {
+        ctx.spawn("server gate", super::server_gate::watch(ctx.clone()));
+    }
     let c = ctx.clone();
     ctx.spawn("applications", observe::follow_applications(c));
     if !ctx.one_cluster {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, move_reads, move_writes, set_shadow};
 use super::routing::await_acks;
-use super::{back, backfill, cutover, in_place, observe, reconcile, routing, salvage, tail};
+use super::{back, backfill, cutover, in_place, observe, reconcile, routing, salvage, server_gate, tail};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
 use crate::rollout::{State, Task};
 use crate::route::Side;
@@ -98,6 +98,9 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     }
     ctx.admin(Side::Next, "creating next", AdminOp::Create { ns: next.clone() }).await?;
     routing::create(ctx).await?;
+    if let Some(route) = ctx.ownership.route() {
+        server_gate::put_up(ctx, &route).await?;
+    }
     Ok(json!({ "text": format!("{next} and the route created") }))
 }
 
@@ -235,6 +238,7 @@ pub(super) async fn is_quarantined(ctx: &Arc<Ctx>) -> Result<bool, Halt> {
 async fn quarantine(ctx: &Arc<Ctx>) -> Result<Option<Value>, Halt> {
     let legacy = ctx.ns(Side::Legacy).clone();
     let kept = quarantine_ns(&legacy, &ctx.plan.id);
+    server_gate::take_down(ctx, Side::Next).await?;
     if kind(ctx, Side::Legacy, &legacy).await? == CollKind::Collection {
         seal(ctx, Side::Legacy).await?;
         let at = ctx.marker(Side::Legacy).await?;

@@ -30,6 +30,18 @@ impl ClusterStore {
         ClusterStore { db, rt, rollout: rollout.to_owned(), ns: Ns::new(CONTROL_DB, "journal") }
     }
 
+    /// A record as it is stored.
+    #[must_use]
+    pub fn document(record: &Record) -> Document {
+        doc! {
+            "_id": { "rollout": &record.rollout, "seq": record.seq as i64 },
+            "kind": &record.kind,
+            "at": Bson::DateTime(bson::DateTime::from_millis(record.at_ms)),
+            "hash": &record.hash,
+            "line": record.line(),
+        }
+    }
+
     fn id(&self, seq: u64) -> Document {
         doc! { "rollout": &self.rollout, "seq": seq as i64 }
     }
@@ -89,14 +101,7 @@ impl JournalStore for ClusterStore {
     /// hash is done, one with another hash means that another runner writes this journal.
     fn append<'a>(&'a self, record: &'a Record) -> Fut<'a, Result<(), JournalError>> {
         Box::pin(async move {
-            let doc = doc! {
-                "_id": self.id(record.seq),
-                "kind": &record.kind,
-                "at": Bson::DateTime(bson::DateTime::from_millis(record.at_ms)),
-                "hash": &record.hash,
-                "line": record.line(),
-            };
-            let doc = RawDocumentBuf::try_from(&doc)
+            let doc = RawDocumentBuf::try_from(&Self::document(record))
                 .map_err(|e| JournalError::Cluster(Failed::NotDone(Reason::Refused(e.to_string()))))?;
             let op = WriteOp::Insert { ns: self.ns.clone(), doc };
             let mut retry = Retry::new(&self.rt);

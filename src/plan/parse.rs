@@ -191,7 +191,7 @@ fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
 
 fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros, bool) {
     let (staleness, lease) = (Micros::from_secs(2), Micros::from_secs(5));
-    let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease, true) };
+    let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease, false) };
     r.only(&t, &["mode", "max_staleness", "lease", "server_gate"]);
     if let Some(mode) = r.string(&t, "mode") {
         if ["observe", "copy", "flags"].contains(&mode.value.as_str()) {
@@ -202,7 +202,7 @@ fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros, bool) {
     }
     let staleness = r.duration_in(&t, "max_staleness", Micros::from_ms(100), Micros::from_secs(3_600), staleness);
     let lease = r.duration_in(&t, "lease", Micros::from_secs(1), Micros::from_secs(60), lease);
-    let server_gate = r.boolean(&t, "server_gate").is_none_or(|b| b.value);
+    let server_gate = r.boolean(&t, "server_gate").is_some_and(|b| b.value);
     (staleness, lease, server_gate)
 }
 

@@ -27,7 +27,7 @@ pub struct Plan {
     pub max_staleness: Micros,
     /// How long an application's lease on the route lasts.
     pub lease: Micros,
-    /// Validators on both sides refuse the writes of a side that does not own them (rule 6 of the design).
+    /// Validators on both sides refuse inserts and updates of buckets that the side does not own, or that are frozen.
     pub server_gate: bool,
     /// How long a cutover may hold writes.
     pub freeze_max: Micros,

@@ -82,6 +82,8 @@ struct Shared {
     clusters: [Db; 2],
     ns: [Ns; 2],
     shapes: Shapes,
+    /// A server refuses writes past the route: one that is refused has not been made, and is an error for the user like any other.
+    server_gate: bool,
     config: Config,
     oracle: Oracle,
 }
@@ -112,6 +114,7 @@ impl Workload {
             ns: [collection.legacy.clone(), collection.next.clone()],
             clusters,
             shapes,
+            server_gate: plan.server_gate,
             config,
             oracle,
         });

@@ -1,7 +1,7 @@
 //! Collections, indexes, validators, renames and views.
 
 use bson::{doc, rawdoc};
-use tidegate::cluster::{CollKind, IndexSpec};
+use tidegate::cluster::{CollKind, IndexSpec, Validation};
 
 use super::*;
 
@@ -133,6 +133,66 @@ pub async fn a_validator_refuses_plain_writes_only(env: Env) -> R {
         env.admin(set(None)).await?;
     }
     env.insert(&ns, rawdoc! { "_id": 6 }).await?;
+    Ok(())
+}
+
+async fn validation(env: &Env, ns: &Ns) -> R<Validation> {
+    match env.admin(AdminOp::Validation { ns: ns.clone() }).await? {
+        AdminDone::Validation(v) => Ok(v),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+pub async fn validation_is_read_back_as_it_was_set(env: Env) -> R {
+    let ns = env.ns("read_back");
+    let r = env.db.admin(&AdminOp::Validation { ns: ns.clone() }).await;
+    ensure!(is_refused(&r), "the validation of nothing: {r:?}");
+    env.admin(AdminOp::Create { ns: ns.clone() }).await?;
+    ensure!(validation(&env, &ns).await? == Validation::strict(None), "of a new collection");
+    let rules =
+        doc! { "$jsonSchema": { "required": ["b", "a"], "bsonType": "object" }, "n": { "$in": [1, 2_i64, 3.0] } };
+    for (level, action) in [("moderate", "error"), ("strict", "warn"), ("off", "error"), ("strict", "error")] {
+        let set = Validation { validator: Some(rules.clone()), level: level.into(), action: action.into() };
+        for _ in 0..2 {
+            env.admin(AdminOp::SetValidation { ns: ns.clone(), validation: set.clone() }).await?;
+        }
+        let found = validation(&env, &ns).await?;
+        ensure!(found == set && format!("{found:?}") == format!("{set:?}"), "set {set:?}, found {found:?}");
+        let r = env.try_insert(&ns, rawdoc! { "_id": format!("{level}/{action}") }).await;
+        ensure!(is_refused(&r) == (level != "off" && action == "error"), "{set:?}: {r:?}");
+    }
+    // A document that was not valid before may be changed under `moderate` only.
+    for (level, may) in [("moderate", true), ("strict", false)] {
+        let set = Validation { validator: Some(rules.clone()), level: level.into(), action: "error".into() };
+        env.admin(AdminOp::SetValidation { ns: ns.clone(), validation: set }).await?;
+        let doc = rawdoc! { "_id": "off/error", "changed": level };
+        let op = WriteOp::Replace { ns: ns.clone(), key: Key::from("off/error"), only_if: None, doc, upsert: false };
+        let r = env.db.write(&op).await;
+        ensure!(r.is_ok() == may, "{level}: {r:?}");
+    }
+    env.admin(AdminOp::SetValidator { ns: ns.clone(), validator: None }).await?;
+    ensure!(validation(&env, &ns).await? == Validation::strict(None), "after it was taken away");
+    Ok(())
+}
+
+pub async fn a_validator_of_buckets_refuses_by_the_hash_of_the_id(env: Env) -> R {
+    let ns = env.ns("buckets");
+    env.admin(AdminOp::Create { ns: ns.clone() }).await?;
+    let hash = doc! { "$toHashedIndexKey": "$_id" };
+    let at = |b: i64| i64::MIN.wrapping_add(b << 54);
+    let outside = doc! { "$or": [{ "$lt": [hash.clone(), at(300)] }, { "$gte": [hash.clone(), at(700)] }] };
+    let validator = doc! { "$and": [{ "kept": true }, { "$comment": "c", "$expr": { "$and": [true, outside] } }] };
+    env.admin(AdminOp::SetValidator { ns: ns.clone(), validator: Some(validator) }).await?;
+    // Their buckets stand in docs/routing.md.
+    for (id, bucket) in
+        [(RawBson::Int32(5), 760), (RawBson::Int32(-7), 46), ("a".into(), 666), ("customer 7".into(), 357)]
+    {
+        for kept in [false, true] {
+            let r = env.try_insert(&ns, rawdoc! { "_id": id.clone(), "kept": kept }).await;
+            let wanted = kept && !(300..700).contains(&bucket);
+            ensure!(r.is_ok() == wanted && is_refused(&r) != wanted, "{id:?} in bucket {bucket}, {kept}: {r:?}");
+        }
+    }
     Ok(())
 }
 

@@ -70,6 +70,8 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ddl::indexes_are_listed_and_enforced,
         ddl::a_unique_index_refuses_existing_duplicates,
         ddl::a_validator_refuses_plain_writes_only,
+        ddl::validation_is_read_back_as_it_was_set,
+        ddl::a_validator_of_buckets_refuses_by_the_hash_of_the_id,
         ddl::a_rename_is_idempotent,
         ddl::an_empty_view_refuses_writes,
         ddl::a_drop_is_idempotent,

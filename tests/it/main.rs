@@ -17,6 +17,7 @@ mod fixture;
 mod in_place;
 mod plan;
 mod screens;
+mod server_gate;
 mod sim;
 mod strand;
 mod stuck;

@@ -239,7 +239,7 @@ fn triggers_of_a_stage_objectives_and_the_way_back_are_read() {
             "[cutover]",
             "[slo]\nobjective = 0.999\nlatency = \"250ms\"\n[expects]\nreads = \"400/s\"\nwrites = \"6000/m\"\n[rollback]\nstrand = \"30s\"\n[cutover]",
         ),
-        ("mode = \"route\"", "mode = \"route\"\nserver_gate = false"),
+        ("mode = \"route\"", "mode = \"route\"\nserver_gate = true"),
     ]);
     let p = parse(&text).unwrap_or_else(|e| panic!("{e}"));
     let t = &p.triggers[0];
@@ -260,9 +260,9 @@ fn triggers_of_a_stage_objectives_and_the_way_back_are_read() {
         (0.999, Micros::from_secs(2_592_000), Some(Micros::from_ms(250)))
     );
     assert_eq!((p.expects.reads, p.expects.writes), (Some(400.0), Some(100.0)));
-    assert_eq!((p.strand, p.server_gate), (Strand::After(Micros::from_secs(30)), false));
+    assert_eq!((p.strand, p.server_gate), (Strand::After(Micros::from_secs(30)), true));
     let p = parse(GOOD).unwrap();
-    assert_eq!((p.strand, p.server_gate, p.slo, p.triggers[0].action), (Strand::Ask, true, None, Action::Pause));
+    assert_eq!((p.strand, p.server_gate, p.slo, p.triggers[0].action), (Strand::Ask, false, None, Action::Pause));
 }
 
 #[test]

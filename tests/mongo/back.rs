@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// The plan with a stage that soaks until somebody acts.
-fn soaks_in(stage: &'static str) -> impl Fn(String) -> String {
+pub fn soaks_in(stage: &'static str) -> impl Fn(String) -> String {
     move |plan| {
         let at = plan.find(&format!("id = \"{stage}\"")).map_or(plan.len(), |p| p);
         let (head, tail) = plan.split_at(at);
@@ -31,7 +31,7 @@ fn soaks_in(stage: &'static str) -> impl Fn(String) -> String {
     }
 }
 
-fn soaks(run: &mut Program, stage: &str) -> R {
+pub fn soaks(run: &mut Program, stage: &str) -> R {
     until(&format!("{stage} soaks"), LONG, || {
         let entered = run.prints(|l| l["kind"] == "stage_entered" && l["body"]["id"] == stage)?;
         let Some(at) = entered.and_then(|l| l["seq"].as_i64()) else { return Ok(None) };
@@ -64,7 +64,7 @@ fn came_back(back: &Program, app: &mut Program) -> R {
 }
 
 /// Legacy is the collection in use; next is sealed, kept, and an empty view stands under its name.
-fn is_at_rest(set: &ReplSet, id: &str) -> R {
+pub fn is_at_rest(set: &ReplSet, id: &str) -> R {
     TOKIO.block_on(async {
         let client = mongodb::Client::with_uri_str(set.uri()).await.map_err(|e| e.to_string())?;
         let db = client.database(id);
@@ -175,5 +175,10 @@ fn finished(set: &ReplSet) -> R {
     app.ends_with(0, Duration::from_secs(60))?;
     let mut back = goes_back(&place, "back", &["--hard"])?;
     back.ends_with(1, Duration::from_secs(30))?;
-    if back.stderr().contains("is finished; its journal is closed") { Ok(()) } else { Err(back.tail()) }
+    if !back.stderr().contains("is finished; its journal is closed") {
+        return Err(back.tail());
+    }
+    let mut asked = place.start("asked", "rollback", &["--explain"])?;
+    asked.ends_with(1, Duration::from_secs(30))?;
+    if asked.stderr().contains("past the point of no return") { Ok(()) } else { Err(asked.tail()) }
 }

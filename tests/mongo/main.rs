@@ -22,16 +22,19 @@ mod conformance;
 
 mod back;
 mod buckets;
+mod cleanup;
 mod cli;
 mod conform;
 mod connecting;
 mod demo;
+mod explain;
 mod in_place;
 mod losses;
 mod mongod;
 mod program;
 mod replset;
 mod rollout;
+mod server_gate;
 mod steps;
 mod strand;
 
@@ -125,11 +128,14 @@ fn main() {
     let mut trials = conform::trials();
     trials.extend(back::trials());
     trials.extend(buckets::trials());
+    trials.extend(cleanup::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
+    trials.extend(explain::trials());
     trials.extend(in_place::trials());
     trials.extend(losses::trials());
     trials.extend(rollout::trials());
+    trials.extend(server_gate::trials());
     trials.extend(steps::trials());
     trials.extend(strand::trials());
     let skip = mongod::skipped();

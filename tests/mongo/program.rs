@@ -36,6 +36,7 @@ pub struct Place {
     dir: tempfile::TempDir,
     set_dir: PathBuf,
     uri: String,
+    next_uri: Option<String>,
     /// The rollout's id, which is also the name of its database.
     pub id: String,
     /// The plan.
@@ -50,7 +51,12 @@ impl Place {
             plan.replace("id = \"orders-v2\"", &format!("id = \"{id}\"")).replace("\"shop.", &format!("\"{id}."));
         let path = dir.path().join("plan.toml");
         std::fs::write(&path, adapt(text)).map_err(|e| e.to_string())?;
-        Ok(Place { dir, set_dir: set.dir().to_owned(), uri: set.uri(), id: id.to_owned(), plan: path })
+        Ok(Place { dir, set_dir: set.dir().to_owned(), uri: set.uri(), next_uri: None, id: id.to_owned(), plan: path })
+    }
+
+    /// The same with next on another replica set.
+    pub fn with_next(self, set: &ReplSet) -> Place {
+        Place { next_uri: Some(set.uri()), ..self }
     }
 
     /// A file here.
@@ -68,6 +74,7 @@ impl Place {
             .args(args)
             .current_dir(self.dir.path())
             .env("TIDEGATE_URI", &self.uri)
+            .envs(self.next_uri.iter().map(|u| ("TIDEGATE_NEXT_URI", u)))
             .stdin(Stdio::null())
             .stdout(open(&out)?)
             .stderr(open(&err)?)

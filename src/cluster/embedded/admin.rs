@@ -11,8 +11,10 @@ use super::slots::{self, fences, parse_slot, session_doc, slot_doc};
 use super::stage::Stage;
 use super::state::State;
 use super::store::{Coll, Index, Ts};
-use super::validator::Validator;
-use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, IndexSpec, Key, Ns, Reason, SessionId, SlotState};
+use super::validator::Rules;
+use crate::cluster::{
+    AdminDone, AdminOp, CollKind, Failed, IndexSpec, Key, Ns, Reason, SessionId, SlotState, Validation,
+};
 use crate::runtime::{Micros, sleep};
 
 type Applied = Result<(AdminDone, Option<Ts>), Failed>;
@@ -36,6 +38,8 @@ impl Core {
             AdminOp::Create { ns }
             | AdminOp::Indexes { ns }
             | AdminOp::SetValidator { ns, .. }
+            | AdminOp::Validation { ns }
+            | AdminOp::SetValidation { ns, .. }
             | AdminOp::Rename { from: ns, .. }
             | AdminOp::CreateEmptyView { ns, .. }
             | AdminOp::Kind { ns }
@@ -46,7 +50,11 @@ impl Core {
         let deadline = self.rt.now() + self.config.majority_timeout;
         let reads = matches!(
             op,
-            AdminOp::Sessions { .. } | AdminOp::Indexes { .. } | AdminOp::Kind { .. } | AdminOp::Count { .. }
+            AdminOp::Sessions { .. }
+                | AdminOp::Indexes { .. }
+                | AdminOp::Kind { .. }
+                | AdminOp::Count { .. }
+                | AdminOp::Validation { .. }
         );
         let late = || {
             let (op, bits) = (op.clone(), plan.bits);
@@ -105,11 +113,12 @@ impl Core {
             },
             AdminOp::CreateIndex { ns, index } => self.create_index(s, now, ns, index, bits),
             AdminOp::SetValidator { ns, validator } => {
-                let parsed = validator.as_ref().map(|v| Validator::parse(v).map(|p| (v.clone(), p)));
-                let parsed = parsed.transpose().map_err(refused)?;
-                let coll = s.colls.get_mut(ns).ok_or_else(|| refused(format!("{ns} does not exist (26)")))?;
-                coll.validator = parsed;
-                done(Some(s.commit_ddl(&self.config, now, &[ns], &[], bits)))
+                self.set_validation(s, now, ns, &Validation::strict(validator.clone()), bits)
+            }
+            AdminOp::SetValidation { ns, validation } => self.set_validation(s, now, ns, validation, bits),
+            AdminOp::Validation { ns } => {
+                let coll = s.colls.get(ns).ok_or_else(|| refused(format!("{ns} is not a collection")))?;
+                Ok((AdminDone::Validation(coll.rules.as_set()), None))
             }
             AdminOp::Rename { from, to } => match (kind(s, from), kind(s, to)) {
                 _ if from.db != to.db => Err(refused(format!("cannot rename {from} into another database: {to}"))),
@@ -135,6 +144,13 @@ impl Core {
                 done((coll || view).then(|| s.commit_ddl(&self.config, now, &[ns], gone, bits)))
             }
         }
+    }
+
+    fn set_validation(&self, s: &mut State, now: Micros, ns: &Ns, v: &Validation, bits: u64) -> Applied {
+        let rules = Rules::parse(v).map_err(refused)?;
+        let coll = s.colls.get_mut(ns).ok_or_else(|| refused(format!("{ns} does not exist (26)")))?;
+        coll.rules = rules;
+        Ok((AdminDone::Done, Some(s.commit_ddl(&self.config, now, &[ns], &[], bits))))
     }
 
     fn create_index(&self, s: &mut State, now: Micros, ns: &Ns, index: &IndexSpec, bits: u64) -> Applied {

@@ -176,9 +176,8 @@ impl<'s> Stage<'s> {
     /// `old` is the document that this stage saw there.
     fn store(&mut self, ns: &Ns, key: Key, doc: Option<Doc>, kind: ChangeKind, old: Option<Doc>) -> Result<(), Reason> {
         let coll = self.state.colls.get(ns);
-        if let (true, Some(doc), Some((filter, validator))) =
-            (self.validate, &doc, coll.and_then(|c| c.validator.as_ref()))
-            && !validator.accepts(doc)
+        if let (true, Some(doc), Some(coll)) = (self.validate, &doc, coll)
+            && let Some(filter) = coll.rules.refuse(doc, old.as_deref())
         {
             return Err(Reason::Refused(format!(
                 "document failed validation in {ns} (121): {key} does not satisfy {filter}"

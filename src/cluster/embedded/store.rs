@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bson::{Document, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
-use super::validator::Validator;
+use super::validator::Rules;
 use crate::cluster::{Doc, IndexSpec, Key, KeyError, value_bytes};
 
 /// A cluster time in one word: seconds above, increment below.
@@ -76,7 +76,7 @@ pub(super) struct Coll {
     pub(super) live: usize,
     /// All but `_id_`.
     pub(super) indexes: Vec<Index>,
-    pub(super) validator: Option<(Document, Validator)>,
+    pub(super) rules: Rules,
 }
 
 impl Coll {

@@ -6,7 +6,7 @@ use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use super::errors::Phase;
 use super::read::malformed;
 use super::{Mongo, majority};
-use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, IndexSpec, Ns, Reason};
+use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, IndexSpec, Ns, Reason, Validation};
 
 impl Mongo {
     pub(super) async fn administer(&self, op: &AdminOp) -> Result<AdminDone, Failed> {
@@ -22,12 +22,10 @@ impl Mongo {
             AdminOp::CreateIndex { ns, index } => self.create_index(ns, index).await,
             AdminOp::Indexes { ns } => self.indexes(ns).await.map(AdminDone::Indexes),
             AdminOp::SetValidator { ns, validator } => {
-                let validator = raw(validator.as_ref().unwrap_or(&Document::new()))?;
-                let command = rawdoc! {
-                    "collMod": &*ns.coll, "validator": validator, "validationLevel": "strict", "validationAction": "error",
-                };
-                self.ddl(&ns.db, command).await.map(|()| AdminDone::Done)
+                self.set_validation(ns, &Validation::strict(validator.clone())).await
             }
+            AdminOp::Validation { ns } => self.validation(ns).await.map(AdminDone::Validation),
+            AdminOp::SetValidation { ns, validation } => self.set_validation(ns, validation).await,
             AdminOp::Rename { from, to } => self.rename(from, to).await,
             AdminOp::CreateEmptyView { ns, on } => {
                 if ns.db != on.db {
@@ -129,6 +127,29 @@ impl Mongo {
                 })
             })
             .collect()
+    }
+
+    async fn set_validation(&self, ns: &Ns, v: &Validation) -> Result<AdminDone, Failed> {
+        let validator = raw(v.validator.as_ref().unwrap_or(&Document::new()))?;
+        let command = rawdoc! {
+            "collMod": &*ns.coll, "validator": validator, "validationLevel": &*v.level, "validationAction": &*v.action,
+        };
+        self.ddl(&ns.db, command).await.map(|()| AdminDone::Done)
+    }
+
+    async fn validation(&self, ns: &Ns) -> Result<Validation, Failed> {
+        let command = rawdoc! { "listCollections": 1, "filter": { "name": &*ns.coll } };
+        let found = self.list(&ns.db, command).await?;
+        let found = found.first().filter(|d| d.get_str("type").is_ok_and(|t| t == "collection"));
+        let Some(d) = found else { return Err(refused(format!("{ns} is not a collection"))) };
+        let none = doc! {};
+        let options = d.get_document("options").unwrap_or(&none);
+        let word = |name: &str, default: &str| options.get_str(name).unwrap_or(default).to_owned();
+        Ok(Validation {
+            validator: options.get_document("validator").ok().filter(|v| !v.is_empty()).cloned(),
+            level: word("validationLevel", "strict"),
+            action: word("validationAction", "error"),
+        })
     }
 
     async fn kind(&self, ns: &Ns) -> Result<CollKind, Failed> {

@@ -124,7 +124,9 @@ impl Simulation {
         let cluster = Embedded::new(rt.clone(), embedded::Config::default());
         // Every third run copies so slowly that most mishaps fall into the backfill.
         let max_rate = if leaning.slow_copy.unwrap_or(seed % 3 == 2) { "12" } else { "1000000" };
-        let text = PLAN.replace("MAX_RATE", max_rate);
+        // Every fifth run has the server refuse what the route does not allow.
+        let gate = if seed % 5 == 4 { "lease = \"3s\"\nserver_gate = true" } else { "lease = \"3s\"" };
+        let text = PLAN.replace("MAX_RATE", max_rate).replace("lease = \"3s\"", gate);
         let plan = Arc::new(Plan::parse(&text, "sim.toml").unwrap_or_else(|e| panic!("{}", e.render(false))));
         let load = workload::Config {
             documents: 150 + seed % 200,
