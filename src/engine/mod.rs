@@ -20,6 +20,7 @@ mod resync;
 mod routing;
 mod runner;
 mod start;
+mod steady;
 mod tail;
 mod tasks;
 mod verify;

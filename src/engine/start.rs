@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::ctx::{Ctx, Halt, lock};
 use super::lease::{self, Lease, LeaseError};
 use super::observe;
+use super::planted::Bug;
 use super::publish::Publisher;
 use super::reconcile::Outcome;
 use super::runner::Runner;
@@ -128,8 +129,10 @@ fn replay(records: &[Record], deps: &Deps) -> Result<(bool, State), StartError> 
 /// Moves every slot of the rollout to this epoch on both clusters: what an older runner has under way can no longer commit.
 async fn fence_out(ctx: &Arc<Ctx>) -> Result<(), Halt> {
     for side in Side::BOTH {
-        let op = AdminOp::BumpAll { rollout: ctx.plan.id.clone(), epoch: ctx.epoch };
-        ctx.admin(side, "fencing out older runners", op).await?;
+        if !ctx.planted.has(Bug::TakeOverWithoutBump) {
+            let op = AdminOp::BumpAll { rollout: ctx.plan.id.clone(), epoch: ctx.epoch };
+            ctx.admin(side, "fencing out older runners", op).await?;
+        }
         let op = AdminOp::Sessions { rollout: ctx.plan.id.clone() };
         if let AdminDone::Sessions(list) = ctx.admin(side, "listing sessions", op).await? {
             for s in list {
