@@ -131,6 +131,12 @@ impl Embedded {
         self.0.version.load(Ordering::Relaxed)
     }
 
+    /// The time of the newest commit on the primary.
+    #[must_use]
+    pub fn newest_commit(&self) -> ClusterTime {
+        self.0.with(|s, _| state::to_time(s.newest()))
+    }
+
     /// The time of the newest event of a namespace on the primary, when there has been one.
     #[must_use]
     pub fn newest_event(&self, ns: &Ns) -> Option<ClusterTime> {

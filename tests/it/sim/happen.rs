@@ -251,7 +251,6 @@ impl Simulation {
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.take_back(undo);
         }
-        self.points.disarm();
         self.plant();
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 
 use tidegate::cluster::embedded::{self, Embedded};
-use tidegate::cluster::{Cluster, Db};
+use tidegate::cluster::Db;
 use tidegate::engine::{self, Deps, End, Engine, StartError};
 use tidegate::journal::MemStore;
 use tidegate::plan::{Advance, Plan};
@@ -253,13 +253,7 @@ impl Simulation {
         self.starting = None;
         match outcome {
             Ok(engine) => {
-                let newest = self.sim.block_on({
-                    let db = self.cluster.clone();
-                    async move { db.observe().await }
-                });
-                if let Some(Ok(seen)) = newest {
-                    self.monitor.fenced(seen.majority, engine.snapshot().epoch);
-                }
+                self.monitor.fenced(self.cluster.newest_commit(), engine.snapshot().epoch);
                 self.engine = Some(engine);
             }
             Err(StartError::Finished(_)) => {}
@@ -296,6 +290,9 @@ impl Simulation {
             if now > self.case.rough && !calmed {
                 calmed = true;
                 self.calm();
+                if self.case.rough > Micros::ZERO {
+                    self.points.disarm();
+                }
             }
             self.attend(now)?;
             if let Some(v) = self.workload.oracle().violations().first() {
