@@ -366,6 +366,18 @@ pub enum TxnOp {
     },
 }
 
+impl TxnOp {
+    /// The namespace that it writes to.
+    #[must_use]
+    pub fn ns(&self) -> &Ns {
+        match self {
+            TxnOp::Insert { ns, .. } | TxnOp::Put { ns, .. } | TxnOp::Delete { ns, .. } | TxnOp::Expect { ns, .. } => {
+                ns
+            }
+        }
+    }
+}
+
 /// A committed transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct TxnDone {

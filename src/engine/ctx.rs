@@ -12,6 +12,7 @@ use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
 use super::server_gate::ServerGate;
+use super::steady::Steady;
 use super::strand::{self, Strand};
 use super::tail::TailState;
 use super::{Config, Deps};
@@ -169,6 +170,8 @@ pub(super) struct Ctx {
     pub transform: Transform,
     pub ns: [Ns; 2],
     pub epoch: i64,
+    /// The time of day that decisions are made by.
+    pub clock: Steady,
     pub planted: Planted,
     pub chunk_docs: usize,
     pub ownership: Ownership,
@@ -217,6 +220,7 @@ impl Ctx {
             plan: deps.plan.clone(),
             ns: [collection.legacy.clone(), collection.next.clone()],
             epoch,
+            clock: Steady::new(deps.rt.clone()),
             planted: config.planted,
             chunk_docs: config.chunk_docs.unwrap_or(super::backfill::CHUNK_DOCS),
             ownership: Ownership::default(),

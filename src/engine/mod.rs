@@ -25,6 +25,7 @@ mod runner;
 mod salvage;
 mod server_gate;
 mod start;
+mod steady;
 mod strand;
 mod tail;
 mod tasks;

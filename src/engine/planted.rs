@@ -23,6 +23,28 @@ pub enum Bug {
     EffectBeforeRecord,
     /// In place, a runner that took up again takes the document it finds for the one that was there before.
     PreImageOverwrittenOnResume,
+    /// tidegate's own transactions are not recognised on the way back through a change stream.
+    EchoFilterOff,
+    /// A gate without enough fresh data counts as one that passes.
+    GatePassesOnMissingData,
+    /// On legacy's side nobody looks at the epoch of a transaction. Switched on in the embedded cluster.
+    StaleEpochOnLegacy,
+    /// A re-sync that finds no document at the owner leaves the copy.
+    DeleteIgnored,
+    /// A tail stores its position before the work that it stands for.
+    PositionBeforeWork,
+    /// The route flips although a process has not acknowledged the freeze.
+    FlipWithoutAcks,
+    /// The route is replaced whatever its epoch is.
+    RouteWithoutCompare,
+    /// Whoever takes over does not bump the slots of the older runner.
+    TakeOverWithoutBump,
+    /// A chunk does not register the keys that it is about to write.
+    ChunkNotRegistered,
+    /// One key is written by several workers of a tail.
+    KeyAcrossWorkers,
+    /// The journal acknowledges a record before it is synced. Switched on in the journal in memory.
+    JournalAckBeforeSync,
 }
 
 /// The mistakes switched on in this run: none, or one.

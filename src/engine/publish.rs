@@ -108,7 +108,7 @@ impl Publisher {
     fn build(&self, state: &State, open: bool, end: Option<&End>, now: Micros) -> Snapshot {
         let ctx = &self.ctx;
         let live = lock(&ctx.live);
-        let wall_ms = ctx.rt.wall_ms();
+        let wall_ms = ctx.clock.now_ms();
         let phase = phase(ctx, state, &live, open, end, wall_ms);
         let view = |op, side| live.metrics.latency_view(op, side, now);
         Snapshot {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::ctx::{Ctx, Halt};
+use super::planted::Bug;
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{Key, TxnOp};
 use crate::route::Side;
@@ -155,7 +156,7 @@ pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent:
     let mut new = Vec::new();
     for ((key, own), copy) in keys.iter().zip(owned.docs).zip(copies.docs) {
         match own {
-            None if copy.is_some() => gone.push(key.clone()),
+            None if copy.is_some() && !ctx.planted.has(Bug::DeleteIgnored) => gone.push(key.clone()),
             None => {}
             Some(doc) => {
                 let wanted = image(ctx, src, &doc)?;

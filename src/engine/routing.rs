@@ -158,7 +158,8 @@ async fn compare_and_set(ctx: &Arc<Ctx>, from: &Route, to: &Route) -> Result<Rou
     let op = WriteOp::Replace {
         ns: routes_ns(),
         key: Key::from(ctx.plan.id.as_str()),
-        only_if: Some(Expect { field: "epoch", value: Bson::Int64(from.epoch) }),
+        only_if: (!ctx.planted.has(Bug::RouteWithoutCompare))
+            .then(|| Expect { field: "epoch", value: Bson::Int64(from.epoch) }),
         doc: to.to_raw(),
         upsert: false,
     };

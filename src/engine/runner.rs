@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::OnRecord;
 use super::ctx::{Ctx, Halt, Message, as_task, lock};
 use super::lease::{self, Lease};
+use super::planted::Bug;
 use super::publish::Publisher;
 use super::{strand, tasks};
 use crate::gate::{Baseline, GateState, TriggerState, Tripped};
@@ -97,6 +98,7 @@ impl Runner {
         let renew_at = began + Micros(lease::LEASE.0 / 3);
         lock(&ctx.live).metrics.set_slo(ctx.plan.slo);
         ctx.strand.follow(&state);
+        ctx.clock.not_before(state.latest_ms());
         let baseline = state.baseline.as_ref().and_then(|b| serde_json::from_value(b.clone()).ok()).map(Arc::new);
         Runner {
             ctx,
@@ -237,7 +239,7 @@ impl Runner {
             }
             forecast["reason"] = json!(self.ctx.strand.reason);
         }
-        let input = Input::Command { command, at_ms: self.ctx.rt.wall_ms(), gates, forecast };
+        let input = Input::Command { command, at_ms: self.ctx.clock.now_ms(), gates, forecast };
         let answer = match decide(&self.state, &self.ctx.plan, &input) {
             Err(refusal) => Reply::Refused(refusal.0),
             Ok(events) => {
@@ -288,7 +290,7 @@ impl Runner {
             return Ok(());
         }
         loop {
-            let at_ms = self.ctx.rt.wall_ms();
+            let at_ms = self.ctx.clock.now_ms();
             let tick = |evidence| Input::Tick { at_ms, gates: self.summary(evidence), totals: self.totals() };
             let mut events = decide(&self.state, &self.ctx.plan, &tick(false)).unwrap_or_default();
             if events.iter().any(|e| matches!(e, Event::StagePassed { .. })) {
@@ -390,7 +392,9 @@ impl Runner {
     /// What the gates said when they were last looked at. With evidence only when it may be `needed`: it takes merging histograms.
     fn summary(&self, needed: bool) -> GateSummary {
         let live = lock(&self.ctx.live);
-        let failing = live.gates.iter().find(|g| g.verdict != Verdict::Pass);
+        let blind = self.ctx.planted.has(Bug::GatePassesOnMissingData);
+        let passes = |v: Verdict| v == Verdict::Pass || (blind && matches!(v, Verdict::Stale | Verdict::Inconclusive));
+        let failing = live.gates.iter().find(|g| !passes(g.verdict));
         GateSummary {
             pass: failing.is_none(),
             why: failing.map_or_else(String::new, super::publish::gate_reason),

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::ctx::{Ctx, Halt, lock};
 use super::lease::{self, Lease, LeaseError};
 use super::observe;
+use super::planted::Bug;
 use super::publish::Publisher;
 use super::reconcile::Outcome;
 use super::runner::Runner;
@@ -130,8 +131,10 @@ const NEXT_ANSWERS: Micros = Micros::from_secs(10);
 
 /// Moves every slot of the rollout on a side's cluster to this epoch: what an older runner has under way there can no longer commit.
 pub(super) async fn fence_out(ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
-    let op = AdminOp::BumpAll { rollout: ctx.plan.id.clone(), epoch: ctx.epoch };
-    ctx.admin(side, "fencing out older runners", op).await?;
+    if !ctx.planted.has(Bug::TakeOverWithoutBump) {
+        let op = AdminOp::BumpAll { rollout: ctx.plan.id.clone(), epoch: ctx.epoch };
+        ctx.admin(side, "fencing out older runners", op).await?;
+    }
     let op = AdminOp::Sessions { rollout: ctx.plan.id.clone() };
     if let AdminDone::Sessions(list) = ctx.admin(side, "listing sessions", op).await? {
         for s in list {

@@ -24,6 +24,9 @@ struct Inner {
     /// The fault and the record it waits for; `None` is the next one.
     fault: Option<(Option<u64>, Fault)>,
     hung: bool,
+    /// A planted mistake: a record is acknowledged before it is synced, which the next one does.
+    #[cfg(feature = "planted-bugs")]
+    ack_before_sync: bool,
 }
 
 /// Records in memory. Clones share them.
@@ -45,6 +48,41 @@ impl MemStore {
     /// The append of record `seq` meets `fault`, once.
     pub fn fail_at(&self, seq: u64, fault: Fault) {
         lock(&self.0).fault = Some((Some(seq), fault));
+    }
+
+    /// The machine crashes: what was not synced is gone. Every acknowledged record is, so that nothing is; but for a planted mistake.
+    pub fn crash(&self) {
+        #[cfg(feature = "planted-bugs")]
+        {
+            let mut inner = lock(&self.0);
+            if inner.ack_before_sync {
+                inner.records.pop();
+            }
+        }
+    }
+
+    /// A planted mistake: records are acknowledged before they are synced, and the last one is lost in a crash.
+    #[cfg(feature = "planted-bugs")]
+    pub fn set_ack_before_sync(&self) {
+        lock(&self.0).ack_before_sync = true;
+    }
+
+    /// How many records are stored.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.0).records.len()
+    }
+
+    /// True when nothing is stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The records from the `n`th on, counted from 0.
+    #[must_use]
+    pub fn since(&self, n: usize) -> Vec<Record> {
+        lock(&self.0).records.get(n..).map(<[Record]>::to_vec).unwrap_or_default()
     }
 
     /// True once an append hangs; false again after the next load.

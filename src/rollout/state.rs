@@ -124,6 +124,14 @@ pub struct State {
 }
 
 impl State {
+    /// The latest time that a decision so far was made at, wall-clock milliseconds; 0 before the first.
+    #[must_use]
+    pub fn latest_ms(&self) -> i64 {
+        let soaking = if let Status::Soaking { since_ms } = self.status { since_ms } else { 0 };
+        let stages = self.stage_times.iter().map(|(from, to)| to.unwrap_or(*from)).max();
+        soaking.max(stages.unwrap_or(0))
+    }
+
     /// Folds one event in. Total: an event that does not fit the state changes what it names and nothing else.
     pub fn apply(&mut self, event: &Event, plan: &Plan) {
         match event {

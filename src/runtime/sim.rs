@@ -2,7 +2,7 @@
 //!
 //! Tasks run in the order in which they were woken; time moves only when none can run. The same seed and inputs give the same run.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +33,9 @@ struct Inner {
     /// The task being polled, and whether its group was killed meanwhile.
     running: Option<(u64, Group)>,
     running_killed: bool,
+    /// Groups that stand still, and their tasks that were woken meanwhile.
+    suspended: BTreeSet<Group>,
+    held: Vec<Woken>,
 }
 
 /// A task that was woken: its slot and id.
@@ -113,6 +116,32 @@ impl Sim {
         self.now.fetch_max(until.0, Ordering::SeqCst);
     }
 
+    /// As [`Sim::run_until`], but looks after every step: ends early, the clock where it stands, when `stop` says so.
+    pub fn run_watched(&self, until: Micros, mut stop: impl FnMut() -> bool) {
+        while self.step(until) {
+            if stop() {
+                return;
+            }
+        }
+        self.now.fetch_max(until.0, Ordering::SeqCst);
+    }
+
+    /// Lets every task of `group` stand still where it is, as a stopped process does, until [`Sim::resume`].
+    pub fn suspend(&self, group: Group) {
+        lock(&self.inner).suspended.insert(group);
+    }
+
+    /// Lets the group go on.
+    pub fn resume(&self, group: Group) {
+        let held = {
+            let mut inner = lock(&self.inner);
+            inner.suspended.remove(&group);
+            std::mem::take(&mut inner.held)
+        };
+        // Those of other groups are held again when their turn comes.
+        lock(&self.ready.0).extend(held);
+    }
+
     /// Runs until `f` is done, advancing virtual time as needed; `None` when nothing is left that could finish it.
     pub fn block_on<T: Send + 'static>(&self, f: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let slot = Arc::new(Mutex::new(None));
@@ -152,9 +181,12 @@ impl Sim {
     fn poll_task(&self, (slot, id): Woken) {
         let (mut future, cell, waker) = {
             let mut inner = lock(&self.inner);
-            let Some(task) = inner.task(slot, id) else { return };
-            let Some(runnable) = task.runnable.take() else { return };
-            let group = task.group;
+            let Some(group) = inner.task(slot, id).map(|t| t.group) else { return };
+            if inner.suspended.contains(&group) {
+                inner.held.push((slot, id));
+                return;
+            }
+            let Some(runnable) = inner.task(slot, id).and_then(|t| t.runnable.take()) else { return };
             inner.running = Some((id, group));
             inner.running_killed = false;
             runnable
@@ -357,6 +389,53 @@ mod tests {
         );
         sim.run_until(Micros(100));
         assert!(lock(&sim.inner).tasks.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_suspended_group_stands_still_and_goes_on() {
+        let sim = Sim::new(1);
+        let rt: Rt = sim.clone();
+        let ticks = Arc::new(Mutex::new(Vec::new()));
+        for g in [1, 2] {
+            let (rt2, ticks) = (rt.clone(), ticks.clone());
+            rt.spawn(
+                Group(g),
+                "t",
+                Box::pin(async move {
+                    loop {
+                        sleep(&rt2, Micros(10)).await;
+                        lock(&ticks).push((g, rt2.now().0));
+                    }
+                }),
+            );
+        }
+        sim.suspend(Group(1));
+        sim.run_until(Micros(35));
+        assert_eq!(*lock(&ticks), [(2, 10), (2, 20), (2, 30)]);
+        sim.resume(Group(1));
+        sim.run_until(Micros(45));
+        // What was due long ago is late, not lost, and happens once.
+        assert_eq!(lock(&ticks)[3..], [(1, 35), (2, 40), (1, 45)]);
+    }
+
+    #[test]
+    fn a_watched_run_stops_where_it_is_told_to() {
+        let sim = Sim::new(1);
+        let rt: Rt = sim.clone();
+        let rt2 = rt.clone();
+        rt.spawn(
+            Group(1),
+            "t",
+            Box::pin(async move {
+                loop {
+                    sleep(&rt2, Micros(10)).await;
+                }
+            }),
+        );
+        sim.run_watched(Micros(100), || sim.now() >= Micros(30));
+        assert_eq!(sim.now(), Micros(30));
+        sim.run_watched(Micros(100), || false);
+        assert_eq!(sim.now(), Micros(100));
     }
 
     #[test]

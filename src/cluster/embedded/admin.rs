@@ -182,8 +182,7 @@ impl Core {
         if open && let Some(newer) = newest(&slots_of(s, rollout)).filter(|e| *e > epoch) {
             return Err(Failed::Fenced { newer });
         }
-        s.sessions += 1;
-        let session = self.new_session(s.sessions, name);
+        let session = self.session(epoch, name);
         let mut stage = Stage::plain(s, now);
         let old = stage.get(&fences(), &Key::from(name)).and_then(|d| parse_slot(&d));
         let new = match old {
@@ -195,7 +194,9 @@ impl Core {
         };
         self.store_slot(&mut stage, name, &new)?;
         if open {
-            stage.insert(&slots::sessions(), &session_doc(new.session, name)).map_err(Failed::NotDone)?;
+            let doc = session_doc(new.session, name);
+            let key = Key::of(&doc).map_err(|e| refused(e.to_string()))?;
+            stage.replace(&slots::sessions(), &key, None, &doc, true, true).map_err(Failed::NotDone)?;
         }
         let ts = stage.finish().commit(s, &self.config, now, None, bits);
         Ok((AdminDone::Slot(new), Some(ts)))
@@ -226,8 +227,9 @@ impl Core {
         Ok((AdminDone::Done, ts))
     }
 
-    /// A session id that no other slot, cluster or opening has.
-    fn new_session(&self, n: u64, slot: &str) -> SessionId {
+    /// The session of a slot under an epoch. Whoever opens it twice, or whose opening lands late, finds the one it has.
+    fn session(&self, epoch: i64, slot: &str) -> SessionId {
+        let n = epoch as u64;
         let entity =
             slot.bytes().fold(u64::from(self.config.id), |h, b| h.wrapping_mul(0x0100_0000_01B3) ^ u64::from(b));
         let mut id = [0; 16];

@@ -73,6 +73,8 @@ pub(super) struct FaultState {
     pub(super) changed: Arc<Notify>,
     #[cfg(feature = "planted-bugs")]
     pub(super) read_only_fence: bool,
+    #[cfg(feature = "planted-bugs")]
+    pub(super) unfenced: Option<Ns>,
 }
 
 impl FaultState {
@@ -88,6 +90,8 @@ impl FaultState {
             changed: Arc::default(),
             #[cfg(feature = "planted-bugs")]
             read_only_fence: false,
+            #[cfg(feature = "planted-bugs")]
+            unfenced: None,
         }
     }
 
@@ -190,6 +194,11 @@ impl Faults {
     /// Forgets the oplog so far: a stream that is not up to date cannot resume.
     pub fn truncate_oplog(&self) {
         self.0.with(|s, _| s.forget_history());
+    }
+
+    /// The servers' wall clocks jump, by milliseconds; there is no way back but another jump. Cluster time goes on as it did.
+    pub fn jump_clock(&self, by_ms: i64) {
+        self.0.with(|s, _| s.clock_off_ms += by_ms);
     }
 
     /// Back to health: rates, latencies, lags, links. An election under way goes on.

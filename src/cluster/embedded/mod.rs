@@ -4,6 +4,7 @@
 //! can be set while it runs. It does no I/O and takes time and randomness from the runtime only. What it does not have: TTL, more
 //! than one statement's worth of query language, transactions that block (a conflict is found at commit: the first committer wins).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::RawDocumentBuf;
@@ -63,6 +64,8 @@ pub(super) struct Core {
     rt: Rt,
     config: Config,
     state: Mutex<State>,
+    /// Shared with the state, to be read without its lock.
+    version: Arc<AtomicU64>,
 }
 
 impl Core {
@@ -85,8 +88,9 @@ impl Embedded {
     pub fn new(rt: Rt, config: Config) -> Arc<Self> {
         let now = rt.now();
         let base_us = (rt.wall_ms().max(0) as u64 * 1_000).saturating_sub(now.0);
-        let state = Mutex::new(State::new(&config, base_us, now));
-        Arc::new(Embedded(Arc::new(Core { rt, config, state })))
+        let state = State::new(&config, base_us, now);
+        let version = state.version.clone();
+        Arc::new(Embedded(Arc::new(Core { rt, config, state: Mutex::new(state), version })))
     }
 
     /// The handle to its faults.
@@ -112,6 +116,34 @@ impl Embedded {
         })
     }
 
+    /// Everything in a collection, in `_id` order, as a majority has it: nothing of it will ever be rolled back.
+    #[must_use]
+    pub fn dump_majority(&self, ns: &Ns) -> Vec<(Key, RawDocumentBuf)> {
+        self.0.with(|s, _| {
+            let at = s.majority();
+            let docs = s.colls.get(ns).into_iter().flat_map(|c| &c.docs);
+            docs.filter_map(|(k, c)| Some((k.clone(), (**c.at(at)?).to_owned()))).collect()
+        })
+    }
+
+    /// A number that moves with every commit and with every one rolled back; for whoever looks on.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Relaxed)
+    }
+
+    /// The time of the newest commit on the primary.
+    #[must_use]
+    pub fn newest_commit(&self) -> ClusterTime {
+        self.0.with(|s, _| state::to_time(s.newest()))
+    }
+
+    /// The time of the newest event of a namespace on the primary, when there has been one.
+    #[must_use]
+    pub fn newest_event(&self, ns: &Ns) -> Option<ClusterTime> {
+        self.0.with(|s, _| s.logged(ns).and_then(oplog::Events::last).map(|e| state::to_time(e.ts)))
+    }
+
     /// How many documents a collection has, as committed on the primary.
     #[must_use]
     pub fn count(&self, ns: &Ns) -> usize {
@@ -128,6 +160,12 @@ impl Embedded {
     #[cfg(feature = "planted-bugs")]
     pub fn set_read_only_fence(&self, on: bool) {
         self.0.with(|s, _| s.faults.read_only_fence = on);
+    }
+
+    /// A planted mistake: transactions that write to this namespace are not fenced at all.
+    #[cfg(feature = "planted-bugs")]
+    pub fn set_unfenced(&self, ns: Option<Ns>) {
+        self.0.with(|s, _| s.faults.unfenced = ns);
     }
 }
 

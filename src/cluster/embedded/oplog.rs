@@ -56,6 +56,11 @@ impl Events {
         self.pieces.clear();
     }
 
+    /// The newest event.
+    pub(super) fn last(&self) -> Option<&Event> {
+        self.pieces.back()?.back()
+    }
+
     /// The events after `ts`, oldest first. Near the end as a rule, so it is looked for there first.
     pub(super) fn after(&self, ts: Ts) -> impl Iterator<Item = &Event> {
         let later = self.pieces.iter().rev().take_while(|p| p.front().is_some_and(|e| e.ts > ts)).count();

@@ -252,11 +252,12 @@ impl Core {
                 }
                 _ if now >= deadline => return Err(Failed::Unknown(timeout("waiting for a majority"))),
                 // Soon: nothing that could change on the way is worth waking up for.
-                Standing::NotBefore(at) if at.since(now) < Micros::from_ms(10) => {
+                Standing::NotBefore(at) if at > now && at.since(now) < Micros::from_ms(10) => {
                     self.rt.sleep_until(at.min(deadline)).await
                 }
+                // What was due already waits for a member to come back, and the clock must not stop for it.
                 Standing::NotBefore(at) => {
-                    race(notified, self.rt.sleep_until(at.min(deadline))).await;
+                    race(notified, self.rt.sleep_until(at.max(now + Micros::from_ms(1)).min(deadline))).await;
                 }
             }
         }
@@ -376,11 +377,7 @@ impl Core {
         };
         let per = self.config.latency.per_write_ns * ops.iter().map(count).sum::<usize>() as u64;
         let fences = slots::fences();
-        let ns = ops.first().map_or(&fences, |op| match op {
-            TxnOp::Insert { ns, .. } | TxnOp::Put { ns, .. } | TxnOp::Delete { ns, .. } | TxnOp::Expect { ns, .. } => {
-                ns
-            }
-        });
+        let ns = ops.first().map_or(&fences, TxnOp::ns);
         let plan = self.begin(OpKind::Transact, ns, per).await?;
         let late = |at: Micros| at > fence.deadline;
         if late(self.rt.now()) {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -90,12 +91,14 @@ pub(super) struct State {
     electing_until: Option<Micros>,
     stale: Option<(Micros, Ts)>,
     primary: usize,
-    /// Sessions made so far.
-    pub(super) sessions: u64,
     /// Moved to break every open stream.
     pub(super) streams: u64,
     pub(super) faults: FaultState,
     pub(super) counters: super::Counters,
+    /// Moved by every commit and by every one rolled back.
+    pub(super) version: Arc<AtomicU64>,
+    /// The servers' wall clocks are off by this much, milliseconds. Cluster time is not: it never goes back.
+    pub(super) clock_off_ms: i64,
 }
 
 impl State {
@@ -116,10 +119,11 @@ impl State {
             electing_until: None,
             stale: None,
             primary: 0,
-            sessions: 0,
             streams: 0,
             faults: FaultState::new(config.nodes),
             counters: super::Counters::default(),
+            version: Arc::default(),
+            clock_off_ms: 0,
         };
         let start = state.clock(now);
         (state.last, state.majority, state.history) = (start, start, start.saturating_sub(1));
@@ -133,7 +137,7 @@ impl State {
     }
 
     pub(super) fn server_ms(&self, now: Micros) -> i64 {
-        ((self.base_us + now.0) / 1_000) as i64
+        ((self.base_us + now.0) / 1_000) as i64 + self.clock_off_ms
     }
 
     pub(super) fn term(&self) -> usize {
@@ -278,6 +282,7 @@ impl State {
     ) -> Ts {
         let ts = self.next_ts(now);
         self.last = ts;
+        self.version.fetch_add(1, Ordering::Relaxed);
         let mut touched = Vec::with_capacity(writes.len());
         for (ns, key, doc) in writes {
             let gone = doc.is_none();
@@ -391,6 +396,7 @@ impl State {
     /// The primary steps down. A random suffix of what no majority has is rolled back; answers how many commits that was.
     pub(super) fn step_down(&mut self, config: &Config, now: Micros, bits: u64) -> usize {
         self.advance(config, now);
+        self.version.fetch_add(1, Ordering::Relaxed);
         let firm = self.pending.iter().rposition(|p| p.firm).map_or(0, |i| i + 1);
         let open = self.pending.len() - firm;
         let survive = firm + (bits % (open as u64 + 1)) as usize;
