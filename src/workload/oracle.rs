@@ -105,7 +105,11 @@ impl Oracle {
             }
             match side {
                 0 => inner.stranded.on_next.remove(&n),
-                _ => inner.stranded.on_next.insert(n),
+                _ => {
+                    // A write that was under way when next fell silent takes the place of what was left there before.
+                    inner.stranded.left.remove(&n);
+                    inner.stranded.on_next.insert(n)
+                }
             };
             // Deleted on both sides is deleted.
             if known.deleted && inner.stranded.left.get(&n).is_some_and(|left| left.deleted) {
@@ -141,7 +145,7 @@ impl Oracle {
         let earlier = versions.into_iter().flatten().rev().find(|k| is_version(k, found)).copied();
         let Some(earlier) = earlier.or_else(|| is_version(&initial, found).then_some(initial)) else { return false };
         inner.stranded.on_next.remove(&n);
-        inner.stranded.left.entry(n).or_insert(now);
+        inner.stranded.left.insert(n, now);
         inner.changed.insert(n, earlier);
         true
     }

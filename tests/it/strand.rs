@@ -268,7 +268,7 @@ impl World {
     }
 
     /// Everything on next, and a while of writing there.
-    fn to_full(&mut self) -> Result<(), String> {
+    fn reach_full(&mut self) -> Result<(), String> {
         self.start(Vec::new());
         let soaks = |w: &World| w.state().stage == 1 && w.has(|r| r.kind == "soak_began" && r.seq > 20);
         self.until("full soaks", Micros::from_secs(60), soaks)?;
@@ -329,7 +329,7 @@ fn go(seed: u64, planted: Planted) -> Result<Stats, String> {
     let by_policy = draw(1, 2) == 0;
     let share = if draw(2, 3) == 0 { (60, 50) } else { (100, 100) };
     let mut w = World::new(seed, planted, if by_policy { "7s" } else { "ask" }, share);
-    w.to_full()?;
+    w.reach_full()?;
     // tidegate loses sight of next; the application goes on writing there for a while, or to the end.
     w.link.set_cut(true);
     w.run(Micros::from_ms(500 + draw(3, 4_000)));
@@ -459,7 +459,7 @@ fn an_ignored_tombstone_is_found() {
 #[test]
 fn asked_nothing_is_left_behind_and_next_back_again_nothing_is_lost() {
     let mut w = World::new(3, Planted::default(), "ask", (100, 100));
-    w.to_full().unwrap();
+    w.reach_full().unwrap();
     w.link.set_cut(true);
     w.run(Micros::from_secs(2));
     w.send(Command::Rollback { hard: true, to: None });
@@ -501,7 +501,7 @@ fn a_task_that_waits_for_next_does_not_hold_up_the_way_back() {
 #[test]
 fn a_process_can_be_stopped_while_the_salvage_is_outstanding() {
     let mut w = World::new(5, Planted::default(), "6s", (100, 100));
-    w.to_full().unwrap();
+    w.reach_full().unwrap();
     w.link.set_cut(true);
     w.run(Micros::from_secs(1));
     w.send(Command::Rollback { hard: true, to: None });
