@@ -19,6 +19,7 @@ mod shrink;
 mod world;
 
 use case::Case;
+pub use ports::Clock;
 use faults::Kind;
 use many::{hold, in_parallel, number, run};
 use world::Stats;
