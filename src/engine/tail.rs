@@ -15,7 +15,7 @@ use super::in_place::{Source, carry};
 use super::planted::Bug;
 use super::reconcile::Finding;
 use super::resync::resync;
-use super::writer::SlotWriter;
+use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{Change, ChangeBatch, ChangeKind, ClusterTime, Failed, Key, Reason, StreamPos};
 use crate::route::{Bucket, Side, bucket_of};
 use crate::runtime::{Micros, race};
@@ -233,7 +233,12 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
     let mut start = None::<StreamPos>;
     let mut writers = Vec::new();
     for i in 0..WORKERS {
-        let writer = SlotWriter::open(ctx, src.other(), &worker_name(src, i)).await?;
+        let mut writer = SlotWriter::open(ctx, src.other(), &worker_name(src, i)).await?;
+        if writer.checkpoint().is_none() {
+            // Before anything is carried: whoever is cut off and starts again begins here too. What this tail copies and is then
+            // deleted, a later beginning would never see.
+            store_first(&mut writer, &StreamPos { token: None, at: from }).await?;
+        }
         let pos = writer.checkpoint().and_then(position).unwrap_or(StreamPos { token: None, at: from });
         if start.as_ref().is_none_or(|s| pos.at < s.at) {
             start = Some(pos);
@@ -269,6 +274,19 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
 /// The name of a worker, and of its slot.
 pub(super) fn worker_name(src: Side, index: usize) -> String {
     format!("{}-{index}", if src == Side::Legacy { "tail" } else { "reverse" })
+}
+
+async fn store_first(writer: &mut SlotWriter, pos: &StreamPos) -> Result<(), Halt> {
+    loop {
+        match writer.commit(&[], Some(to_checkpoint(pos))).await {
+            Ok(_) => return Ok(()),
+            Err(NotCommitted::Halt(halt)) => return Err(halt),
+            Err(NotCommitted::Refused(why) | NotCommitted::Duplicate(why)) => {
+                return Err(Halt::Broken(format!("the position of a tail cannot be stored: {why}")));
+            }
+            Err(NotCommitted::Again | NotCommitted::Aborted(_)) => {}
+        }
+    }
 }
 
 /// A stream position as a slot's checkpoint.

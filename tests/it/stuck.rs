@@ -2,11 +2,12 @@
 //! stops, runners cut off half-way.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::cluster::{AdminOp, Cluster, Db, IndexSpec, Key, Ns, WriteOp};
 use tidegate::engine::{self, Deps, End, Engine};
-use tidegate::journal::{MemStore, Record};
+use tidegate::journal::{Fault, MemStore, Record};
 use tidegate::plan::{Advance, Plan};
 use tidegate::route::client::RouteClient;
 use tidegate::route::{Side, bucket_of};
@@ -58,9 +59,13 @@ impl World {
     }
 
     fn start(&self, group: Group) -> Engine {
+        self.start_on(self.rt.clone(), group)
+    }
+
+    fn start_on(&self, rt: Rt, group: Group) -> Engine {
         let db: Db = self.cluster.clone();
         let deps = Deps {
-            rt: self.rt.clone(),
+            rt,
             group,
             clusters: [db.clone(), db],
             one_cluster: true,
@@ -218,4 +223,63 @@ fn a_cutover_cut_off_after_its_flip_was_never_confirmed() {
     world.start(Group(2));
     let done = world.until(Micros::from_secs(60), |r| text(r).contains("buckets 0..512 belong to next"));
     assert_eq!(done.body["evidence"]["matched"], 300, "{done:?}");
+}
+
+#[test]
+fn a_delete_between_two_beginnings_of_a_tail_was_never_carried() {
+    let followed = |r: &Record| r.kind == "task_done" && text(r).contains("are followed from");
+    let first = World::new(50, embedded::Config::default());
+    let _engine = first.start(Group(1));
+    let seq = first.until(Micros::from_secs(60), followed).seq;
+    // The same again, cut off right before it is written down that the tail runs.
+    let world = World::new(50, embedded::Config::default());
+    world.journal.fail_at(seq, Fault::HangBefore);
+    let _engine = world.start(Group(1));
+    while !world.journal.hung() {
+        world.sim.run_until(world.rt.now() + Micros::from_ms(10));
+    }
+    let (cluster, legacy) = (world.cluster.clone(), world.ns(false));
+    let write = |op: WriteOp| {
+        let cluster = cluster.clone();
+        world.sim.block_on(async move { cluster.write(&op).await }).unwrap().unwrap();
+    };
+    write(WriteOp::Insert { ns: legacy.clone(), doc: bson::rawdoc! { "_id": 77_000_i64, "n": 1 } });
+    world.sim.run_until(world.rt.now() + Micros::from_secs(2));
+    assert_eq!(world.cluster.count(&world.ns(true)), 1, "the tail has carried it");
+    world.rt.kill(Group(1));
+    write(WriteOp::Delete { ns: legacy, key: Key::from(77_000_i64), only_if: None });
+    world.start(Group(2));
+    world.until(Micros::from_secs(120), |r| r.kind == "closed");
+    assert_eq!(world.cluster.dump(&world.ns(true)).len(), 50);
+}
+
+#[test]
+fn a_tail_whose_oplog_was_lost_never_ended() {
+    let world = World::new(300, embedded::Config::default());
+    let engine = world.start(Group(1));
+    world.until(Micros::from_secs(60), |r| r.kind == "stage_passed");
+    world.cluster.faults().set_unreachable(true);
+    world.sim.run_until(world.rt.now() + Micros::from_secs(5));
+    world.cluster.faults().truncate_oplog();
+    world.cluster.faults().set_unreachable(false);
+    world.sim.run_until(world.rt.now() + Micros::from_secs(20));
+    drop(engine.send(Command::Stop));
+    world.until(Micros::from_secs(60), |r| r.kind == "stopped");
+}
+
+#[test]
+fn a_wall_clock_that_was_set_cut_a_soak_short_or_drew_it_out() {
+    for by_ms in [7_200_000, -7_200_000] {
+        let world = World::new(50, embedded::Config::default());
+        let off = Arc::new(AtomicI64::new(0));
+        let clock: Rt = Arc::new(crate::sim::Clock { rt: world.rt.clone(), off_ms: off.clone() });
+        let _engine = world.start_on(clock, Group(1));
+        world.until(Micros::from_secs(60), |r| r.kind == "soak_began");
+        let began = world.rt.now();
+        off.store(by_ms, Ordering::SeqCst);
+        world.until(Micros::from_secs(60), |r| r.kind == "stage_passed");
+        let took = world.rt.now().since(began);
+        // One second, looked at four times a second.
+        assert!((Micros::from_ms(800)..Micros::from_ms(1_600)).contains(&took), "{by_ms}: {took}");
+    }
 }

@@ -13,8 +13,8 @@ use super::world::{Simulation, Stats};
 const TWICE_OF_100: u64 = 1;
 /// How often a long run says how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(20);
-/// Failures that are made small; more of them hardly tell more.
-const SHRUNK: usize = 3;
+/// Failures that are made small, unless `TIDEGATE_SIM_SHRINK` says otherwise; more of them hardly tell more.
+const SHRUNK: u64 = 3;
 
 /// What one case showed.
 pub fn run(case: Case) -> Result<Stats, String> {
@@ -54,7 +54,7 @@ pub fn hold(what: &str, seeds: std::ops::Range<u64>, case: impl Fn(u64) -> Case 
             Err(e) => failures.push((seed, e)),
         }
     }
-    for (seed, e) in failures.iter_mut().take(SHRUNK) {
+    for (seed, e) in failures.iter_mut().take(number("TIDEGATE_SIM_SHRINK", SHRUNK) as usize) {
         match shrink::shrink(&case(*seed)) {
             Some(small) => e.push_str(&format!("\n  {}", shrink::write(&small))),
             None => e.push_str("\n  it did not fail again"),

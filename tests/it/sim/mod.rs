@@ -21,6 +21,7 @@ mod world;
 use case::Case;
 use faults::Kind;
 use many::{hold, in_parallel, number, run};
+pub use ports::Clock;
 use world::Stats;
 
 #[test]

@@ -1,10 +1,14 @@
 //! The simulator finds deliberate mistakes in the protocol.
 
+use tidegate::drill::Scenario;
 use tidegate::engine::planted::{Bug, Planted};
+use tidegate::plan::Plan;
 
 use super::case::{Case, Leaning};
 use super::faults::Kind;
 use super::many::{in_parallel, run};
+use super::scenario;
+use super::shrink::{Small, shrink};
 
 /// Runs seeds until one finds the mistake. The leanings only make the mishaps frequent that the mistake needs: the same seeds
 /// and leanings without the mistake hold (`the_leanings_alone_hold`).
@@ -99,5 +103,30 @@ fn the_leanings_alone_hold() {
         for (seed, outcome) in in_parallel(0..6, |seed| run(Case::of(seed, Planted::default(), leaning(*bug)))) {
             assert!(outcome.is_ok(), "leaning of {bug:?}, seed {seed}: {outcome:?}");
         }
+    }
+}
+
+/// A seed that fails is made small, the small one fails in the same way, and what is written of it is a scenario.
+#[test]
+fn a_failing_seed_is_made_small_and_written_as_a_scenario() {
+    let bug = Bug::FlipWithoutAcks;
+    let case = Case::of(0, Planted::one(bug), leaning(bug));
+    let small = shrink(&case).expect("it fails");
+    assert!(case.mishaps.len() > 10 && small.kept.len() <= 4, "{} of {}", small.kept.len(), case.mishaps.len());
+    assert_eq!(run(case.keeping(&small.kept)).err().as_ref(), Some(&small.failure));
+    assert_eq!(run(Case::of(0, Planted::default(), leaning(bug)).keeping(&small.kept)).err(), None);
+    // Each mishap is an inject of the scenario, or stands in a comment where there is none.
+    let text = scenario::text(&small);
+    let parsed = Scenario::parse(&text, "scenario.toml").unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let commented = text.matches("for which there is no inject").count();
+    assert_eq!(parsed.world.injects.len() + commented, small.kept.len(), "{text}");
+    // With every mishap that the seeds draw it still is one.
+    for seed in 0..40 {
+        let case = Case::plain(seed);
+        let kept: Vec<usize> = (0..case.mishaps.len()).collect();
+        let whole = Small { drawn: kept.len(), kept, failure: "none".into(), case };
+        let text = scenario::text(&whole);
+        let parsed = Scenario::parse(&text, "scenario.toml").unwrap_or_else(|e| panic!("{e}\n{text}"));
+        assert!(Plan::parse(&scenario::plan(&whole.case), &parsed.world.plan).is_ok());
     }
 }
