@@ -16,15 +16,19 @@ pub(super) enum KeyCommand {
     Continue,
     Stop,
     Rollback { hard: bool },
+    RollbackCohort,
+    CohortForward,
 }
 
-const COMMANDS: [(&str, KeyCommand); 6] = [
+const COMMANDS: [(&str, KeyCommand); 8] = [
     ("advance", KeyCommand::Advance),
     ("pause", KeyCommand::Pause),
     ("continue", KeyCommand::Continue),
     ("stop", KeyCommand::Stop),
     ("rollback", KeyCommand::Rollback { hard: false }),
     ("rollback hard", KeyCommand::Rollback { hard: true }),
+    ("rollback cohort", KeyCommand::RollbackCohort),
+    ("cohort forward", KeyCommand::CohortForward),
 ];
 
 impl KeyCommand {

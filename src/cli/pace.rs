@@ -59,6 +59,8 @@ impl Scripted {
             KeyCommand::Continue => Command::Continue,
             KeyCommand::Stop => Command::Stop,
             KeyCommand::Rollback { hard } => Command::Rollback { hard, to: None },
+            KeyCommand::RollbackCohort => Command::RollbackCohort { hard: false },
+            KeyCommand::CohortForward => Command::CohortForward,
             KeyCommand::Advance => match current_stage(&self.drill.snapshot()) {
                 Some(stage) => Command::Advance { stage },
                 None => return self.refuse(press, "no stage is under way"),

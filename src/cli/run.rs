@@ -34,6 +34,9 @@ pub(super) struct RunArgs {
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     common: Common,
+    /// Take the pilot cohort forward again, after it has gone back alone
+    #[arg(long)]
+    cohort: bool,
     #[command(flatten)]
     held: TakeOver,
 }
@@ -48,6 +51,9 @@ pub(super) struct RollbackArgs {
     /// Come to rest in this stage [default: before the first one]
     #[arg(long, value_name = "STAGE")]
     to: Option<String>,
+    /// Only the pilot cohort, which then stays on legacy; everybody else stays where they are
+    #[arg(long, conflicts_with = "to")]
+    cohort: bool,
     #[command(flatten)]
     held: TakeOver,
 }
@@ -107,17 +113,29 @@ pub(super) fn run(args: RunArgs) -> Outcome {
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Outcome {
-    begin(&args.common, args.held.config(), None)
+    let ask = args.cohort.then_some(Ask::CohortForward);
+    begin(&args.common, args.held.config(), ask)
 }
 
 pub(super) fn rollback(args: RollbackArgs) -> Outcome {
-    begin(&args.common, args.held.config(), Some(Back { hard: args.hard, to: args.to }))
+    let ask = match args.cohort {
+        true => Ask::CohortBack { hard: args.hard },
+        false => Ask::Back { hard: args.hard, to: args.to },
+    };
+    begin(&args.common, args.held.config(), Some(ask))
 }
 
-/// How far back, and how.
-struct Back {
-    hard: bool,
-    to: Option<String>,
+/// What is asked of the rollout as soon as it is taken up.
+enum Ask {
+    /// How far back, and how.
+    Back {
+        hard: bool,
+        to: Option<String>,
+    },
+    CohortBack {
+        hard: bool,
+    },
+    CohortForward,
 }
 
 /// Originals that a lossy step changes are to be kept in a pre-image store; until there is one, such a plan has no way back.
@@ -136,10 +154,10 @@ fn refuse_lossy(plan: &Plan) -> Result<(), Failure> {
     }
 }
 
-fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
+fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome {
     let plan = read_plan(&args.plan)?;
     refuse_lossy(&plan)?;
-    let back = back.map(|b| back_command(&plan, &b)).transpose()?;
+    let asked = ask.map(|a| command(&plan, &a)).transpose()?;
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };
     let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)));
@@ -150,10 +168,11 @@ fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     let signals = Signals::listen()?;
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
     let rollout = Rollout { args, world, engine, signals, printing, file };
-    if let Some(command) = back
+    if let Some(command) = asked
         && let Some(refusal) = rollout.refused(command)
     {
-        out::say(&format!("no rollback: {refusal}"));
+        let what = if command == Command::CohortForward { "the cohort does not move" } else { "no rollback" };
+        out::say(&format!("{what}: {refusal}"));
         rollout.signals.end.store(true, Ordering::SeqCst);
         rollout.headless()?;
         return Ok(FAILED);
@@ -167,7 +186,7 @@ fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     rollout.headless()
 }
 
-fn back_command(plan: &Plan, back: &Back) -> Result<Command, Failure> {
+fn command(plan: &Plan, ask: &Ask) -> Result<Command, Failure> {
     let index = |id: &String| {
         plan.stages.iter().position(|s| s.id == *id).ok_or_else(|| {
             let names = plan.stages.iter().map(|s| s.id.as_str());
@@ -178,7 +197,11 @@ fn back_command(plan: &Plan, back: &Back) -> Result<Command, Failure> {
             ))
         })
     };
-    Ok(Command::Rollback { hard: back.hard, to: back.to.as_ref().map(index).transpose()? })
+    Ok(match ask {
+        Ask::Back { hard, to } => Command::Rollback { hard: *hard, to: to.as_ref().map(index).transpose()? },
+        Ask::CohortBack { hard } => Command::RollbackCohort { hard: *hard },
+        Ask::CohortForward => Command::CohortForward,
+    })
 }
 
 fn deps(world: &World, file: &std::path::Path, printing: Arc<AtomicBool>, as_json: bool) -> Result<Deps, Failure> {

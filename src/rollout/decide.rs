@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::event::Event;
 use super::state::{State, Status};
 use super::task::Task;
-use crate::plan::{Advance, Plan};
+use crate::plan::{Advance, PilotLevel, Plan};
+use crate::route::Goes;
 use crate::snapshot::Command;
 
 /// Reasons for an operator that are told before one has acted: with these the rest is known to be broken too.
@@ -118,6 +119,9 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         Input::Command { command: Command::Rollback { hard, to }, forecast, .. } => {
             return decide_rollback(state, plan, *hard, *to, "by the operator", forecast);
         }
+        Input::Command { command: Command::RollbackCohort { hard }, forecast, .. } => {
+            return decide_cohort_back(state, plan, *hard, forecast);
+        }
         Input::Command { command, at_ms, gates, .. } => return decide_command(state, plan, *command, *at_ms, gates),
         Input::Tripped { why, rollback, evidence } => decide_tripped(state, plan, why, *rollback, evidence),
         Input::Tick { at_ms, gates, totals } => decide_tick(state, plan, *at_ms, gates, totals),
@@ -154,15 +158,61 @@ fn decide_rollback(
         let id = plan.stages.get(to).map_or("?", |s| s.id.as_str());
         return Err(Refusal(format!("stage {id} is not before the current one")));
     }
-    if let Some(back) = &state.back {
+    // A rollback of the cohort alone gives way to one of everybody.
+    let whole = state.back.as_ref().filter(|b| !b.cohort);
+    if let Some(back) = whole {
         let further = to < back.to;
         if !further && (back.hard || !hard) {
             return Ok(Vec::new());
         }
     }
-    let hard = hard || state.back.as_ref().is_some_and(|b| b.hard);
-    let to = state.back.as_ref().map_or(to, |b| b.to.min(to));
-    Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone() }])
+    let hard = hard || whole.is_some_and(|b| b.hard);
+    let to = whole.map_or(to, |b| b.to.min(to));
+    Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone(), cohort: false }])
+}
+
+/// Only the cohort goes back, from whatever the stage is doing.
+fn decide_cohort_back(state: &State, plan: &Plan, hard: bool, evidence: &Value) -> Result<Vec<Event>, Refusal> {
+    let refuse = |why: &str| Err(Refusal(why.to_owned()));
+    if plan.pilot.is_none() {
+        return refuse("the plan names no pilot cohort");
+    }
+    if let Some(why) = no_way_back(state, plan) {
+        return refuse(why);
+    }
+    if state.route_epoch == 0 {
+        return refuse("there is no route yet: nothing of the cohort has moved");
+    }
+    match &state.back {
+        Some(back) if !back.cohort => return refuse("everything is going back, the cohort with it"),
+        Some(back) if back.hard || !hard => return Ok(Vec::new()),
+        Some(_) => {}
+        None if state.pilot == Some((Goes::Legacy, Goes::Legacy)) => return refuse("the cohort is held on legacy already"),
+        None if plan.stages.get(state.stage).is_some_and(|s| s.irreversible) => {
+            return refuse("this stage does without legacy: only everything together can go back");
+        }
+        None => {}
+    }
+    let why = "by the operator".to_owned();
+    Ok(vec![Event::RollbackBegan { hard, why, to: None, evidence: evidence.clone(), cohort: true }])
+}
+
+/// Why the cohort cannot go forward again; `None` when it can.
+fn may_not_go_forward(state: &State, plan: &Plan) -> Option<String> {
+    let level = plan.stages.get(state.stage).map_or(PilotLevel::Off, |s| s.pilot);
+    if plan.pilot.is_none() {
+        Some("the plan names no pilot cohort".into())
+    } else if state.back.is_some() {
+        Some("it is going back".into())
+    } else if !state.cohort_stays && !state.cohort_is_held() {
+        Some("the cohort is not held on legacy".into())
+    } else if state.passed {
+        Some("the stage has passed".into())
+    } else if level == PilotLevel::Off {
+        Some("this stage does not move the cohort".into())
+    } else {
+        None
+    }
 }
 
 /// Why legacy cannot take everything back any more.
@@ -213,8 +263,12 @@ fn decide_command(
             Err(Refusal("it is not paused".into()))
         }
         Command::Continue => Ok(vec![Event::Continued {}]),
+        Command::CohortForward => match may_not_go_forward(state, plan) {
+            Some(why) => Err(Refusal(why)),
+            None => Ok(vec![Event::CohortForward {}]),
+        },
         // Rollbacks are decided before.
-        Command::Stop | Command::Rollback { .. } => Ok(Vec::new()),
+        Command::Stop | Command::Rollback { .. } | Command::RollbackCohort { .. } => Ok(Vec::new()),
         Command::Advance { .. } if state.back.is_some() => Err(Refusal("it is going back".into())),
         Command::Advance { stage } => {
             let seen = plan.stages.get(stage).map_or("?", |s| s.id.as_str());
@@ -240,6 +294,9 @@ fn may_not_advance(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary) 
     }
     if state.passed {
         return Some("the stage has passed".into());
+    }
+    if state.cohort_is_held() && plan.stages.get(state.stage + 1).is_some_and(|s| s.irreversible) {
+        return Some("the pilot cohort is held on legacy: take it forward, or roll back, before legacy goes".into());
     }
     let Status::Soaking { since_ms } = state.status else { return Some("the stage's work is not done".into()) };
     let soak_ms = plan.stages.get(state.stage).map_or(0, |s| s.soak.as_ms()) as i64;
@@ -275,6 +332,9 @@ fn closed(outcome: &str) -> Event {
 
 /// What follows when every task of a rollback is done.
 fn after_rollback(state: &State, plan: &Plan, at_ms: i64, totals: &Value) -> Vec<Event> {
+    if state.back.as_ref().is_some_and(|b| b.cohort) {
+        return vec![Event::CohortReturned { at_ms }];
+    }
     match state.back.as_ref().and_then(|b| b.to) {
         Some(stage) => {
             let id = plan.stages.get(stage).map_or_else(String::new, |s| s.id.clone());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
-use super::bucket::bucket;
+use super::bucket::Place;
 use super::oracle::Known;
 use super::orders::{Order, revision};
 use crate::cluster::{ClusterTime, Expect, Failed, Reason, WriteOp, Written};
@@ -50,7 +50,7 @@ impl Reader {
 
     async fn look(&self, due: Micros, n: u64, shadowed: u64) {
         let Some(floor) = self.shared.oracle.known(n) else { return };
-        let plan = self.client.read_plan(bucket(&floor.order.id()));
+        let plan = self.client.read_plan(&Place::of(&floor.order));
         let side = plan.side;
         let Some(found) = self.fetch(&floor.order, side).await else {
             self.client.report(|r| r.error(OpKind::Read, side));
@@ -92,7 +92,7 @@ impl Reader {
         }
         // The route may have moved between the plan and the answer: judge by the newest one, reading again.
         if plan.owner == side {
-            let now = self.client.read_plan(bucket(&floor.order.id()));
+            let now = self.client.read_plan(&Place::of(&floor.order));
             if now.owner == side
                 && now.epoch == plan.epoch
                 && let Some(again) = self.fetch(&floor.order, now.side).await
@@ -222,7 +222,7 @@ impl Lane {
         let (before, wanted) = if choice < inserts {
             let n = self.next_insert;
             self.next_insert += self.lanes;
-            (None, Known { order: Order { rev: 1, by: token, ..Order::initial(n) }, deleted: false })
+            (None, Known { order: Order { rev: 1, by: token, ..self.shared.config.ids.order(n) }, deleted: false })
         } else {
             let span = self.shared.oracle.numbers() / self.lanes;
             // One in four goes to the order written last: some orders are busy.
@@ -240,7 +240,7 @@ impl Lane {
             }
         };
         self.last_written = Some(wanted.order.n);
-        let Some(permit) = self.client.permit(bucket(&wanted.order.id())).await else { return false };
+        let Some(permit) = self.client.permit(&Place::of(&wanted.order)).await else { return false };
         if wanted.deleted {
             self.shared.oracle.deleting(wanted.order.n, true);
         }

@@ -14,6 +14,7 @@ mod drill;
 mod drill_back;
 mod embedded;
 mod fixture;
+mod pilot;
 mod plan;
 mod screens;
 mod sim;

@@ -19,6 +19,9 @@ fn name(command: &Command) -> &'static str {
         Command::Stop => "STOP",
         Command::Rollback { hard: false, .. } => "ROLLBACK soft",
         Command::Rollback { hard: true, .. } => "ROLLBACK hard",
+        Command::RollbackCohort { hard: false } => "COHORT BACK soft",
+        Command::RollbackCohort { hard: true } => "COHORT BACK hard",
+        Command::CohortForward => "COHORT FORWARD",
     }
 }
 
@@ -33,7 +36,7 @@ pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
         RequestState::Requested => (format!("{what} requested, no answer for {since}"), Role::Warn),
         RequestState::Accepted => (format!("{what} requested -> accepted, taking effect for {since}"), Role::Accent),
         // It is applied when it has begun; the verdict says how far it is.
-        RequestState::Applied if matches!(r.command, Command::Rollback { .. }) => {
+        RequestState::Applied if matches!(r.command, Command::Rollback { .. } | Command::RollbackCohort { .. }) => {
             (format!("{what} requested -> accepted -> begun"), Role::Ok)
         }
         RequestState::Applied => (format!("{what} requested -> accepted -> applied"), Role::Ok),

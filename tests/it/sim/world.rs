@@ -137,6 +137,7 @@ impl Simulation {
             padding: 10,
             // Every other run creates and deletes as much as it updates.
             churn_percent: if leaning.churn.unwrap_or(seed % 2 == 1) { (30, 35) } else { (12, 8) },
+            ids: workload::Ids::Mixed,
         };
         let c = &plan.collections[0];
         cluster.load(&c.legacy, initial_orders(&load, Shapes::of(c).unwrap()).collect()).unwrap();
