@@ -215,7 +215,8 @@ impl World {
         assert_eq!(v.lost, 0, "seed {}: {:?}; {}", self.seed, v.examples, self.last());
         assert_eq!(self.workload.totals().lost, 0);
         assert!(v.checked > 100 && self.workload.totals().acknowledged > 100);
-        assert_eq!(self.state().strays, 0, "seed {}: {}", self.seed, self.last());
+        // A runner that is cut off may be told of its own writes by sessions that it does not know: only calm worlds are free of that.
+        assert!(self.generation > 1 || self.state().strays == 0, "seed {}: {}", self.seed, self.last());
     }
 }
 
@@ -342,8 +343,8 @@ fn rough(seed: u64) -> (Status, usize, usize) {
     w.start();
     let faults = w.cluster.faults();
     let rough_at = |n: u64| Micros::from_ms(800 + n * 700 + w.draw(n) % 1_400);
-    let mut kills: Vec<Micros> = (0..40).filter(|n| w.draw(100 + n) % 2 == 0).map(rough_at).rev().collect();
-    let mut elections: Vec<Micros> = (0..40).filter(|n| w.draw(200 + n) % 6 == 0).map(rough_at).rev().collect();
+    let mut kills: Vec<Micros> = (0..60).filter(|n| w.draw(100 + n) % 4 == 0).map(rough_at).rev().collect();
+    let mut elections: Vec<Micros> = (0..60).filter(|n| w.draw(200 + n) % 8 == 0).map(rough_at).rev().collect();
     let rates = |unknown| {
         faults.set_fates(Fates { landed: 2, never: 2, late: 1 + (seed % 4) as u32 });
         for kind in [OpKind::Write, OpKind::Transact, OpKind::Admin] {
@@ -352,10 +353,11 @@ fn rough(seed: u64) -> (Status, usize, usize) {
     };
     rates((w.draw(1) % 60_000) as u32);
     // Asked for until the journal has it: a runner that is cut off may have forgotten it.
-    let back_at = Micros::from_ms(3_000 + w.draw(2) % 30_000);
+    let back_from = 1 + (w.draw(2) % 4) as usize;
+    let mut back_at = None;
     let hard = w.draw(3) % 2 == 0;
     let mut held_since = None;
-    let mut whole_at = (w.draw(4) % 3 == 0).then(|| back_at + Micros::from_ms(w.draw(5) % 12_000));
+    let mut whole_at = None;
     let mut calm = false;
     let mut look = Micros::ZERO;
     while !w.state().closed {
@@ -384,7 +386,12 @@ fn rough(seed: u64) -> (Status, usize, usize) {
         }
         let ask = |command| drop(w.engine.as_ref().and_then(|e| e.send(command)));
         let asked = w.records().iter().any(|r| r.kind == "rollback_began" && r.body["cohort"] == true);
-        if now > back_at && !asked && state.route_epoch > 0 && state.stage < 5 && state.back.is_none() {
+        if back_at.is_none() && state.stage >= back_from {
+            let at = now + Micros::from_ms(w.draw(7) % 4_000);
+            back_at = Some(at);
+            whole_at = (w.draw(4) % 3 == 0).then(|| at + Micros::from_ms(w.draw(5) % 12_000));
+        }
+        if back_at.is_some_and(|at| at <= now) && !asked && state.route_epoch > 0 && state.stage < 5 && state.back.is_none() {
             ask(Command::RollbackCohort { hard });
         }
         if whole_at.is_some_and(|at| at <= now) && asked {
