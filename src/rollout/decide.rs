@@ -522,6 +522,153 @@ mod tests {
         assert_eq!((ask(&state, true), ask(&state, false)), (vec![], vec![]));
     }
 
+    const PILOTED: &str = r#"
+        schema = 1
+        plan = { id = "p", title = "t", version = 1, owner = "o" }
+        pilot = { field = "_id.region", in = ["eu"] }
+        [[collection]]
+        legacy = "a.b"
+        next = "a.c"
+        steps = [{ set = "v", value = 2 }]
+        [[stage]]
+        id = "copy"
+        do = ["create", "backfill"]
+        advance = "auto"
+        [[stage]]
+        id = "pilot"
+        pilot = "writes"
+        advance = "auto"
+        [[stage]]
+        id = "half"
+        reads = 50
+        writes = 50
+        advance = "auto"
+        [[stage]]
+        id = "again"
+        pilot = "writes"
+        reads = 100
+        writes = 100
+        advance = "auto"
+        [[stage]]
+        id = "contract"
+        do = ["quarantine-legacy"]
+        irreversible = true
+    "#;
+
+    fn piloted() -> Plan {
+        Plan::parse(PILOTED, "plan.toml").map_err(|d| d.render(false)).unwrap()
+    }
+
+    /// The state in the middle of stage `stage`, so many tasks done, with the route that the tasks done have brought.
+    fn in_stage(plan: &Plan, stage: usize, tasks: usize) -> State {
+        let mut s = State { stage, status: Status::Working, tasks_done: tasks, route_epoch: 9, ..State::default() };
+        s.stage_times = vec![(0, None); stage + 1];
+        s.reconciled = Some(Value::Null);
+        s.pilot = Some(plan.stages[stage].pilot.goes());
+        s
+    }
+
+    fn ask(state: &State, plan: &Plan, command: Command) -> Result<Vec<Event>, Refusal> {
+        let gates = GateSummary { pass: true, ..GateSummary::default() };
+        decide(state, plan, &Input::Command { command, at_ms: 7, gates, forecast: json!({ "writes_at_risk": 0 }) })
+    }
+
+    #[test]
+    fn the_cohort_goes_first_and_next_is_followed_before_its_first_write() {
+        use crate::rollout::task::tasks_of;
+        let plan = piloted();
+        let (reads, writes) = (Goes::Next, Goes::Next);
+        let forward = [Task::StartReverse, Task::Reconcile, Task::Pilot { reads, writes }];
+        assert_eq!(tasks_of(&plan, 1), forward);
+        let half = tasks_of(&plan, 2);
+        assert!(!half.contains(&Task::StartReverse) && !half.contains(&forward[2]), "{half:?}");
+        // Said again: whoever has gone back alone is taken along.
+        assert_eq!(tasks_of(&plan, 3)[..2], [Task::Reconcile, forward[2]]);
+    }
+
+    #[test]
+    fn a_cohort_back_alone_leaves_the_stage_as_it_was_wherever_it_is_cut_off() {
+        let plan = piloted();
+        for (stage, done, hard) in [(2, 0, false), (2, 2, true), (1, 2, false), (2, 3, false)] {
+            let before = in_stage(&plan, stage, done);
+            let mut events = ask(&before, &plan, Command::RollbackCohort { hard }).unwrap();
+            let mut state = before.clone();
+            events.iter().for_each(|e| state.apply(e, &plan));
+            go_on(&mut state, &plan, &mut events);
+            assert_eq!((state.status, state.tasks_done, state.stage), (before.status, done, stage));
+            assert!(state.paused.is_some() && state.back.is_none() && state.cohort_stays);
+            let home = Task::ReturnPilot { reads: Goes::Legacy, writes: Goes::Legacy, hard };
+            assert!(events.iter().any(|e| matches!(e, Event::TaskIntended { task, .. } if *task == home)), "{events:?}");
+            for cut in 1..events.len() {
+                let mut state = before.clone();
+                events[..cut].iter().for_each(|e| state.apply(e, &plan));
+                let mut rest = events[..cut].to_vec();
+                go_on(&mut state, &plan, &mut rest);
+                assert_eq!(rest, events, "cut off after {cut} records");
+            }
+        }
+    }
+
+    #[test]
+    fn legacy_does_not_go_while_the_cohort_is_held_there_and_a_word_takes_it_forward() {
+        let plan = piloted();
+        let mut state = in_stage(&plan, 3, 6);
+        state.status = Status::Soaking { since_ms: 0 };
+        (state.pilot, state.cohort_stays) = (Some((Goes::Legacy, Goes::Legacy)), true);
+        let refused = ask(&state, &plan, Command::Advance { stage: 3 }).unwrap_err();
+        assert!(refused.0.contains("held on legacy"), "{refused}");
+        assert_eq!(decide_tick(&state, &plan, 9_999_999, &GateSummary { pass: true, ..GateSummary::default() }, &Value::Null), []);
+        for e in ask(&state, &plan, Command::CohortForward).unwrap() {
+            state.apply(&e, &plan);
+        }
+        let mut events = Vec::new();
+        assert!(!state.cohort_stays && state.status == Status::Working);
+        state.pilot = Some((Goes::Next, Goes::Next));
+        go_on(&mut state, &plan, &mut events);
+        let task = |e: &&Event| matches!(e, Event::TaskIntended { task: Task::Pilot { .. }, .. });
+        assert_eq!(events.iter().filter(task).count(), 1, "{events:?}");
+        assert!(matches!(events.last(), Some(Event::Closed { .. })));
+        assert!(ask(&in_stage(&plan, 2, 1), &plan, Command::CohortForward).is_err(), "it is not held");
+    }
+
+    #[test]
+    fn a_cohort_does_not_go_back_alone_where_it_cannot_or_everybody_does() {
+        let plan = piloted();
+        let alone = Command::RollbackCohort { hard: false };
+        let (no_pilot, whole) = rollout();
+        let mut state = State::default();
+        whole[..6].iter().for_each(|e| state.apply(e, &no_pilot));
+        assert!(ask(&state, &no_pilot, alone).is_err());
+        let mut state = in_stage(&plan, 4, 0);
+        assert!(ask(&state, &plan, alone).is_err(), "contract has begun");
+        state = in_stage(&plan, 2, 0);
+        state.route_epoch = 0;
+        assert!(ask(&state, &plan, alone).is_err(), "no route yet");
+        state = in_stage(&plan, 2, 0);
+        let cohort = ask(&state, &plan, alone).unwrap();
+        cohort.iter().for_each(|e| state.apply(e, &plan));
+        assert_eq!(ask(&state, &plan, alone).unwrap(), [], "twice changes nothing");
+        assert_eq!(ask(&state, &plan, Command::RollbackCohort { hard: true }).unwrap().len(), 1);
+        // Everybody: it gives way, and nobody goes back alone any more.
+        let everybody = ask(&state, &plan, Command::Rollback { hard: false, to: None }).unwrap();
+        assert!(matches!(everybody[..], [Event::RollbackBegan { cohort: false, hard: false, .. }]));
+        everybody.iter().for_each(|e| state.apply(e, &plan));
+        assert!(ask(&state, &plan, alone).is_err());
+        let mut events = Vec::new();
+        go_on(&mut state, &plan, &mut events);
+        assert_eq!(state.status, Status::RolledBack);
+    }
+
+    #[test]
+    fn journals_of_before_there_were_cohorts_are_read() {
+        let settled = r#"{"epoch":4,"won":true,"writes_next_below":11,"reads_next_below":52,"shadow":20}"#;
+        let began = r#"{"hard":true,"why":"w","to":null,"evidence":null}"#;
+        for (kind, body) in [("route_settled", settled), ("rollback_began", began)] {
+            let event = Event::from_parts(kind, &serde_json::from_str(body).unwrap()).unwrap();
+            assert_eq!(Value::Object(event.to_parts().1), serde_json::from_str::<Value>(body).unwrap());
+        }
+    }
+
     #[test]
     fn a_rollback_to_a_stage_comes_to_rest_there_and_can_go_on() {
         let (plan, whole) = rollout();

@@ -360,7 +360,8 @@ fn rough(seed: u64) -> (Status, usize, usize) {
     let mut whole_at = None;
     let mut calm = false;
     let mut look = Micros::ZERO;
-    while !w.state().closed {
+    let closed = |w: &World| w.records().last().is_some_and(|r| r.kind == "closed");
+    while !closed(&w) {
         w.step();
         let now = w.rt.now();
         if now > ROUGH && !calm {

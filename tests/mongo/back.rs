@@ -31,7 +31,7 @@ fn soaks_in(stage: &'static str) -> impl Fn(String) -> String {
     }
 }
 
-fn soaks(run: &mut Program, stage: &str) -> R {
+pub fn soaks(run: &mut Program, stage: &str) -> R {
     until(&format!("{stage} soaks"), LONG, || {
         let entered = run.prints(|l| l["kind"] == "stage_entered" && l["body"]["id"] == stage)?;
         let Some(at) = entered.and_then(|l| l["seq"].as_i64()) else { return Ok(None) };
@@ -41,7 +41,7 @@ fn soaks(run: &mut Program, stage: &str) -> R {
 }
 
 /// The summaries of a rollback that lost nothing.
-fn came_back(back: &Program, app: &mut Program) -> R {
+pub fn came_back(back: &Program, app: &mut Program) -> R {
     let sum = back.summary()?;
     let found = |what: &str| Err(format!("{what}: {sum}; {}", back.tail()));
     if sum["outcome"] != "rolled_back" {
@@ -64,7 +64,7 @@ fn came_back(back: &Program, app: &mut Program) -> R {
 }
 
 /// Legacy is the collection in use; next is sealed, kept, and an empty view stands under its name.
-fn is_at_rest(set: &ReplSet, id: &str) -> R {
+pub fn is_at_rest(set: &ReplSet, id: &str) -> R {
     TOKIO.block_on(async {
         let client = mongodb::Client::with_uri_str(set.uri()).await.map_err(|e| e.to_string())?;
         let db = client.database(id);
@@ -92,7 +92,7 @@ fn is_at_rest(set: &ReplSet, id: &str) -> R {
     })
 }
 
-fn goes_back(place: &Place, name: &str, more: &[&str]) -> Result<Program, String> {
+pub fn goes_back(place: &Place, name: &str, more: &[&str]) -> Result<Program, String> {
     let journal = format!("{name}.jsonl");
     let mut args = vec!["--headless", "--json", "--journal", &journal, "--as", name];
     args.extend(more);

@@ -28,6 +28,7 @@ mod connecting;
 mod demo;
 mod losses;
 mod mongod;
+mod pilot;
 mod program;
 mod replset;
 mod rollout;
@@ -126,6 +127,7 @@ fn main() {
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
     trials.extend(losses::trials());
+    trials.extend(pilot::trials());
     trials.extend(rollout::trials());
     trials.extend(steps::trials());
     let skip = mongod::skipped();
