@@ -77,9 +77,9 @@ pub(super) fn run(args: &WorkloadArgs) -> Outcome {
     let documents = world
         .block_on(prepare(&world.rt, &world.clusters[0], &legacy, shapes, (args.documents, ids), progress))
         .map_err(|e| match e {
-        LoadError::Empty { .. } => Failure::usage(format!("{e} with --documents")),
-        e => Failure::new(e),
-    })?;
+            LoadError::Empty { .. } => Failure::usage(format!("{e} with --documents")),
+            e => Failure::new(e),
+        })?;
     let config = Config {
         documents,
         ops_per_s: args.ops,

@@ -39,12 +39,7 @@ fn moving(route: &Route, src: Side, goes: (Goes, Goes), hard: bool) -> Option<Sh
 }
 
 /// Takes the cohort forward, its reads as soon as next is fresh enough and then its writes. `None` when the task is left.
-pub(super) async fn forward(
-    ctx: &Arc<Ctx>,
-    reads: Goes,
-    writes: Goes,
-    held: Held<'_>,
-) -> Result<Option<Value>, Halt> {
+pub(super) async fn forward(ctx: &Arc<Ctx>, reads: Goes, writes: Goes, held: Held<'_>) -> Result<Option<Value>, Halt> {
     let raised = |route: &Route| {
         let (r, w) = now(route);
         (r.max(reads), w.max(writes))

@@ -39,7 +39,8 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>) -> Option<Cohort> {
         }
         Err(CohortError::Count(n)) => {
             let message = format!("the cohort names {n} values");
-            let help = "every process of the application reads the route several times a second, with these values in it";
+            let help =
+                "every process of the application reads the route several times a second, with these values in it";
             r.error(at, message, format!("expected 1 to {COHORT_MAX}"), (n > 0).then(|| help.into()));
             None
         }
@@ -76,7 +77,8 @@ fn value(r: &mut Reader, item: &Spanned<DeValue<'_>>) -> Option<Bson> {
         scalar => Some(scalar),
     };
     if found.is_none() {
-        let expected = "expected a text, a number, true or false, a date, `{ \"$oid\" = \"…\" }` or `{ \"$uuid\" = \"…\" }`";
+        let expected =
+            "expected a text, a number, true or false, a date, `{ \"$oid\" = \"…\" }` or `{ \"$uuid\" = \"…\" }`";
         r.error(item.span(), "a cohort is told by single values", expected, None);
     }
     found

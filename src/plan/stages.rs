@@ -281,7 +281,8 @@ fn read_pilot(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &G
         r.error(span, message, "expected no pilot", Some(help.into()));
     } else if level < before.pilot && !before.unsure {
         let message = format!("`pilot` goes back from `{}` to `{}`", before.pilot.name(), level.name());
-        let help = "stages only go forward; the way back of the cohort alone is `tidegate rollback --cohort`, at any time";
+        let help =
+            "stages only go forward; the way back of the cohort alone is `tidegate rollback --cohort`, at any time";
         r.error(span, message, format!("expected `{}` or more", before.pilot.name()), Some(help.into()));
     } else if level > PilotLevel::Off && !before.unsure {
         check_pilot(r, span, level, before, ground);

@@ -187,7 +187,9 @@ fn decide_cohort_back(state: &State, plan: &Plan, hard: bool, evidence: &Value) 
         Some(back) if !back.cohort => return refuse("everything is going back, the cohort with it"),
         Some(back) if back.hard || !hard => return Ok(Vec::new()),
         Some(_) => {}
-        None if state.pilot == Some((Goes::Legacy, Goes::Legacy)) => return refuse("the cohort is held on legacy already"),
+        None if state.pilot == Some((Goes::Legacy, Goes::Legacy)) => {
+            return refuse("the cohort is held on legacy already");
+        }
         None if plan.stages.get(state.stage).is_some_and(|s| s.irreversible) => {
             return refuse("this stage does without legacy: only everything together can go back");
         }
@@ -598,7 +600,10 @@ mod tests {
             assert_eq!((state.status, state.tasks_done, state.stage), (before.status, done, stage));
             assert!(state.paused.is_some() && state.back.is_none() && state.cohort_stays);
             let home = Task::ReturnPilot { reads: Goes::Legacy, writes: Goes::Legacy, hard };
-            assert!(events.iter().any(|e| matches!(e, Event::TaskIntended { task, .. } if *task == home)), "{events:?}");
+            assert!(
+                events.iter().any(|e| matches!(e, Event::TaskIntended { task, .. } if *task == home)),
+                "{events:?}"
+            );
             for cut in 1..events.len() {
                 let mut state = before.clone();
                 events[..cut].iter().for_each(|e| state.apply(e, &plan));
@@ -617,7 +622,10 @@ mod tests {
         (state.pilot, state.cohort_stays) = (Some((Goes::Legacy, Goes::Legacy)), true);
         let refused = ask(&state, &plan, Command::Advance { stage: 3 }).unwrap_err();
         assert!(refused.0.contains("held on legacy"), "{refused}");
-        assert_eq!(decide_tick(&state, &plan, 9_999_999, &GateSummary { pass: true, ..GateSummary::default() }, &Value::Null), []);
+        assert_eq!(
+            decide_tick(&state, &plan, 9_999_999, &GateSummary { pass: true, ..GateSummary::default() }, &Value::Null),
+            []
+        );
         for e in ask(&state, &plan, Command::CohortForward).unwrap() {
             state.apply(&e, &plan);
         }

@@ -238,7 +238,8 @@ impl State {
             other => other,
         };
         (self.tasks_done, self.passed, self.intended) = (left.tasks_done, left.passed, false);
-        self.paused = Some("the pilot cohort is back on legacy and stays there; everybody else is where they were".into());
+        self.paused =
+            Some("the pilot cohort is back on legacy and stays there; everybody else is where they were".into());
     }
 
     fn cohort_forward(&mut self, plan: &Plan) {

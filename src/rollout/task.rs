@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::state::Back;
-use crate::plan::{Plan, PilotLevel, Work};
+use crate::plan::{PilotLevel, Plan, Work};
 use crate::route::{Bucket, Goes, below_for_percent};
 
 /// One piece of work with one durable intent and one durable outcome. Each may be started again after a crash.

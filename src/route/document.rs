@@ -273,7 +273,9 @@ mod tests {
         let us = Key::from(7);
         let all: Vec<Route> = [0, 11, BUCKETS]
             .into_iter()
-            .flat_map(|b| GOES.map(|w| Route { writes_next_below: b, reads_next_below: BUCKETS, ..with(Goes::Next, w) }))
+            .flat_map(|b| {
+                GOES.map(|w| Route { writes_next_below: b, reads_next_below: BUCKETS, ..with(Goes::Next, w) })
+            })
             .collect();
         for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
             let alike = (0..BUCKETS).all(|n| [&eu, &us].iter().all(|k| a.owner(&(*k, n)) == b.owner(&(*k, n))));

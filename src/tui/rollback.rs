@@ -156,7 +156,9 @@ fn cohort_refused(s: &Snapshot, choice: Choice) -> Option<String> {
         Some(b) if !b.cohort => Some("everything is going back, the cohort with it".into()),
         Some(b) if b.hard || !choice.hard => Some(format!("it is going back {} already and goes on", word(b.hard))),
         Some(_) => None,
-        None if (p.reads, p.writes) == (Goes::Legacy, Goes::Legacy) => Some("the cohort is held on legacy already".into()),
+        None if (p.reads, p.writes) == (Goes::Legacy, Goes::Legacy) => {
+            Some("the cohort is held on legacy already".into())
+        }
         None if s.route.epoch == 0 => Some("nothing of the cohort has moved yet".into()),
         None => None,
     }
@@ -349,7 +351,11 @@ fn changes(s: &Snapshot, choice: Choice) -> String {
     if let Some(p) = s.pilot.as_ref().filter(|p| p.reads == Goes::Next || p.is_held()) {
         text.push_str(&format!("; {}", cohort_word(p)));
         if p.reads == Goes::Next {
-            text.push_str(if choice.to.is_some_and(|t| s.stages[t].pilot.0 == Goes::Next) { " as far as there" } else { " → with everybody" });
+            text.push_str(if choice.to.is_some_and(|t| s.stages[t].pilot.0 == Goes::Next) {
+                " as far as there"
+            } else {
+                " → with everybody"
+            });
         }
     }
     text

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn two_independent_ways_to_find_a_cohort_agree() {
-        let values: [Bson; 7] = ["eu".into(), "sa".into(), 6.into(), 7i64.into(), 8.0.into(), "ord-000000015".into(), 18.into()];
+        let values: [Bson; 7] =
+            ["eu".into(), "sa".into(), 6.into(), 7i64.into(), 8.0.into(), "ord-000000015".into(), 18.into()];
         for field in ["_id", "_id.region", "_id.n", "_id.region.x", "_id.country"] {
             let cohort = Cohort::new(field, &values).unwrap();
             let mut within = 0;

@@ -55,7 +55,12 @@ pub struct Verification {
 
 impl Oracle {
     pub(super) fn new(documents: u64, ids: Ids, one_cluster: bool) -> Oracle {
-        Oracle { documents, ids, one_cluster, inner: Mutex::new(Inner { inserted_above: documents, ..Inner::default() }) }
+        Oracle {
+            documents,
+            ids,
+            one_cluster,
+            inner: Mutex::new(Inner { inserted_above: documents, ..Inner::default() }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -21,5 +21,6 @@ mod sim;
 mod stuck;
 mod tui;
 mod tui_keys;
+mod tui_pilot;
 mod tui_pty;
 mod tui_rollback;

@@ -392,7 +392,12 @@ fn rough(seed: u64) -> (Status, usize, usize) {
             back_at = Some(at);
             whole_at = (w.draw(4) % 3 == 0).then(|| at + Micros::from_ms(w.draw(5) % 12_000));
         }
-        if back_at.is_some_and(|at| at <= now) && !asked && state.route_epoch > 0 && state.stage < 5 && state.back.is_none() {
+        if back_at.is_some_and(|at| at <= now)
+            && !asked
+            && state.route_epoch > 0
+            && state.stage < 5
+            && state.back.is_none()
+        {
             ask(Command::RollbackCohort { hard });
         }
         if whole_at.is_some_and(|at| at <= now) && asked {
@@ -429,7 +434,9 @@ fn whatever_happens_while_a_cohort_moves_no_acknowledged_write_is_lost() {
         returned += r;
         forward += f;
     }
-    eprintln!("{seeds} seeds: {completed} completed, {back} rolled back; {returned} cohorts back alone, {forward} forward again");
+    eprintln!(
+        "{seeds} seeds: {completed} completed, {back} rolled back; {returned} cohorts back alone, {forward} forward again"
+    );
     assert!(completed > 0 && back > 0 && returned > 3 && forward > 1, "{ended:?}");
 }
 

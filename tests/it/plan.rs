@@ -286,7 +286,8 @@ do = ["backfill"]
 
 #[test]
 fn a_pilot_is_read_and_inherited() {
-    let cohort = "[pilot]\nfield = \"_id.shop\"\nin = [\"eu\", 7, { \"$oid\" = \"65a1b2c3d4e5f60718293a4b\" }]\n[throttle]";
+    let cohort =
+        "[pilot]\nfield = \"_id.shop\"\nin = [\"eu\", 7, { \"$oid\" = \"65a1b2c3d4e5f60718293a4b\" }]\n[throttle]";
     let plan = with(&[("[throttle]", cohort), ("shadow = 20\n", "shadow = 20\npilot = \"reads\"\n")]);
     let p = parse(&plan).unwrap_or_else(|e| panic!("{}", e.render(false)));
     let pilot = p.pilot.as_ref().unwrap();
