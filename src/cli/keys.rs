@@ -17,9 +17,11 @@ pub(super) enum KeyCommand {
     Stop,
     Rollback { hard: bool },
     LeaveBehind,
+    RollbackCohort,
+    CohortForward,
 }
 
-const COMMANDS: [(&str, KeyCommand); 7] = [
+const COMMANDS: [(&str, KeyCommand); 9] = [
     ("advance", KeyCommand::Advance),
     ("pause", KeyCommand::Pause),
     ("continue", KeyCommand::Continue),
@@ -27,6 +29,8 @@ const COMMANDS: [(&str, KeyCommand); 7] = [
     ("rollback", KeyCommand::Rollback { hard: false }),
     ("rollback hard", KeyCommand::Rollback { hard: true }),
     ("rollback strand", KeyCommand::LeaveBehind),
+    ("rollback cohort", KeyCommand::RollbackCohort),
+    ("cohort forward", KeyCommand::CohortForward),
 ];
 
 impl KeyCommand {

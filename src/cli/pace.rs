@@ -60,6 +60,8 @@ impl Scripted {
             KeyCommand::Stop => Command::Stop,
             KeyCommand::Rollback { hard } => Command::Rollback { hard, to: None },
             KeyCommand::LeaveBehind => Command::LeaveBehind,
+            KeyCommand::RollbackCohort => Command::RollbackCohort { hard: false },
+            KeyCommand::CohortForward => Command::CohortForward,
             KeyCommand::Advance => match current_stage(&self.drill.snapshot()) {
                 Some(stage) => Command::Advance { stage },
                 None => return self.refuse(press, "no stage is under way"),

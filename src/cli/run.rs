@@ -35,6 +35,9 @@ pub(super) struct RunArgs {
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     common: Common,
+    /// Take the pilot cohort forward again, after it has gone back alone
+    #[arg(long)]
+    cohort: bool,
     #[command(flatten)]
     held: TakeOver,
 }
@@ -49,6 +52,9 @@ pub(super) struct RollbackArgs {
     /// Come to rest in this stage [default: before the first one]
     #[arg(long, value_name = "STAGE", conflicts_with = "strand")]
     to: Option<String>,
+    /// Only the pilot cohort, which then stays on legacy; everybody else stays where they are
+    #[arg(long, conflicts_with_all = ["to", "strand"])]
+    cohort: bool,
     /// Should next not answer, leave behind what legacy does not have: those writes are AT RISK until they are salvaged
     #[arg(long, requires_all = ["hard", "reason"])]
     strand: bool,
@@ -59,7 +65,7 @@ pub(super) struct RollbackArgs {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Change nothing: print the way back as commands for mongosh
-    #[arg(long, conflicts_with_all = ["hard", "to", "strand", "take_over", "reason", "headless", "exit_when_needed"])]
+    #[arg(long, conflicts_with_all = ["hard", "to", "strand", "cohort", "take_over", "reason", "headless", "exit_when_needed"])]
     explain: bool,
 }
 
@@ -144,7 +150,8 @@ pub(super) fn run(args: RunArgs) -> Outcome {
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Outcome {
-    begin(&args.common, args.held.config(), None)
+    let ask = args.cohort.then_some(Ask::CohortForward);
+    begin(&args.common, args.held.config(), ask)
 }
 
 pub(super) fn rollback(args: RollbackArgs) -> Outcome {
@@ -158,7 +165,11 @@ pub(super) fn rollback(args: RollbackArgs) -> Outcome {
         resume: true,
         ..Config::default()
     };
-    begin(&args.common, config, Some(Back { hard: args.hard, to: args.to, strand: args.strand }))
+    let ask = match args.cohort {
+        true => Ask::CohortBack { hard: args.hard },
+        false => Ask::Back { hard: args.hard, to: args.to, strand: args.strand },
+    };
+    begin(&args.common, config, Some(ask))
 }
 
 pub(super) fn repair(args: RepairArgs) -> Outcome {
@@ -167,11 +178,18 @@ pub(super) fn repair(args: RepairArgs) -> Outcome {
     begin(&common, Config { resolve: args.resolve, ..args.held.config() }, None)
 }
 
-/// How far back, and how.
-struct Back {
-    hard: bool,
-    to: Option<String>,
-    strand: bool,
+/// What is asked of the rollout as soon as it is taken up.
+enum Ask {
+    /// How far back, and how.
+    Back {
+        hard: bool,
+        to: Option<String>,
+        strand: bool,
+    },
+    CohortBack {
+        hard: bool,
+    },
+    CohortForward,
 }
 
 /// Originals that a lossy step changes are kept where documents change in place; between two collections such a plan has no way back.
@@ -190,10 +208,10 @@ fn refuse_lossy(plan: &Plan) -> Result<(), Failure> {
     }
 }
 
-fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
+fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome {
     let plan = read_plan(&args.plan)?;
     refuse_lossy(&plan)?;
-    let back = back.map(|b| back_command(&plan, &b)).transpose()?;
+    let asked = ask.map(|a| commands(&plan, &a)).transpose()?.unwrap_or_default();
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };
     let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)));
@@ -204,8 +222,9 @@ fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     let signals = Signals::listen()?;
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
     let rollout = Rollout { args, world, engine, signals, printing, file };
-    if let Some(refusal) = back.into_iter().flatten().find_map(|command| rollout.refused(command)) {
-        out::say(&format!("no rollback: {refusal}"));
+    if let Some((command, refusal)) = asked.into_iter().find_map(|c| Some((c, rollout.refused(c)?))) {
+        let what = if command == Command::CohortForward { "the cohort does not move" } else { "no rollback" };
+        out::say(&format!("{what}: {refusal}"));
         rollout.signals.end.store(true, Ordering::SeqCst);
         rollout.headless()?;
         return Ok(FAILED);
@@ -219,7 +238,7 @@ fn begin(args: &Common, config: Config, back: Option<Back>) -> Outcome {
     rollout.headless()
 }
 
-fn back_command(plan: &Plan, back: &Back) -> Result<Vec<Command>, Failure> {
+fn commands(plan: &Plan, ask: &Ask) -> Result<Vec<Command>, Failure> {
     let index = |id: &String| {
         plan.stages.iter().position(|s| s.id == *id).ok_or_else(|| {
             let names = plan.stages.iter().map(|s| s.id.as_str());
@@ -230,8 +249,14 @@ fn back_command(plan: &Plan, back: &Back) -> Result<Vec<Command>, Failure> {
             ))
         })
     };
-    let rollback = Command::Rollback { hard: back.hard, to: back.to.as_ref().map(index).transpose()? };
-    Ok(if back.strand { vec![rollback, Command::LeaveBehind] } else { vec![rollback] })
+    Ok(match ask {
+        Ask::Back { hard, to, strand } => {
+            let back = Command::Rollback { hard: *hard, to: to.as_ref().map(index).transpose()? };
+            if *strand { vec![back, Command::LeaveBehind] } else { vec![back] }
+        }
+        Ask::CohortBack { hard } => vec![Command::RollbackCohort { hard: *hard }],
+        Ask::CohortForward => vec![Command::CohortForward],
+    })
 }
 
 fn deps(world: &World, file: &std::path::Path, printing: Arc<AtomicBool>, as_json: bool) -> Result<Deps, Failure> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::live::{APPLICATION, World};
@@ -10,7 +10,7 @@ use super::signals::Signals;
 use super::{DONE, FAILED, Failure, Json, Outcome, out, read_plan};
 use crate::cluster::{AdminDone, AdminOp, CollKind, Db, Ns};
 use crate::runtime::Micros;
-use crate::workload::{Config, LoadError, Shapes, Workload, prepare};
+use crate::workload::{Config, Ids, LoadError, Shapes, Workload, prepare};
 
 #[derive(Args, Debug)]
 pub(super) struct WorkloadArgs {
@@ -29,6 +29,9 @@ pub(super) struct WorkloadArgs {
     /// The share of reads
     #[arg(long, value_name = "N", default_value = "75", value_parser = clap::value_parser!(u8).range(0..=100))]
     read_percent: u8,
+    /// What the orders' `_id`s are like: single values of several types, or documents with a region (us, eu, ap, sa) and a number
+    #[arg(long, value_enum, default_value = "mixed")]
+    ids: IdsArg,
     /// End after this time, for example 90s or 10m
     #[arg(long, value_name = "D", value_parser = super::duration)]
     duration: Option<Micros>,
@@ -37,6 +40,22 @@ pub(super) struct WorkloadArgs {
     until_finished: bool,
     #[command(flatten)]
     json: Json,
+}
+
+/// `--ids`.
+#[derive(ValueEnum, Debug, Clone, Copy)]
+enum IdsArg {
+    Mixed,
+    Region,
+}
+
+impl From<IdsArg> for Ids {
+    fn from(a: IdsArg) -> Ids {
+        match a {
+            IdsArg::Mixed => Ids::Mixed,
+            IdsArg::Region => Ids::Region,
+        }
+    }
 }
 
 /// How often it is looked whether the rollout is finished.
@@ -54,17 +73,19 @@ pub(super) fn run(args: &WorkloadArgs) -> Outcome {
             out::say(&format!("loaded {} orders into {legacy}", out::thousands(n)));
         }
     };
+    let ids = Ids::from(args.ids);
     let documents = world
-        .block_on(prepare(&world.rt, &world.clusters[0], &legacy, shapes, args.documents, progress))
+        .block_on(prepare(&world.rt, &world.clusters[0], &legacy, shapes, (args.documents, ids), progress))
         .map_err(|e| match e {
-        LoadError::Empty { .. } => Failure::usage(format!("{e} with --documents")),
-        e => Failure::new(e),
-    })?;
+            LoadError::Empty { .. } => Failure::usage(format!("{e} with --documents")),
+            e => Failure::new(e),
+        })?;
     let config = Config {
         documents,
         ops_per_s: args.ops,
         read_percent: args.read_percent,
         processes: args.processes,
+        ids,
         ..Config::default()
     };
     let app =

@@ -89,6 +89,7 @@ impl Drill {
             ops_per_s: world.operations,
             read_percent: (world.reads * 100.0).round().clamp(0.0, 100.0) as u8,
             processes: u32::from(world.processes.max(1)),
+            ids: world.ids,
             ..workload::Config::default()
         };
         let collection = plan.collections.first().ok_or(workload::ShapeError::NoCollection)?;

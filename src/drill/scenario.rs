@@ -6,6 +6,7 @@ use super::inject_parse;
 use crate::plan::Diagnostics;
 use crate::plan::reader::{self, At, Reader, Table};
 use crate::runtime::Micros;
+use crate::workload::Ids;
 
 /// A scenario that has been checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +64,8 @@ pub struct World {
     pub reads: f64,
     /// Processes of the application.
     pub processes: u16,
+    /// What the documents' `_id`s are like.
+    pub ids: Ids,
     /// What happens in it; participants never see it.
     pub injects: Vec<Inject>,
 }
@@ -233,7 +236,7 @@ fn read_scripts(r: &mut Reader, t: &Table<'_, '_>) -> Scripts {
 
 fn read_world(r: &mut Reader, t: &Table<'_, '_>) -> Option<World> {
     let t = section(r, t, "world")?;
-    r.only(&t, &["plan", "seed", "start", "nodes", "documents", "operations", "reads", "processes"]);
+    r.only(&t, &["plan", "seed", "start", "nodes", "documents", "operations", "reads", "processes", "ids"]);
     let plan = r.required(&t, "plan", "\"plan.toml\"").and_then(|p| beside(r, p, "plan", "plan.toml"));
     let mut whole =
         |key: &str, from: i64, to: i64, default: i64| r.integer(&t, key, from, to).map_or(default, |n| n.value);
@@ -242,6 +245,8 @@ fn read_world(r: &mut Reader, t: &Table<'_, '_>) -> Option<World> {
     let documents = whole("documents", 0, MOST_DOCUMENTS, 50_000);
     let operations = whole("operations", 0, 20_000, 400);
     let processes = whole("processes", 1, 100, 4);
+    let words = [("mixed", Ids::Mixed), ("region", Ids::Region)];
+    let ids = r.string(&t, "ids").and_then(|w| r.word(&w, "kind of ids", &words)).unwrap_or_default();
     let reads = match r.number(&t, "reads") {
         Some(n) if (0.0..=1.0).contains(&n.value) => n.value,
         Some(n) => {
@@ -270,6 +275,7 @@ fn read_world(r: &mut Reader, t: &Table<'_, '_>) -> Option<World> {
         operations: operations as u32,
         reads,
         processes: processes as u16,
+        ids,
         injects: Vec::new(),
     })
 }

@@ -66,7 +66,7 @@ struct Owners {
     writing: BTreeMap<Bucket, usize>,
 }
 
-/// Which buckets belong to whom, as the engine knows it.
+/// Which keys belong to whom, as the engine knows it.
 #[derive(Default)]
 pub(super) struct Ownership {
     inner: Mutex<Owners>,
@@ -107,8 +107,8 @@ impl Ownership {
                 let mut owners = self.lock();
                 let open = |b: Bucket| owners.undecided.is_some_and(|(from, to)| (from..to).contains(&b));
                 if !keys.iter().any(|(_, b)| open(*b)) {
-                    let owner = |b: Bucket| owners.route.as_ref().map_or(Side::Legacy, |r| r.owner(b));
-                    let (mine, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(_, b)| owner(*b) == src);
+                    let owner = |k: &Key, b: Bucket| owners.route.as_ref().map_or(Side::Legacy, |r| r.owner(&(k, b)));
+                    let (mine, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(k, b)| owner(k, *b) == src);
                     for (_, b) in &mine {
                         *owners.writing.entry(*b).or_insert(0) += 1;
                     }
@@ -140,19 +140,19 @@ impl Ownership {
         self.lock().writing.range(from..to).next().is_some()
     }
 
-    /// The owner of a bucket by the route in force, decided or not; legacy while there is no route.
-    pub(super) fn owner_now(&self, bucket: Bucket) -> Side {
-        self.lock().route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket))
+    /// The owner of a key by the route in force, decided or not; legacy while there is no route.
+    pub(super) fn owner_now(&self, key: &Key, bucket: Bucket) -> Side {
+        self.lock().route.as_ref().map_or(Side::Legacy, |r| r.owner(&(key, bucket)))
     }
 
-    /// The owner of a bucket, waiting while it is undecided.
-    pub(super) async fn owner(&self, bucket: Bucket) -> Side {
+    /// The owner of a key, waiting while its bucket is undecided.
+    pub(super) async fn owner(&self, key: &Key, bucket: Bucket) -> Side {
         loop {
             let changed = self.changed.notified();
             {
                 let owners = self.lock();
                 if owners.undecided.is_none_or(|(from, to)| !(from..to).contains(&bucket)) {
-                    return owners.route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket));
+                    return owners.route.as_ref().map_or(Side::Legacy, |r| r.owner(&(key, bucket)));
                 }
             }
             changed.await;

@@ -15,7 +15,7 @@ use super::server_gate;
 use super::strand::{self, Stand};
 use super::tasks::reconcile_until_clean;
 use crate::cluster::{ClusterTime, Key};
-use crate::route::{Bucket, Frozen, Route, Side, bucket_of};
+use crate::route::{BUCKETS, Bucket, Frozen, Goes, Pilot, Route, Side, bucket_of};
 use crate::runtime::Micros;
 
 /// Apply lag above which a freeze is not begun: the drain would take too long.
@@ -80,39 +80,64 @@ pub(super) async fn ready(ctx: &Arc<Ctx>) -> Option<Route> {
     }
 }
 
-async fn wait(ctx: &Arc<Ctx>, held: Held<'_>, why: String) {
+pub(super) async fn wait(ctx: &Arc<Ctx>, held: Held<'_>, why: String) {
     held(why);
     ctx.sleep(Micros::from_ms(250)).await;
 }
 
-/// Writes of a range of buckets change hands, in either direction.
+/// Writes of a range of buckets, or of the pilot cohort, or both, change hands, in either direction.
 #[derive(Clone, Copy)]
-struct Shift {
+pub(super) struct Shift {
     /// The side that owns them now.
-    src: Side,
-    from: Bucket,
-    to: Bucket,
+    pub src: Side,
+    /// The first bucket that takes no writes meanwhile.
+    pub from: Bucket,
+    /// One past the last.
+    pub to: Bucket,
+    /// Buckets below this belong to next afterwards.
+    pub below: Bucket,
     /// Back only: reads of the buckets from here on go back in the same moment.
-    reads_below: Bucket,
+    pub reads_below: Bucket,
+    /// Where reads and writes of the cohort go afterwards; `None` is as before.
+    pub pilot: Option<(Goes, Goes)>,
     /// Back only: there is no time for a whole comparison before.
-    hard: bool,
+    pub hard: bool,
 }
 
 impl Shift {
     fn text(self) -> String {
-        format!("buckets {}..{} to {}", self.from, self.to, self.src.other().name())
+        format!("{} to {}", self.what(), self.src.other().name())
+    }
+
+    /// What changes hands, in words.
+    fn what(self) -> String {
+        match self.pilot {
+            None => format!("buckets {}..{}", self.from, self.to),
+            Some(_) if self.src == Side::Next && self.below == 0 => "all writes".to_owned(),
+            Some(_) => "writes of the pilot cohort".to_owned(),
+        }
+    }
+
+    /// Which of the touched keys change hands: those that the one side owns now and the other afterwards.
+    fn moving(self, dirty: Option<&BTreeSet<Key>>, before: &Route) -> Vec<Key> {
+        let after = self.decided(before, ClusterTime::ZERO);
+        let moves = |k: &&Key| {
+            bucket_of(k).is_ok_and(|b| before.owner(&(*k, b)) == self.src && after.owner(&(*k, b)) != self.src)
+        };
+        dirty.map(|d| d.iter().filter(moves).cloned().collect()).unwrap_or_default()
     }
 
     /// The route that decides it.
     fn decided(self, frozen: &Route, marker: ClusterTime) -> Route {
-        let route = Route { frozen: None, ..frozen.clone() };
-        match self.src {
-            Side::Legacy => Route { writes_next_below: self.to, applied_through: marker, ..route },
-            Side::Next => {
-                let reads_next_below = route.reads_next_below.min(self.reads_below).max(self.from);
-                Route { writes_next_below: self.from, reads_next_below, ..route }
-            }
+        let mut route = Route { frozen: None, writes_next_below: self.below, ..frozen.clone() };
+        if let Some((reads, writes)) = self.pilot {
+            route.pilot = route.pilot.map(|p| Pilot { reads, writes, ..p });
         }
+        match self.src {
+            Side::Legacy => route.applied_through = marker,
+            Side::Next => route.reads_next_below = route.reads_next_below.min(self.reads_below).max(self.below),
+        }
+        route
     }
 }
 
@@ -125,23 +150,40 @@ pub(super) async fn move_writes(
 ) -> Result<Option<Value>, Halt> {
     let open = |route: &Route| {
         let from = from.max(route.writes_next_below);
-        (route.writes_next_below < to).then_some(Shift { src: Side::Legacy, from, to, reads_below: to, hard: false })
+        let shift = Shift { src: Side::Legacy, from, to, below: to, reads_below: to, pilot: None, hard: false };
+        (route.writes_next_below < to).then_some(shift)
     };
     let text = format!("buckets {from}..{to} belong to next");
     shift(ctx, &open, &Done { text, confirm: true }, held).await
 }
 
-/// Moves writes of every bucket from `below` on back to legacy. `None` when the task is left.
+/// What a rollback leaves on next.
+#[derive(Clone, Copy)]
+pub(super) struct Home {
+    /// Writes of the buckets below this.
+    pub below: Bucket,
+    /// Reads of the buckets below this.
+    pub reads_below: Bucket,
+    /// Reads and writes of the pilot cohort, at most; `None` is as before.
+    pub pilot: Option<(Goes, Goes)>,
+}
+
+/// Moves writes of every bucket from `below` on, and of the cohort, back to legacy. `None` when the task is left.
 pub(super) async fn return_writes(
     ctx: &Arc<Ctx>,
-    below: Bucket,
-    reads_below: Bucket,
+    home: Home,
     hard: bool,
     held: Held<'_>,
 ) -> Result<Option<Value>, Halt> {
+    let Home { below, reads_below, pilot } = home;
     let open = |route: &Route| {
-        let to = route.writes_next_below;
-        (to > below).then_some(Shift { src: Side::Next, from: below, to, reads_below, hard })
+        let goes = route.pilot.as_ref().zip(pilot).map(|(now, most)| (now.writes, super::pilot::lowered(route, most)));
+        // A cohort lies across all buckets.
+        let apart = goes.filter(|(now, goes)| goes.1 != *now).map(|(_, goes)| goes);
+        let range = if apart.is_some() { (0, BUCKETS) } else { (below, route.writes_next_below) };
+        let below = below.min(route.writes_next_below);
+        let shift = Shift { src: Side::Next, from: range.0, to: range.1, below, reads_below, pilot: apart, hard };
+        (!shift.decided(route, ClusterTime::ZERO).owns_as(route)).then_some(shift)
     };
     let text = match below {
         0 => "every write belongs to legacy".to_owned(),
@@ -152,14 +194,14 @@ pub(super) async fn return_writes(
 }
 
 /// What is said when nothing is left to move.
-struct Done {
-    text: String,
+pub(super) struct Done {
+    pub text: String,
     /// An earlier runner may have been cut off between its flip and its confirmation.
-    confirm: bool,
+    pub confirm: bool,
 }
 
 /// Attempts until `open` finds nothing left to move.
-async fn shift(
+pub(super) async fn shift(
     ctx: &Arc<Ctx>,
     open: &(dyn Fn(&Route) -> Option<Shift> + Send + Sync),
     done: &Done,
@@ -200,7 +242,7 @@ async fn shift(
             wait(ctx, held, why).await;
             continue;
         }
-        match compared(ctx, shift, held).await? {
+        match compared(ctx, &route, shift, held).await? {
             None => return Ok(None),
             Some(false) => continue,
             Some(true) => {}
@@ -232,9 +274,9 @@ async fn shift(
 
 /// Sees to it that only keys touched lately must be compared while writes are held. False when the caller should look again,
 /// `None` when the task is left.
-async fn compared(ctx: &Arc<Ctx>, shift: Shift, held: Held<'_>) -> Result<Option<bool>, Halt> {
+async fn compared(ctx: &Arc<Ctx>, route: &Route, shift: Shift, held: Held<'_>) -> Result<Option<bool>, Halt> {
     if lock(&ctx.dirty).is_some() {
-        compare_ahead(ctx, shift).await?;
+        compare_ahead(ctx, route, shift).await?;
         return Ok(Some(true));
     }
     if shift.hard {
@@ -255,9 +297,9 @@ async fn compared(ctx: &Arc<Ctx>, shift: Shift, held: Held<'_>) -> Result<Option
 }
 
 /// Compares what was touched so far while writes go on. A key found equal is forgotten: an event after that names it again.
-async fn compare_ahead(ctx: &Arc<Ctx>, shift: Shift) -> Result<(), Halt> {
+async fn compare_ahead(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<(), Halt> {
     for _ in 0..3 {
-        let touched = in_range(lock(&ctx.dirty).as_ref(), shift.from, shift.to);
+        let touched = shift.moving(lock(&ctx.dirty).as_ref(), route);
         if touched.len() <= FEW {
             return Ok(());
         }
@@ -329,12 +371,12 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
     if let Err(why) = drain(ctx, src, marker, deadline).await {
         return Ok(Err(why));
     }
-    let touched = in_range(lock(&ctx.dirty).as_ref(), from, to);
+    let touched = shift.moving(lock(&ctx.dirty).as_ref(), &frozen);
     let differing = differing(ctx, &touched).await?;
     if !differing.is_empty() && !ctx.planted.has(Bug::DrainSkipped) && !ctx.planted.has(Bug::FlipWithBatchInFlight) {
         return Ok(Err(format!("{} keys differ after the drain, {} first", differing.len(), differing[0])));
     }
-    if let Err(why) = hold(ctx, shift, &touched, deadline).await? {
+    if let Err(why) = hold(ctx, &frozen, shift, &touched, deadline).await? {
         ctx.ownership.set(frozen);
         return Ok(Err(why));
     }
@@ -354,7 +396,7 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
     }
     confirm(ctx, src.other(), &touched).await?;
     Ok(Ok(json!({
-        "text": format!("buckets {from}..{to} belong to {}, writes held for {}ms", src.other().name(), took.as_ms()),
+        "text": format!("{} belong to {}, writes held for {}ms", shift.what(), src.other().name(), took.as_ms()),
         "epoch": decided.epoch,
         "freeze_us": took.0,
         "compared": touched.len(),
@@ -390,18 +432,24 @@ async fn decide(
         // Nothing was written meanwhile: next still has everything.
         Some(_) => (Route { frozen: None, ..frozen.clone() }, "given back to next".to_owned()),
     };
-    let text = format!("buckets {}..{} {text}", shift.from, shift.to);
+    let text = format!("{} {text}", shift.what());
     // Whoever was first, ownership is what the route in force says.
     let (Changed::Won(now) | Changed::Lost(now)) = change(ctx, &still, then, &text).await?;
     Ok(match late {
-        Some(why) if now.writes_next_below > shift.from => Err(why),
+        Some(why) if now.owns_as(frozen) => Err(why),
         _ => Ok(now),
     })
 }
 
 /// Rule 8 (b): from here on no batch of the range is written until ownership is decided, and none is under way. What was touched
 /// after the drain, by a process that does not follow the route, is compared too.
-async fn hold(ctx: &Arc<Ctx>, shift: Shift, compared: &[Key], deadline: Micros) -> Result<Result<(), String>, Halt> {
+async fn hold(
+    ctx: &Arc<Ctx>,
+    frozen: &Route,
+    shift: Shift,
+    compared: &[Key],
+    deadline: Micros,
+) -> Result<Result<(), String>, Halt> {
     if ctx.planted.has(Bug::FlipWithBatchInFlight) || ctx.planted.has(Bug::DrainSkipped) {
         return Ok(Ok(()));
     }
@@ -413,7 +461,7 @@ async fn hold(ctx: &Arc<Ctx>, shift: Shift, compared: &[Key], deadline: Micros) 
         }
         ctx.sleep(Micros::from_ms(2)).await;
     }
-    let mut late = in_range(lock(&ctx.dirty).as_ref(), from, to);
+    let mut late = shift.moving(lock(&ctx.dirty).as_ref(), frozen);
     late.retain(|k| !compared.contains(k));
     let differing = differing(ctx, &late).await?;
     Ok(match differing.first() {
@@ -441,11 +489,6 @@ async fn drain(ctx: &Arc<Ctx>, src: Side, marker: ClusterTime, deadline: Micros)
         return Err("the tail's position was not stored within freeze_max".into());
     }
     Ok(())
-}
-
-fn in_range(dirty: Option<&BTreeSet<Key>>, from: Bucket, to: Bucket) -> Vec<Key> {
-    let inside = |k: &&Key| bucket_of(k).is_ok_and(|b| (from..to).contains(&b));
-    dirty.map(|d| d.iter().filter(inside).cloned().collect()).unwrap_or_default()
 }
 
 async fn differing(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<Key>, Halt> {

@@ -14,6 +14,7 @@ mod keys;
 pub mod lease;
 mod live_view;
 mod observe;
+mod pilot;
 pub mod planted;
 mod proof;
 mod publish;

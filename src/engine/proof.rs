@@ -35,7 +35,7 @@ pub(super) async fn judge_moving(ctx: &Arc<Ctx>, keys: &[Key]) -> Vec<(Key, Find
     let moving = |k: &&Key| lock(&ctx.dirty).as_ref().is_some_and(|d| d.contains(*k));
     for key in keys.iter().filter(moving).take(KEYS_MAX) {
         let Ok(bucket) = bucket_of(key) else { continue };
-        let tail = &ctx.tails[ctx.ownership.owner(bucket).await as usize];
+        let tail = &ctx.tails[ctx.ownership.owner(key, bucket).await as usize];
         if !tail.is_running() {
             continue;
         }

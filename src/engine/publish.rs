@@ -11,11 +11,11 @@ use super::runner::End;
 use crate::metrics::OpKind;
 use crate::plan::Advance;
 use crate::rollout::{State, Status};
-use crate::route::{BUCKETS, Side};
+use crate::route::{BUCKETS, Goes, Route, Side};
 use crate::runtime::Micros;
 use crate::snapshot::{
-    Activity, ApplicationView, BackView, GateView, LagView, Phase, PlanView, ReconcileView, RestView, RouteView,
-    Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
+    Activity, ApplicationView, BackView, GateView, LagView, Phase, PilotView, PlanView, ReconcileView, RestView,
+    RouteView, Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
 };
 
 /// At most twenty snapshots a second.
@@ -102,6 +102,7 @@ impl Publisher {
             "longest_freeze_ms": w.freeze.map(Micros::as_ms),
             "reads_next_below": route.as_ref().map(|r| r.reads_next_below),
             "writes_next_below": route.as_ref().map(|r| r.writes_next_below),
+            "pilot": route.and_then(|r| r.pilot).map(|p| json!({ "reads": p.reads, "writes": p.writes })),
         })
     }
 
@@ -124,6 +125,7 @@ impl Publisher {
             activity: live.progress.as_ref().map(|p| activity(p, live.throttled.clone(), now)),
             stages: stages(ctx, state, wall_ms),
             route: route_view(ctx, live.frozen_since),
+            pilot: pilot_view(ctx),
             gates: live.gates.clone(),
             reads: Side::BOTH.map(|s| view(OpKind::Read, s)),
             writes: Side::BOTH.map(|s| view(OpKind::Write, s)),
@@ -255,6 +257,9 @@ fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
             false => "goes back by itself, losing nothing, once next answers".into(),
         },
         Phase::NeedsOperator => "stays stopped until somebody acts".into(),
+        Phase::RollingBack if state.back.as_ref().is_some_and(|b| b.cohort) => {
+            "the pilot cohort goes back to legacy, then it waits".into()
+        }
         Phase::RollingBack => match state.back.as_ref().and_then(|b| ctx.plan.stages.get(b.to?)) {
             Some(s) => format!("goes back to stage {}, then waits", s.id),
             None => "goes back until everything is on legacy, compared and recovered".into(),
@@ -294,6 +299,7 @@ fn stages(ctx: &Ctx, state: &State, wall_ms: i64) -> Vec<StageView> {
             reads: s.reads,
             writes: s.writes,
             shadow: s.shadow,
+            pilot: s.pilot.goes(),
             elapsed: Micros::from_ms(elapsed.max(0) as u64),
             soak: s.soak,
             soaked: Micros(soaked.0.min(s.soak.0)),
@@ -314,6 +320,18 @@ fn route_view(ctx: &Ctx, frozen_since: Option<Micros>) -> RouteView {
         writes_next_below: r.writes_next_below,
         frozen: r.frozen.map(|f| (f.from, f.to, frozen_since.unwrap_or_default())),
     }
+}
+
+/// Before there is a route the cohort goes as everybody else.
+fn pilot_view(ctx: &Ctx) -> Option<PilotView> {
+    let cohort = ctx.plan.pilot.as_ref()?.to_string();
+    let route = ctx.ownership.route();
+    let pilot = route.as_ref().and_then(|r| r.pilot.as_ref());
+    Some(PilotView {
+        cohort,
+        reads: pilot.map_or(Goes::Buckets, |p| p.reads),
+        writes: pilot.map_or(Goes::Buckets, |p| p.writes),
+    })
 }
 
 fn lag_view(ctx: &Ctx, live: &LiveView, now: Micros) -> LagView {
@@ -384,7 +402,6 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     }
     let until_stage = ctx.plan.stages.iter().find(|s| s.irreversible).map(|s| s.id.clone());
     let route = ctx.ownership.route();
-    let writes = route.as_ref().map_or(0, |r| r.writes_next_below);
     let freeze = live.longest_freeze;
     if state.status == Status::RolledBack {
         let text = "everything is back on legacy".into();
@@ -403,12 +420,12 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
             ..WayBack::default()
         };
     }
-    if writes == 0 {
+    let Some(route) = route.filter(Route::writes_to_next) else {
         let text = "legacy owns every write".into();
         let none = Some(Micros::ZERO);
         return WayBack { open: true, writes_at_risk: Some(0), seconds_at_risk: none, until_stage, freeze: none, text };
-    }
-    let share = f64::from(writes) * 100.0 / f64::from(BUCKETS);
+    };
+    let share = share_on_next(&route);
     let tail = &ctx.tails[Side::Next as usize];
     // Beyond this the count of what was read says little about what was not.
     let current = live.apply_lag(Side::Next, now).is_some_and(|lag| lag <= Micros::from_secs(10));
@@ -417,12 +434,25 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
         read.saturating_sub(applied)
     });
     let text = match (tail.is_running(), live.apply_lag(Side::Next, now)) {
-        (true, Some(lag)) => format!("{share:.0}% of writes are on next, legacy follows {lag} behind"),
-        (true, None) => format!("{share:.0}% of writes are on next, lag not known yet"),
-        (false, _) => format!("{share:.0}% of writes are on next and legacy does not follow"),
+        (true, Some(lag)) => format!("{share} are on next, legacy follows {lag} behind"),
+        (true, None) => format!("{share} are on next, lag not known yet"),
+        (false, _) => format!("{share} are on next and legacy does not follow"),
     };
     let seconds_at_risk = tail.is_running().then(|| live.apply_lag(Side::Next, now)).flatten();
     WayBack { open: tail.is_running(), writes_at_risk: waiting, seconds_at_risk, until_stage, freeze, text }
+}
+
+/// `5% of writes`, with what is said of the cohort.
+fn share_on_next(route: &Route) -> String {
+    let share = f64::from(route.writes_next_below) * 100.0 / f64::from(BUCKETS);
+    match route.pilot.as_ref().map(|p| p.writes) {
+        Some(Goes::Next) if route.writes_next_below == 0 => "writes of the pilot cohort".to_owned(),
+        Some(Goes::Next) if route.writes_next_below < BUCKETS => {
+            format!("{share:.0}% of writes and those of the pilot cohort")
+        }
+        Some(Goes::Legacy) => format!("{share:.0}% of writes but for the pilot cohort"),
+        _ => format!("{share:.0}% of writes"),
+    }
 }
 
 fn back_view(ctx: &Ctx, state: &State) -> Option<BackView> {
@@ -434,6 +464,7 @@ fn back_view(ctx: &Ctx, state: &State) -> Option<BackView> {
         to: back.to.and_then(|t| ctx.plan.stages.get(t)).map(|s| s.id.clone()),
         step: tasks.get(state.tasks_done).map_or("", |t| t.name()).to_owned(),
         steps: (state.tasks_done.min(tasks.len()), tasks.len()),
+        cohort: back.cohort,
     })
 }
 

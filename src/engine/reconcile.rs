@@ -112,7 +112,7 @@ impl Outcome {
     }
 }
 
-/// Compares a key's documents under the ownership of its bucket.
+/// Compares a key's documents under its ownership.
 pub(super) fn compare(ctx: &Ctx, owner: Side, legacy: Option<&RawDocument>, next: Option<&RawDocument>) -> Finding {
     match (owner, legacy, next) {
         (_, None, None) => Finding::Absent,
@@ -130,7 +130,7 @@ pub(super) fn compare(ctx: &Ctx, owner: Side, legacy: Option<&RawDocument>, next
 }
 
 fn owner_of(ctx: &Ctx, key: &Key) -> Side {
-    bucket_of(key).map_or(Side::Legacy, |b| ctx.ownership.owner_now(b))
+    bucket_of(key).map_or(Side::Legacy, |b| ctx.ownership.owner_now(key, b))
 }
 
 /// One whole pass. `None` when the engine is stopping.

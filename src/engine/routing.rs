@@ -12,7 +12,7 @@ use super::server_gate;
 use crate::cluster::{Expect, Failed, Key, Reason, WriteOp};
 use crate::rollout::Event;
 use crate::route::client::routes_ns;
-use crate::route::{Route, Side};
+use crate::route::{BUCKETS, Goes, Pilot, Route, Side};
 use crate::runtime::Micros;
 
 /// Draw stream of route nonces.
@@ -45,6 +45,7 @@ pub(super) async fn create(ctx: &Arc<Ctx>) -> Result<(), Halt> {
         reads_next_below: 0,
         writes_next_below: 0,
         frozen: None,
+        pilot: ctx.plan.pilot.clone().map(|cohort| Pilot { cohort, reads: Goes::Buckets, writes: Goes::Buckets }),
         applied_through: Default::default(),
         legacy: ctx.ns(Side::Legacy).clone(),
         next: ctx.ns(Side::Next).clone(),
@@ -106,6 +107,7 @@ async fn intend(ctx: &Arc<Ctx>, to: &Route, text: &str) {
             "shadow": to.shadow,
             "reads_next_below": to.reads_next_below,
             "writes_next_below": to.writes_next_below,
+            "pilot": to.pilot.as_ref().map(|p| json!({ "reads": p.reads, "writes": p.writes })),
             "frozen": to.frozen.map(|f| json!({ "from": f.from, "to": f.to, "until_ms": f.until_ms })),
         }),
     };
@@ -129,6 +131,7 @@ pub(super) async fn settled(ctx: &Arc<Ctx>, route: &Route, won: bool) {
         writes_next_below: route.writes_next_below,
         reads_next_below: route.reads_next_below,
         shadow: route.shadow,
+        pilot: route.pilot.as_ref().map(|p| (p.reads, p.writes)),
     })
     .await;
 }
@@ -138,7 +141,10 @@ pub(super) async fn change(ctx: &Arc<Ctx>, from: &Route, to: Route, text: &str) 
     let to = Route { epoch: from.epoch + 1, nonce: nonce(ctx, from.epoch + 1), ..to };
     intend(ctx, &to, text).await;
     server_gate::open_for(ctx, from, &to).await?;
-    if to.writes_next_below != from.writes_next_below {
+    let cohort = |r: &Route| r.pilot.as_ref().map(|p| p.writes);
+    if cohort(&to) != cohort(from) {
+        ctx.ownership.undecided(0, BUCKETS);
+    } else if to.writes_next_below != from.writes_next_below {
         let (a, b) = (from.writes_next_below, to.writes_next_below);
         ctx.ownership.undecided(a.min(b), a.max(b));
     }

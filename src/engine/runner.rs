@@ -246,7 +246,7 @@ impl Runner {
                 for event in events {
                     self.journal_by(By::Operator(None), event).await?;
                 }
-                if command == Command::Continue {
+                if matches!(command, Command::Continue | Command::CohortForward) {
                     let now = self.ctx.rt.now();
                     self.triggers.iter_mut().for_each(|t| t.reset(now));
                 }

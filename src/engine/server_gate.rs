@@ -313,6 +313,7 @@ mod tests {
             reads_next_below: below,
             writes_next_below: below,
             frozen: frozen.map(|(from, to)| Frozen { from, to, until_ms: 0 }),
+            pilot: None,
             applied_through: Default::default(),
             stranded_below: 0,
             legacy: Ns::new("a", "b"),

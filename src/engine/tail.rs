@@ -431,7 +431,7 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
             return None;
         }
     };
-    if ctx.ownership.owner(bucket).await != src {
+    if ctx.ownership.owner(&key, bucket).await != src {
         super::quarantine::put_aside(ctx, src, &key, event.kind, event.at).await;
         return None;
     }

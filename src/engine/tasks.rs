@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
-use super::cutover::{Held, move_reads, move_writes, set_shadow};
+use super::cutover::{Held, Home, move_reads, move_writes, set_shadow};
 use super::routing::await_acks;
-use super::{back, backfill, cutover, in_place, observe, reconcile, routing, salvage, server_gate, tail};
+use super::{back, backfill, cutover, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
 use crate::rollout::{State, Task};
-use crate::route::Side;
+use crate::route::{Goes, Route, Side};
 use crate::runtime::Micros;
 
 /// Carries out one task. `None` when the engine is stopping; the task is then begun again by whoever resumes.
@@ -48,8 +48,14 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::MoveWrites { from, to } => move_writes(ctx, from, to, held).await,
         Task::StopReverse => stop_reverse(ctx, held).await,
         Task::Quarantine => quarantine(ctx).await,
-        Task::ReturnWrites { below, reads_below, hard } => {
-            cutover::return_writes(ctx, below, reads_below, hard, held).await
+        Task::Pilot { .. } if state.cohort_stays => {
+            let text = "the pilot cohort stays on legacy: a rollback of it alone holds it there";
+            Ok(Some(json!({ "text": text })))
+        }
+        Task::Pilot { reads, writes } => pilot::forward(ctx, reads, writes, held).await,
+        Task::ReturnPilot { reads, writes, hard } => pilot::back(ctx, reads, writes, hard, held).await,
+        Task::ReturnWrites { below, reads_below, hard, pilot } => {
+            cutover::return_writes(ctx, Home { below, reads_below, pilot }, hard, held).await
         }
         Task::ReturnReads { below } => back::return_reads(ctx, below).await,
         Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
@@ -166,6 +172,10 @@ pub(super) fn note_counts(ctx: &Ctx, out: &reconcile::Outcome) {
 
 /// The point of no return: next's changes are no longer carried back.
 async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
+    let behind = |r: &Route| r.writes_to_next() && r.pilot.as_ref().is_some_and(|p| p.writes == Goes::Legacy);
+    if ctx.ownership.route().as_ref().is_some_and(behind) {
+        return Err(Halt::Broken("the pilot cohort is held on legacy: legacy cannot go".into()));
+    }
     if !all_follow(ctx, held).await? {
         return Ok(None);
     }

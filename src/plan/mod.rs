@@ -11,6 +11,7 @@ mod gate_parse;
 mod gates;
 mod metrics_names;
 mod parse;
+mod pilot;
 mod pipeline;
 mod reach;
 pub(crate) mod reader;

@@ -4,7 +4,7 @@ use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
 use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo, Throttle};
-use super::{canonical, collection, gate_parse, slo};
+use super::{canonical, collection, gate_parse, pilot, slo};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -47,6 +47,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
             "rollback",
             "slo",
             "expects",
+            "pilot",
             "collection",
             "query",
             "throttle",
@@ -62,6 +63,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let objective = slo::read_slo(r, t);
     let expects = slo::read_expects(r, t);
     let collections = collection::read(r, t);
+    let cohort = pilot::read(r, t);
     let queries = read_queries(r, t);
     let throttle = read_throttle(r, t);
     // An objective that is there but wrong is complained about once, not at every metric that needs it.
@@ -69,8 +71,10 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let said = objective.as_ref().or_else(|| t.table.contains_key("slo").then_some(&placeholder));
     let triggers = r.tables(t, "trigger", "[[trigger]]");
     let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, said)).collect();
-    let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects });
+    let has_pilot = t.table.contains_key("pilot");
+    let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects, has_pilot });
     check_one_cluster(r, t, &collections);
+    pilot::check_company(r, t, server_gate);
     let (id, title, version, owner) = head?;
     Some(Plan {
         id,
@@ -88,6 +92,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         baseline_ratio,
         slo: objective,
         expects,
+        pilot: cohort,
         collections,
         queries,
         throttle,

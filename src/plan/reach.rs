@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::gates::{Bound, Gate};
 use super::reader::{Reader, duration_text};
-use super::types::Expects;
+use super::types::{Expects, PilotLevel};
 use crate::route::Side;
 
 /// Where a stage sends its operations, percent.
@@ -13,13 +13,20 @@ pub(super) struct Traffic {
     pub(super) shadow: u8,
     pub(super) reads: u8,
     pub(super) writes: u8,
+    pub(super) pilot: PilotLevel,
 }
 
 impl Traffic {
-    /// The share of the application's operations that is measured on a side. A shadow read is measured on the other side too.
+    /// The share of the application's operations that is measured on a side, at most. A shadow read is measured on the other side too.
     fn share(self, read: bool, side: Side) -> f64 {
         let next = f64::from(if read { self.reads } else { self.writes }) / 100.0;
-        let own = if side == Side::Next { next } else { 1.0 - next };
+        // How much of it a cohort makes up is not known: it may be all that was not on next.
+        let ahead = self.pilot >= if read { PilotLevel::Reads } else { PilotLevel::Writes };
+        let own = match side {
+            Side::Next if ahead => 1.0,
+            Side::Next => next,
+            Side::Legacy => 1.0 - next,
+        };
         let shadow = if read { f64::from(self.shadow) / 100.0 } else { 0.0 };
         own + (1.0 - own) * shadow
     }

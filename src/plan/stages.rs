@@ -7,7 +7,7 @@ use super::gates::Gate;
 use super::parse::check_id;
 use super::reach::{self, Traffic};
 use super::reader::{At, Reader, Table};
-use super::types::{Advance, Collection, Expects, Slo, Stage, Work};
+use super::types::{Advance, Collection, Expects, PilotLevel, Slo, Stage, Work};
 use crate::runtime::Micros;
 
 const WORK: [(&str, Work); 4] = [
@@ -22,6 +22,8 @@ pub(super) struct Ground<'a> {
     pub(super) collections: &'a [Collection],
     pub(super) slo: Option<&'a Slo>,
     pub(super) expects: &'a Expects,
+    /// The plan names a pilot cohort, rightly or not.
+    pub(super) has_pilot: bool,
 }
 
 impl Ground<'_> {
@@ -45,6 +47,7 @@ struct Before {
     shadow: u8,
     reads: u8,
     writes: u8,
+    pilot: PilotLevel,
     contracted: bool,
     /// A percentage or a word could not be read: what follows from it is not complained about again.
     unsure: bool,
@@ -67,13 +70,30 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, ground: &Ground<'_>) -> Ve
             stages.push(stage);
         }
     }
+    if let Some(pilot) = t.table.get("pilot").filter(|_| before.pilot == PilotLevel::Off && !before.unsure) {
+        let help = "say in a stage how far it goes: `pilot = \"reads\"` or `pilot = \"writes\"`";
+        r.error(pilot.span(), "no stage moves the pilot cohort", "", Some(help.into()));
+    }
     stages
 }
 
 fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &Ground<'_>) -> Option<Stage> {
     r.only(
         t,
-        &["id", "do", "shadow", "reads", "writes", "soak", "advance", "runbook", "irreversible", "gate", "trigger"],
+        &[
+            "id",
+            "do",
+            "shadow",
+            "reads",
+            "writes",
+            "pilot",
+            "soak",
+            "advance",
+            "runbook",
+            "irreversible",
+            "gate",
+            "trigger",
+        ],
     );
     let id = r.required(t, "id", "\"canary\"");
     let id = id.and_then(|id| {
@@ -92,6 +112,7 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &G
     let (work, known) = read_work(r, t, before, ground);
     before.unsure |= !known;
     let (mut shadow, reads, writes) = read_traffic(r, t, before, ground);
+    let (pilot, pilot_said) = read_pilot(r, t, before, ground);
     if work.contains(&Work::QuarantineLegacy) {
         // Nothing is left to compare with; an inherited share ends here.
         if let Some(v) = t.table.get("shadow").filter(|_| shadow > 0) {
@@ -105,20 +126,22 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &G
     let advance =
         advance.and_then(|w| r.word(&w, "way to advance", &[("operator", Advance::Operator), ("auto", Advance::Auto)]));
     let runbook = r.string(t, "runbook").map(|s| crate::scrub::line(&s.value));
-    let traffic = Traffic { shadow, reads, writes };
+    let traffic = Traffic { shadow, reads, writes, pilot };
     let gates = read_gates(r, t, (!before.unsure && !ground.in_place()).then_some(traffic), ground);
     let triggers = r.tables(t, "trigger", "[[stage.trigger]]");
     let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, ground.slo)).collect();
     before.contracted |= work.contains(&Work::QuarantineLegacy);
     let irreversible = work.contains(&Work::QuarantineLegacy);
     before.done.extend(&work);
-    (before.shadow, before.reads, before.writes) = (shadow, reads, writes);
+    (before.shadow, before.reads, before.writes, before.pilot) = (shadow, reads, writes, pilot);
     Some(Stage {
         id: id?,
         work,
         shadow,
         reads,
         writes,
+        pilot,
+        pilot_said,
         soak,
         advance: advance.unwrap_or(Advance::Operator),
         runbook,
@@ -239,6 +262,50 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: 
         r.error(span(&writes), message, "expected 0 or 100", None);
     }
     now
+}
+
+/// How far the pilot cohort is, and whether the stage says so itself.
+fn read_pilot(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &Ground<'_>) -> (PilotLevel, bool) {
+    let words = [PilotLevel::Off, PilotLevel::Reads, PilotLevel::Writes].map(|l| (l.name(), l));
+    let said = r.string(t, "pilot").and_then(|w| r.word(&w, "reach of the pilot", &words).map(|v| (v, w.span)));
+    let Some((level, span)) = said else {
+        before.unsure |= t.table.contains_key("pilot");
+        return (before.pilot, false);
+    };
+    if !ground.has_pilot {
+        let help = "say who it is: `[pilot]` with `field = \"_id.region\"` and `in = [\"eu\"]`";
+        r.error(span, "the plan names no pilot cohort", "", Some(help.into()));
+    } else if ground.in_place() && level > PilotLevel::Off {
+        let message = "`pilot` moves nothing: the documents change where they are";
+        let help = "a plan in place has no shares; give `next` another name to move a cohort first";
+        r.error(span, message, "expected no pilot", Some(help.into()));
+    } else if level < before.pilot && !before.unsure {
+        let message = format!("`pilot` goes back from `{}` to `{}`", before.pilot.name(), level.name());
+        let help =
+            "stages only go forward; the way back of the cohort alone is `tidegate rollback --cohort`, at any time";
+        r.error(span, message, format!("expected `{}` or more", before.pilot.name()), Some(help.into()));
+    } else if level > PilotLevel::Off && !before.unsure {
+        check_pilot(r, span, level, before, ground);
+    }
+    (level.max(before.pilot), true)
+}
+
+/// The cohort moves onto finished ground only, as everybody else.
+fn check_pilot(r: &mut Reader, span: Range<usize>, level: PilotLevel, before: &Before, ground: &Ground<'_>) {
+    let indexes: Vec<_> = ground.collections.iter().flat_map(|c| &c.indexes).collect();
+    if !before.done.contains(&Work::Create) || !before.done.contains(&Work::Backfill) {
+        let help = "put a stage with do = [\"create\", \"backfill\", \"indexes\"] before it";
+        let message = "the pilot cohort uses next before an earlier stage has created and filled it";
+        r.error(span, message, "expected an earlier stage that copies", Some(help.into()));
+    } else if !indexes.is_empty() && !before.done.contains(&Work::Indexes) {
+        let help = "add `indexes` to the `do` of an earlier stage";
+        r.error(span, "the pilot cohort moves to next before its indexes are built", "", Some(help.into()));
+    } else if let Some(unique) = indexes.iter().find(|i| i.unique && i.keys.keys().ne(["_id"]))
+        && level == PilotLevel::Writes
+    {
+        let message = format!("`{}` is unique: the writes of a cohort alone could break it unseen", unique.name);
+        r.error(span, message, "expected `reads`", None);
+    }
 }
 
 /// Legacy is quarantined last, knowingly, and only when nothing uses it any more.

@@ -2,6 +2,7 @@
 
 use super::pipeline::Pipeline;
 use crate::cluster::{IndexSpec, Ns};
+use crate::route::{Cohort, Goes};
 use crate::runtime::Micros;
 
 use super::gates::{Gate, Trigger};
@@ -39,6 +40,8 @@ pub struct Plan {
     pub slo: Option<Slo>,
     /// The traffic the author counts on; only for checking the plan.
     pub expects: Expects,
+    /// The cohort that may go ahead of everybody else, and come back alone.
+    pub pilot: Option<Cohort>,
     /// The collections; exactly one for now.
     pub collections: Vec<Collection>,
     /// Queries compared and explained on both shapes.
@@ -357,6 +360,40 @@ pub enum Advance {
     Auto,
 }
 
+/// How far the pilot cohort is on next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PilotLevel {
+    /// It goes as everybody else.
+    #[default]
+    Off,
+    /// Its reads are on next.
+    Reads,
+    /// Its reads and writes are on next.
+    Writes,
+}
+
+impl PilotLevel {
+    /// Its word in plans.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            PilotLevel::Off => "off",
+            PilotLevel::Reads => "reads",
+            PilotLevel::Writes => "writes",
+        }
+    }
+
+    /// Where the cohort's reads and writes go.
+    #[must_use]
+    pub fn goes(self) -> (Goes, Goes) {
+        match self {
+            PilotLevel::Off => (Goes::Buckets, Goes::Buckets),
+            PilotLevel::Reads => (Goes::Next, Goes::Buckets),
+            PilotLevel::Writes => (Goes::Next, Goes::Next),
+        }
+    }
+}
+
 /// One slice of the rollout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
@@ -370,6 +407,10 @@ pub struct Stage {
     pub reads: u8,
     /// Percent of buckets written to next; inherited likewise.
     pub writes: u8,
+    /// How far the pilot cohort is; inherited likewise.
+    pub pilot: PilotLevel,
+    /// The stage says so itself: a cohort that had gone back alone goes forward again.
+    pub pilot_said: bool,
     /// How long it soaks after its work is done.
     pub soak: Micros,
     /// How it ends.

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::event::Event;
 use super::state::{State, Status};
 use super::task::Task;
-use crate::plan::{Advance, Plan};
+use crate::plan::{Advance, PilotLevel, Plan};
+use crate::route::Goes;
 use crate::snapshot::Command;
 
 /// Reasons for an operator that are told before one has acted: with these the rest is known to be broken too.
@@ -121,6 +122,9 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         Input::Command { command: Command::LeaveBehind, forecast, .. } => {
             return decide_strand(state, plan, forecast);
         }
+        Input::Command { command: Command::RollbackCohort { hard }, forecast, .. } => {
+            return decide_cohort_back(state, plan, *hard, forecast);
+        }
         Input::Command { command, at_ms, gates, .. } => return decide_command(state, plan, *command, *at_ms, gates),
         Input::Tripped { why, rollback, evidence } => decide_tripped(state, plan, why, *rollback, evidence),
         Input::Tick { at_ms, gates, totals } => decide_tick(state, plan, *at_ms, gates, totals),
@@ -160,15 +164,63 @@ fn decide_rollback(
         let id = plan.stages.get(to).map_or("?", |s| s.id.as_str());
         return Err(Refusal(format!("stage {id} is not before the current one")));
     }
-    if let Some(back) = &state.back {
+    // A rollback of the cohort alone gives way to one of everybody.
+    let whole = state.back.as_ref().filter(|b| !b.cohort);
+    if let Some(back) = whole {
         let further = to < back.to;
         if !further && (back.hard || !hard) {
             return Ok(Vec::new());
         }
     }
-    let hard = hard || state.back.as_ref().is_some_and(|b| b.hard);
-    let to = state.back.as_ref().map_or(to, |b| b.to.min(to));
-    Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone() }])
+    let hard = hard || whole.is_some_and(|b| b.hard);
+    let to = whole.map_or(to, |b| b.to.min(to));
+    Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone(), cohort: false }])
+}
+
+/// Only the cohort goes back, from whatever the stage is doing.
+fn decide_cohort_back(state: &State, plan: &Plan, hard: bool, evidence: &Value) -> Result<Vec<Event>, Refusal> {
+    let refuse = |why: &str| Err(Refusal(why.to_owned()));
+    if plan.pilot.is_none() {
+        return refuse("the plan names no pilot cohort");
+    }
+    if let Some(why) = no_way_back(state, plan) {
+        return refuse(why);
+    }
+    if state.route_epoch == 0 {
+        return refuse("there is no route yet: nothing of the cohort has moved");
+    }
+    match &state.back {
+        Some(back) if !back.cohort => return refuse("everything is going back, the cohort with it"),
+        Some(back) if back.hard || !hard => return Ok(Vec::new()),
+        Some(_) => {}
+        None if state.pilot == Some((Goes::Legacy, Goes::Legacy)) => {
+            return refuse("the cohort is held on legacy already");
+        }
+        None if plan.stages.get(state.stage).is_some_and(|s| s.irreversible) => {
+            return refuse("this stage does without legacy: only everything together can go back");
+        }
+        None => {}
+    }
+    let why = "by the operator".to_owned();
+    Ok(vec![Event::RollbackBegan { hard, why, to: None, evidence: evidence.clone(), cohort: true }])
+}
+
+/// Why the cohort cannot go forward again; `None` when it can.
+fn may_not_go_forward(state: &State, plan: &Plan) -> Option<String> {
+    let level = plan.stages.get(state.stage).map_or(PilotLevel::Off, |s| s.pilot);
+    if plan.pilot.is_none() {
+        Some("the plan names no pilot cohort".into())
+    } else if state.back.is_some() {
+        Some("it is going back".into())
+    } else if !state.cohort_stays && !state.cohort_is_held() {
+        Some("the cohort is not held on legacy".into())
+    } else if state.passed {
+        Some("the stage has passed".into())
+    } else if level == PilotLevel::Off {
+        Some("this stage does not move the cohort".into())
+    } else {
+        None
+    }
 }
 
 /// Writes may be left behind: everything goes back at once, since a sealed next can be in no stage. Twice changes nothing.
@@ -185,7 +237,13 @@ fn decide_strand(state: &State, plan: &Plan, evidence: &Value) -> Result<Vec<Eve
     };
     let mut events = Vec::new();
     if state.back.as_ref().is_none_or(|b| !b.hard || b.to.is_some()) {
-        events.push(Event::RollbackBegan { hard: true, why: why.clone(), to: None, evidence: evidence.clone() });
+        events.push(Event::RollbackBegan {
+            hard: true,
+            why: why.clone(),
+            to: None,
+            cohort: false,
+            evidence: evidence.clone(),
+        });
     }
     if state.strand.is_none() {
         events.push(Event::StrandDecided { why, evidence: evidence.clone() });
@@ -241,8 +299,14 @@ fn decide_command(
             Err(Refusal("it is not paused".into()))
         }
         Command::Continue => Ok(vec![Event::Continued {}]),
+        Command::CohortForward => match may_not_go_forward(state, plan) {
+            Some(why) => Err(Refusal(why)),
+            None => Ok(vec![Event::CohortForward {}]),
+        },
         // Rollbacks are decided before.
-        Command::Stop | Command::Rollback { .. } | Command::LeaveBehind => Ok(Vec::new()),
+        Command::Stop | Command::Rollback { .. } | Command::RollbackCohort { .. } | Command::LeaveBehind => {
+            Ok(Vec::new())
+        }
         Command::Advance { .. } if state.back.is_some() => Err(Refusal("it is going back".into())),
         Command::Advance { stage } => {
             let seen = plan.stages.get(stage).map_or("?", |s| s.id.as_str());
@@ -268,6 +332,9 @@ fn may_not_advance(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary) 
     }
     if state.passed {
         return Some("the stage has passed".into());
+    }
+    if state.cohort_is_held() && plan.stages.get(state.stage + 1).is_some_and(|s| s.irreversible) {
+        return Some("the pilot cohort is held on legacy: take it forward, or roll back, before legacy goes".into());
     }
     let Status::Soaking { since_ms } = state.status else { return Some("the stage's work is not done".into()) };
     let soak_ms = plan.stages.get(state.stage).map_or(0, |s| s.soak.as_ms()) as i64;
@@ -303,6 +370,9 @@ fn closed(outcome: &str) -> Event {
 
 /// What follows when every task of a rollback is done.
 fn after_rollback(state: &State, plan: &Plan, at_ms: i64, totals: &Value) -> Vec<Event> {
+    if state.back.as_ref().is_some_and(|b| b.cohort) {
+        return vec![Event::CohortReturned { at_ms }];
+    }
     match state.back.as_ref().and_then(|b| b.to) {
         Some(stage) => {
             let id = plan.stages.get(stage).map_or_else(String::new, |s| s.id.clone());
@@ -553,6 +623,159 @@ mod tests {
             let mut rest = events[..cut].to_vec();
             go_on(&mut state, &plan, &mut rest);
             assert!(state.closed && (!sealed || rest == events), "cut off after {cut} records");
+        }
+    }
+
+    const PILOTED: &str = r#"
+        schema = 1
+        plan = { id = "p", title = "t", version = 1, owner = "o" }
+        pilot = { field = "_id.region", in = ["eu"] }
+        [[collection]]
+        legacy = "a.b"
+        next = "a.c"
+        steps = [{ set = "v", value = 2 }]
+        [[stage]]
+        id = "copy"
+        do = ["create", "backfill"]
+        advance = "auto"
+        [[stage]]
+        id = "pilot"
+        pilot = "writes"
+        advance = "auto"
+        [[stage]]
+        id = "half"
+        reads = 50
+        writes = 50
+        advance = "auto"
+        [[stage]]
+        id = "again"
+        pilot = "writes"
+        reads = 100
+        writes = 100
+        advance = "auto"
+        [[stage]]
+        id = "contract"
+        do = ["quarantine-legacy"]
+        irreversible = true
+    "#;
+
+    fn piloted() -> Plan {
+        Plan::parse(PILOTED, "plan.toml").map_err(|d| d.render(false)).unwrap()
+    }
+
+    /// The state in the middle of stage `stage`, so many tasks done, with the route that the tasks done have brought.
+    fn in_stage(plan: &Plan, stage: usize, tasks: usize) -> State {
+        let mut s = State { stage, status: Status::Working, tasks_done: tasks, route_epoch: 9, ..State::default() };
+        s.stage_times = vec![(0, None); stage + 1];
+        s.reconciled = Some(Value::Null);
+        s.pilot = Some(plan.stages[stage].pilot.goes());
+        s
+    }
+
+    fn ask(state: &State, plan: &Plan, command: Command) -> Result<Vec<Event>, Refusal> {
+        let gates = GateSummary { pass: true, ..GateSummary::default() };
+        decide(state, plan, &Input::Command { command, at_ms: 7, gates, forecast: json!({ "writes_at_risk": 0 }) })
+    }
+
+    #[test]
+    fn the_cohort_goes_first_and_next_is_followed_before_its_first_write() {
+        use crate::rollout::task::tasks_of;
+        let plan = piloted();
+        let (reads, writes) = (Goes::Next, Goes::Next);
+        let forward = [Task::StartReverse, Task::Reconcile, Task::Pilot { reads, writes }];
+        assert_eq!(tasks_of(&plan, 1), forward);
+        let half = tasks_of(&plan, 2);
+        assert!(!half.contains(&Task::StartReverse) && !half.contains(&forward[2]), "{half:?}");
+        // Said again: whoever has gone back alone is taken along.
+        assert_eq!(tasks_of(&plan, 3)[..2], [Task::Reconcile, forward[2]]);
+    }
+
+    #[test]
+    fn a_cohort_back_alone_leaves_the_stage_as_it_was_wherever_it_is_cut_off() {
+        let plan = piloted();
+        for (stage, done, hard) in [(2, 0, false), (2, 2, true), (1, 2, false), (2, 3, false)] {
+            let before = in_stage(&plan, stage, done);
+            let mut events = ask(&before, &plan, Command::RollbackCohort { hard }).unwrap();
+            let mut state = before.clone();
+            events.iter().for_each(|e| state.apply(e, &plan));
+            go_on(&mut state, &plan, &mut events);
+            assert_eq!((state.status, state.tasks_done, state.stage), (before.status, done, stage));
+            assert!(state.paused.is_some() && state.back.is_none() && state.cohort_stays);
+            let home = Task::ReturnPilot { reads: Goes::Legacy, writes: Goes::Legacy, hard };
+            assert!(
+                events.iter().any(|e| matches!(e, Event::TaskIntended { task, .. } if *task == home)),
+                "{events:?}"
+            );
+            for cut in 1..events.len() {
+                let mut state = before.clone();
+                events[..cut].iter().for_each(|e| state.apply(e, &plan));
+                let mut rest = events[..cut].to_vec();
+                go_on(&mut state, &plan, &mut rest);
+                assert_eq!(rest, events, "cut off after {cut} records");
+            }
+        }
+    }
+
+    #[test]
+    fn legacy_does_not_go_while_the_cohort_is_held_there_and_a_word_takes_it_forward() {
+        let plan = piloted();
+        let mut state = in_stage(&plan, 3, 6);
+        state.status = Status::Soaking { since_ms: 0 };
+        (state.pilot, state.cohort_stays) = (Some((Goes::Legacy, Goes::Legacy)), true);
+        let refused = ask(&state, &plan, Command::Advance { stage: 3 }).unwrap_err();
+        assert!(refused.0.contains("held on legacy"), "{refused}");
+        assert_eq!(
+            decide_tick(&state, &plan, 9_999_999, &GateSummary { pass: true, ..GateSummary::default() }, &Value::Null),
+            []
+        );
+        for e in ask(&state, &plan, Command::CohortForward).unwrap() {
+            state.apply(&e, &plan);
+        }
+        let mut events = Vec::new();
+        assert!(!state.cohort_stays && state.status == Status::Working);
+        state.pilot = Some((Goes::Next, Goes::Next));
+        go_on(&mut state, &plan, &mut events);
+        let task = |e: &&Event| matches!(e, Event::TaskIntended { task: Task::Pilot { .. }, .. });
+        assert_eq!(events.iter().filter(task).count(), 1, "{events:?}");
+        assert!(matches!(events.last(), Some(Event::Closed { .. })));
+        assert!(ask(&in_stage(&plan, 2, 1), &plan, Command::CohortForward).is_err(), "it is not held");
+    }
+
+    #[test]
+    fn a_cohort_does_not_go_back_alone_where_it_cannot_or_everybody_does() {
+        let plan = piloted();
+        let alone = Command::RollbackCohort { hard: false };
+        let (no_pilot, whole) = rollout();
+        let mut state = State::default();
+        whole[..6].iter().for_each(|e| state.apply(e, &no_pilot));
+        assert!(ask(&state, &no_pilot, alone).is_err());
+        let mut state = in_stage(&plan, 4, 0);
+        assert!(ask(&state, &plan, alone).is_err(), "contract has begun");
+        state = in_stage(&plan, 2, 0);
+        state.route_epoch = 0;
+        assert!(ask(&state, &plan, alone).is_err(), "no route yet");
+        state = in_stage(&plan, 2, 0);
+        let cohort = ask(&state, &plan, alone).unwrap();
+        cohort.iter().for_each(|e| state.apply(e, &plan));
+        assert_eq!(ask(&state, &plan, alone).unwrap(), [], "twice changes nothing");
+        assert_eq!(ask(&state, &plan, Command::RollbackCohort { hard: true }).unwrap().len(), 1);
+        // Everybody: it gives way, and nobody goes back alone any more.
+        let everybody = ask(&state, &plan, Command::Rollback { hard: false, to: None }).unwrap();
+        assert!(matches!(everybody[..], [Event::RollbackBegan { cohort: false, hard: false, .. }]));
+        everybody.iter().for_each(|e| state.apply(e, &plan));
+        assert!(ask(&state, &plan, alone).is_err());
+        let mut events = Vec::new();
+        go_on(&mut state, &plan, &mut events);
+        assert_eq!(state.status, Status::RolledBack);
+    }
+
+    #[test]
+    fn journals_of_before_there_were_cohorts_are_read() {
+        let settled = r#"{"epoch":4,"won":true,"writes_next_below":11,"reads_next_below":52,"shadow":20}"#;
+        let began = r#"{"hard":true,"why":"w","to":null,"evidence":null}"#;
+        for (kind, body) in [("route_settled", settled), ("rollback_began", began)] {
+            let event = Event::from_parts(kind, &serde_json::from_str(body).unwrap()).unwrap();
+            assert_eq!(Value::Object(event.to_parts().1), serde_json::from_str::<Value>(body).unwrap());
         }
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::task::Task;
+use crate::route::Goes;
 
 /// One durable fact about a rollout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +81,9 @@ pub enum Event {
         reads_next_below: u16,
         /// Percent of reads shadowed.
         shadow: u8,
+        /// Where reads and writes of the pilot cohort go; `None` without one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pilot: Option<(Goes, Goes)>,
     },
     /// The stage's work is done; its gates are watched from here.
     SoakBegan {
@@ -125,7 +129,17 @@ pub enum Event {
         to: Option<usize>,
         /// What was at risk at that moment, and what a trigger stood on.
         evidence: Value,
+        /// Only the pilot cohort goes back, and stays there; `to` says nothing then.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cohort: bool,
     },
+    /// The pilot cohort is back on legacy, alone, and the stage is as it was.
+    CohortReturned {
+        /// Wall-clock milliseconds.
+        at_ms: i64,
+    },
+    /// The pilot cohort goes forward again, to where the stage has it.
+    CohortForward {},
     /// A rollback has come to rest in an earlier stage.
     Returned {
         /// Its index.
@@ -243,6 +257,12 @@ impl Event {
                 Task::ReturnReads { below } => format!("reads from bucket {below} on come from legacy again"),
                 Task::Undo { .. } => "every document goes back to legacy's shape".to_owned(),
                 Task::Quiet => "waiting until nobody writes the shape that is left behind".to_owned(),
+                Task::Pilot { reads, writes } => {
+                    format!("the pilot cohort moves: reads {}, writes {}", reads.name(), writes.name())
+                }
+                Task::ReturnPilot { reads, writes, .. } => {
+                    format!("the pilot cohort goes back: reads {}, writes {}", reads.name(), writes.name())
+                }
                 t => format!("{} begins", t.name()),
             },
             Event::TaskDone { evidence, .. } => match evidence.get("text").and_then(Value::as_str) {
@@ -261,6 +281,11 @@ impl Event {
             Event::StagePassed { id, .. } => format!("stage {id} passed"),
             Event::NeedsOperator { why } => format!("operator needed: {why}"),
             Event::Completed { .. } => "rollout completed".to_owned(),
+            Event::RollbackBegan { hard, why, cohort: true, .. } => {
+                format!("ROLLBACK of the pilot cohort alone ({}): {why}", if *hard { "hard" } else { "soft" })
+            }
+            Event::CohortReturned { .. } => "the pilot cohort is back on legacy and stays there".to_owned(),
+            Event::CohortForward {} => "the pilot cohort goes forward again".to_owned(),
             Event::RollbackBegan { hard, why, .. } => {
                 format!("ROLLBACK ({}): {why}", if *hard { "hard" } else { "soft" })
             }

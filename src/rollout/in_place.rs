@@ -65,7 +65,16 @@ mod tests {
     "#;
 
     fn back(from: usize, hard: bool) -> Back {
-        Back { hard, why: "why".into(), from, to: None, copied: false, stranded: false }
+        Back {
+            hard,
+            why: "why".into(),
+            from,
+            to: None,
+            copied: false,
+            stranded: false,
+            cohort: false,
+            left: crate::rollout::state::Left::default(),
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::plan::{Advance, Plan};
-use crate::rollout::task::{Task, back_tasks, tasks_of};
+use crate::rollout::task::{Task, back_tasks, forward_again, tasks_of};
+use crate::route::Goes;
 
 use super::event::Event;
 
@@ -41,6 +42,10 @@ pub struct Back {
     pub copied: bool,
     /// Next is left behind, with what was acknowledged there last.
     pub stranded: bool,
+    /// Only the pilot cohort goes back.
+    pub cohort: bool,
+    /// Where the stage was left, should only the cohort go back.
+    pub left: Left,
 }
 
 /// Next as it was left behind.
@@ -54,6 +59,14 @@ pub struct Sealed {
     pub below: u16,
     /// What was at risk, as it was known then.
     pub evidence: serde_json::Value,
+}
+
+/// Where a stage was left for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    status: Status,
+    tasks_done: usize,
+    passed: bool,
 }
 
 /// A rollout's durable state.
@@ -107,6 +120,12 @@ pub struct State {
     pub reads_next_below: u16,
     /// Percent of reads shadowed, as last known.
     pub shadow: u8,
+    /// Where reads and writes of the pilot cohort go, as last known.
+    pub pilot: Option<(Goes, Goes)>,
+    /// The cohort has gone back alone: until a stage or an operator says otherwise, no task takes it forward.
+    pub cohort_stays: bool,
+    /// An operator has it taken forward again, after the tasks of the stage.
+    pub cohort_again: bool,
     /// Evidence of `StartTail`: the cluster time (seconds, increment) changes are followed from.
     pub tail_from: Option<(u32, u32)>,
     /// The same for the reverse tail.
@@ -147,6 +166,8 @@ impl State {
             Event::BaselineTaken { baseline } => self.baseline = Some(baseline.clone()),
             Event::StageEntered { stage, at_ms, .. } => {
                 self.stage = *stage;
+                self.cohort_again = false;
+                self.cohort_stays &= !plan.stages.get(*stage).is_some_and(|s| s.pilot_said);
                 self.passed = false;
                 self.status = Status::Working;
                 self.tasks_done = 0;
@@ -161,11 +182,12 @@ impl State {
             Event::TaskDone { index, evidence } => self.task_done(*index, evidence, plan),
             Event::TaskHeld { why, .. } => self.held = Some(why.clone()),
             Event::RouteIntended { epoch, .. } => self.route_intended = self.route_intended.max(*epoch),
-            Event::RouteSettled { epoch, writes_next_below, reads_next_below, shadow, .. } => {
+            Event::RouteSettled { epoch, writes_next_below, reads_next_below, shadow, pilot, .. } => {
                 self.route_epoch = *epoch;
                 self.writes_next_below = *writes_next_below;
                 self.reads_next_below = *reads_next_below;
                 self.shadow = *shadow;
+                self.pilot = *pilot;
             }
             Event::SoakBegan { at_ms } => self.status = Status::Soaking { since_ms: *at_ms },
             Event::Paused { why, .. } => self.paused = Some(why.clone()),
@@ -185,7 +207,9 @@ impl State {
                 self.reasons.insert(why.clone());
             }
             Event::Completed { .. } => self.status = Status::Completed,
-            Event::RollbackBegan { hard, why, to, .. } => self.turn_back(*hard, why, *to),
+            Event::RollbackBegan { hard, why, to, cohort, .. } => self.turn_back(*hard, why, *to, *cohort),
+            Event::CohortReturned { at_ms } => self.cohort_returned(*at_ms),
+            Event::CohortForward {} => self.cohort_forward(plan),
             Event::Returned { stage, at_ms, .. } => self.returned(*stage, *at_ms, plan),
             Event::RolledBack { .. } => self.status = Status::RolledBack,
             Event::StrayFound { .. } => self.strays += 1,
@@ -234,11 +258,15 @@ impl State {
     }
 
     /// A rollback takes the place of the stage's work, and of whatever held it up.
-    fn turn_back(&mut self, hard: bool, why: &str, to: Option<usize>) {
+    fn turn_back(&mut self, hard: bool, why: &str, to: Option<usize>, cohort: bool) {
+        let here = Left { status: self.status, tasks_done: self.tasks_done, passed: self.passed };
+        let left = self.back.as_ref().map_or(here, |b| b.left);
         let from = self.back.as_ref().map_or(self.stage, |b| b.from);
         let copied = self.back.as_ref().map_or(self.reconciled.is_some(), |b| b.copied);
         let stranded = self.sealed.is_some();
-        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied, stranded });
+        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied, stranded, cohort, left });
+        self.cohort_stays |= cohort;
+        self.cohort_again &= cohort;
         self.status = Status::Working;
         self.passed = false;
         self.tasks_done = 0;
@@ -246,6 +274,36 @@ impl State {
         self.held = None;
         self.paused = None;
         self.needs_nobody();
+    }
+
+    /// The stage goes on from where it was left, once somebody says so.
+    fn cohort_returned(&mut self, at_ms: i64) {
+        let Some(Back { left, .. }) = self.back.take() else { return };
+        self.status = match left.status {
+            // What soaks now is another mixture than before.
+            Status::Soaking { .. } => Status::Soaking { since_ms: at_ms },
+            other => other,
+        };
+        (self.tasks_done, self.passed, self.intended) = (left.tasks_done, left.passed, false);
+        self.paused =
+            Some("the pilot cohort is back on legacy and stays there; everybody else is where they were".into());
+    }
+
+    fn cohort_forward(&mut self, plan: &Plan) {
+        // It may have been forward once in this stage, and back.
+        self.tasks_done = self.tasks_done.min(tasks_of(plan, self.stage).len());
+        self.cohort_stays = false;
+        self.cohort_again = true;
+        self.paused = None;
+        if matches!(self.status, Status::Soaking { .. }) {
+            self.status = Status::Working;
+        }
+    }
+
+    /// True while the pilot cohort's reads or writes are held on legacy, as last known.
+    #[must_use]
+    pub fn cohort_is_held(&self) -> bool {
+        self.pilot.is_some_and(|(reads, writes)| reads == Goes::Legacy || writes == Goes::Legacy)
     }
 
     fn returned(&mut self, stage: usize, at_ms: i64, plan: &Plan) {
@@ -267,7 +325,13 @@ impl State {
     pub fn tasks(&self, plan: &Plan) -> Vec<Task> {
         match &self.back {
             Some(back) => back_tasks(plan, back),
-            None => tasks_of(plan, self.stage),
+            None => {
+                let mut tasks = tasks_of(plan, self.stage);
+                if self.cohort_again {
+                    tasks.extend(forward_again(plan, self.stage));
+                }
+                tasks
+            }
         }
     }
 

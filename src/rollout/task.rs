@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::state::Back;
-use crate::plan::{Plan, Work};
-use crate::route::{Bucket, below_for_percent};
+use crate::plan::{PilotLevel, Plan, Work};
+use crate::route::{Bucket, Goes, below_for_percent};
 
 /// One piece of work with one durable intent and one durable outcome. Each may be started again after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,13 @@ pub enum Task {
         /// One past the last.
         to: Bucket,
     },
+    /// Move the pilot cohort forward, reads before writes.
+    Pilot {
+        /// Where its reads go afterwards.
+        reads: Goes,
+        /// Where its writes go afterwards.
+        writes: Goes,
+    },
     /// Stop following next's changes: the point of no return.
     StopReverse,
     /// Rename legacy away and leave an empty view under its name.
@@ -51,6 +58,18 @@ pub enum Task {
         below: Bucket,
         /// The first bucket that reads from legacy afterwards: nobody may go on reading where the writes have left.
         reads_below: Bucket,
+        /// There is no time for a whole comparison before.
+        hard: bool,
+        /// Where reads and writes of the pilot cohort go afterwards, in the same moment; `None` is as before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pilot: Option<(Goes, Goes)>,
+    },
+    /// Going back: the pilot cohort goes no further than this, whatever the buckets do.
+    ReturnPilot {
+        /// Where its reads go at most.
+        reads: Goes,
+        /// Where its writes go at most.
+        writes: Goes,
         /// There is no time for a whole comparison before.
         hard: bool,
     },
@@ -91,9 +110,11 @@ impl Task {
             Task::StartReverse => "start reverse tail",
             Task::MoveReads { .. } => "move reads",
             Task::MoveWrites { .. } => "cutover",
+            Task::Pilot { .. } => "pilot cohort",
             Task::StopReverse => "stop reverse tail",
             Task::Quarantine => "quarantine legacy",
             Task::ReturnWrites { .. } => "writes back to legacy",
+            Task::ReturnPilot { .. } => "pilot cohort back to legacy",
             Task::ReturnReads { .. } => "reads back to legacy",
             Task::Undo { .. } => "undo",
             Task::Quiet => "quiet",
@@ -132,13 +153,16 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
     if stage.shadow != shadow0 {
         tasks.push(Task::Shadow { percent: stage.shadow });
     }
+    // The cohort first. A stage that says again where it goes takes it along after it has gone back alone.
+    let pilot0 = before.map_or(PilotLevel::Off, |s| s.pilot);
+    if stage.pilot > pilot0 || (stage.pilot_said && stage.pilot > PilotLevel::Off) {
+        pilot_forward(plan, index, &mut tasks);
+    }
     if stage.reads > reads0 {
         tasks.push(Task::MoveReads { below: below_for_percent(stage.reads) });
     }
     if stage.writes > writes0 {
-        if plan.stages[..index].iter().all(|s| s.writes == 0) {
-            tasks.push(Task::StartReverse);
-        }
+        start_reverse(plan, index, &mut tasks);
         // A cutover needs a reconciliation of its own process: the keys touched since are compared again while writes are held.
         tasks.push(Task::Reconcile);
         tasks.push(Task::MoveWrites { from: below_for_percent(writes0), to: below_for_percent(stage.writes) });
@@ -152,6 +176,36 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
     tasks
 }
 
+/// Next's changes are followed back into legacy before the first write moves, be it the cohort's or a bucket's.
+fn start_reverse(plan: &Plan, index: usize, tasks: &mut Vec<Task>) {
+    let none = plan.stages[..index].iter().all(|s| s.writes == 0 && s.pilot < PilotLevel::Writes);
+    if none && !tasks.contains(&Task::StartReverse) {
+        tasks.push(Task::StartReverse);
+    }
+}
+
+/// The tasks that take the pilot cohort to where stage `index` has it.
+fn pilot_forward(plan: &Plan, index: usize, tasks: &mut Vec<Task>) {
+    let Some(stage) = plan.stages.get(index) else { return };
+    let (reads, writes) = stage.pilot.goes();
+    if writes == Goes::Next {
+        start_reverse(plan, index, tasks);
+    }
+    // From behind the buckets its writes may move with a stage that moves only its reads.
+    if writes == Goes::Next || stage.writes > 0 {
+        tasks.push(Task::Reconcile);
+    }
+    tasks.push(Task::Pilot { reads, writes });
+}
+
+/// The tasks that follow those of stage `index` when an operator takes the cohort forward again.
+#[must_use]
+pub fn forward_again(plan: &Plan, index: usize) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    pilot_forward(plan, index, &mut tasks);
+    tasks
+}
+
 /// The tasks of a rollback, in order.
 ///
 /// Soft: stage by stage, writes before reads before shadow reads (writes never exceed reads), both sides compared whole after each.
@@ -162,6 +216,9 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
     if plan.in_place() {
         return super::in_place::back_tasks(plan, back);
     }
+    if back.cohort {
+        return cohort_back(back);
+    }
     let mut tasks = Vec::new();
     if back.stranded {
         return stranded_tasks();
@@ -169,8 +226,10 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
     if back.hard {
         let (shadow, reads, writes) = settings(plan, back.to);
         let (below, reads_below) = (below_for_percent(writes), below_for_percent(reads));
-        tasks.push(Task::ReturnWrites { below, reads_below, hard: true });
+        let pilot = plan.pilot.as_ref().map(|_| pilot_of(plan, back.to).goes());
+        tasks.push(Task::ReturnWrites { below, reads_below, hard: true, pilot });
         tasks.push(Task::ReturnReads { below: reads_below });
+        tasks.extend(pilot.map(|(reads, writes)| Task::ReturnPilot { reads, writes, hard: true }));
         tasks.push(Task::Shadow { percent: shadow });
     } else {
         let rest = back.to.map_or(0, |t| t + 1);
@@ -194,7 +253,7 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
 /// comes before the recovery, which may take its time.
 fn stranded_tasks() -> Vec<Task> {
     vec![
-        Task::ReturnWrites { below: 0, reads_below: 0, hard: true },
+        Task::ReturnWrites { below: 0, reads_below: 0, hard: true, pilot: None },
         Task::ReturnReads { below: 0 },
         Task::Salvage,
         // Until then a process may have a write under way on next, and so acknowledges nothing.
@@ -206,6 +265,22 @@ fn stranded_tasks() -> Vec<Task> {
     ]
 }
 
+/// Both sides are compared whole before (soft) and after, as far as they were equal before; the cohort stays on legacy whatever the
+/// buckets do.
+fn cohort_back(back: &Back) -> Vec<Task> {
+    let home = Task::ReturnPilot { reads: Goes::Legacy, writes: Goes::Legacy, hard: back.hard };
+    match (back.copied, back.hard) {
+        (false, _) => vec![home],
+        (true, true) => vec![home, Task::Reconcile],
+        (true, false) => vec![Task::Reconcile, home, Task::Reconcile],
+    }
+}
+
+/// How far the cohort is in a stage; nowhere before the first one.
+fn pilot_of(plan: &Plan, stage: Option<usize>) -> PilotLevel {
+    stage.and_then(|i| plan.stages.get(i)).map_or(PilotLevel::Off, |s| s.pilot)
+}
+
 /// Shadow, reads and writes of a stage, percent; nothing before the first one.
 fn settings(plan: &Plan, stage: Option<usize>) -> (u8, u8, u8) {
     stage.and_then(|i| plan.stages.get(i)).map_or((0, 0, 0), |s| (s.shadow, s.reads, s.writes))
@@ -214,7 +289,8 @@ fn settings(plan: &Plan, stage: Option<usize>) -> (u8, u8, u8) {
 fn soft_step(plan: &Plan, back: &Back, index: usize, tasks: &mut Vec<Task>) {
     let (shadow, reads, writes) = settings(plan, Some(index));
     let (shadow0, reads0, writes0) = settings(plan, index.checked_sub(1));
-    if (shadow, reads, writes) == (shadow0, reads0, writes0) {
+    let (pilot, pilot0) = (pilot_of(plan, Some(index)), pilot_of(plan, index.checked_sub(1)));
+    if (shadow, reads, writes, pilot) == (shadow0, reads0, writes0, pilot0) {
         return;
     }
     if writes > writes0 {
@@ -223,10 +299,17 @@ fn soft_step(plan: &Plan, back: &Back, index: usize, tasks: &mut Vec<Task>) {
             tasks.push(Task::Reconcile);
         }
         let (below, reads_below) = (below_for_percent(writes0), below_for_percent(reads0));
-        tasks.push(Task::ReturnWrites { below, reads_below, hard: false });
+        tasks.push(Task::ReturnWrites { below, reads_below, hard: false, pilot: None });
     }
     if reads > reads0 {
         tasks.push(Task::ReturnReads { below: below_for_percent(reads0) });
+    }
+    if pilot > pilot0 {
+        if pilot == PilotLevel::Writes && back.copied && tasks.last() != Some(&Task::Reconcile) {
+            tasks.push(Task::Reconcile);
+        }
+        let (reads, writes) = pilot0.goes();
+        tasks.push(Task::ReturnPilot { reads, writes, hard: false });
     }
     if shadow != shadow0 {
         tasks.push(Task::Shadow { percent: shadow0 });

@@ -11,7 +11,7 @@ use bson::{Bson, RawDocumentBuf, cstr};
 use tokio::sync::Notify;
 
 use super::report::{Report, Totals};
-use super::{Bucket, Route, Side};
+use super::{Bucket, Located, Route, Side};
 use crate::cluster::{CONTROL_DB, ClusterTime, Db, Doc, Expect, Failed, Key, Ns, Reason, WriteOp};
 use crate::runtime::{Either, Group, Micros, Rt, race, sleep};
 
@@ -145,29 +145,32 @@ impl RouteClient {
         }
     }
 
-    /// Where a read of this bucket goes.
+    /// Where a read of this key goes.
     #[must_use]
-    pub fn read_plan(&self, bucket: Bucket) -> ReadPlan {
+    pub fn read_plan(&self, at: &impl Located) -> ReadPlan {
         let inner = self.lock();
         let Some(r) = inner.route.as_ref() else {
             return ReadPlan { side: Side::Legacy, ns: self.legacy.clone(), owner: Side::Legacy, epoch: 0, shadow: 0 };
         };
-        let side = r.reader(bucket);
-        ReadPlan { side, ns: r.ns(side).clone(), owner: r.owner(bucket), epoch: r.epoch, shadow: r.shadow }
+        let side = r.reader(at);
+        ReadPlan { side, ns: r.ns(side).clone(), owner: r.owner(at), epoch: r.epoch, shadow: r.shadow }
     }
 
-    /// A permit to write this bucket, waiting while it is frozen or the lease has run out; `None` once the client is stopping.
-    pub async fn permit(&self, bucket: Bucket) -> Option<WritePermit> {
+    /// A permit to write this key, waiting while its bucket is frozen or the lease has run out; `None` once the client is stopping.
+    pub async fn permit(&self, at: &impl Located) -> Option<WritePermit> {
         loop {
             {
                 let mut inner = self.lock();
                 if inner.stopping {
                     return None;
                 }
-                let frozen = inner.route.as_ref().is_some_and(|r| r.is_frozen(bucket));
+                let frozen = inner.route.as_ref().is_some_and(|r| r.is_frozen(at.bucket()));
                 if self.rt.now() < inner.lease_until && !frozen {
                     let (side, epoch, ns) = match inner.route.as_ref() {
-                        Some(r) => (r.owner(bucket), r.epoch, r.ns(r.owner(bucket)).clone()),
+                        Some(r) => {
+                            let side = r.owner(at);
+                            (side, r.epoch, r.ns(side).clone())
+                        }
                         None => (Side::Legacy, 0, self.legacy.clone()),
                     };
                     *inner.in_flight.entry(epoch).or_insert(0) += 1;

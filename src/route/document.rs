@@ -2,6 +2,7 @@
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 
+use super::pilot::{Goes, Located, Pilot};
 use super::{BUCKETS, Bucket, Side};
 use crate::cluster::{ClusterTime, Ns};
 
@@ -22,7 +23,7 @@ pub struct Frozen {
     pub until_ms: i64,
 }
 
-/// Which side serves reads and owns writes, a bucket at a time.
+/// Which side serves reads and owns writes, a bucket at a time, and a pilot cohort by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The plan's id.
@@ -39,6 +40,8 @@ pub struct Route {
     pub writes_next_below: Bucket,
     /// Buckets that take no writes for a moment.
     pub frozen: Option<Frozen>,
+    /// A cohort that goes ahead of the buckets, or stays behind them.
+    pub pilot: Option<Pilot>,
     /// Everything up to this legacy time has been applied to next, as of the last change.
     pub applied_through: ClusterTime,
     /// Where legacy lives.
@@ -58,16 +61,46 @@ pub struct Route {
 pub struct RouteError(pub String);
 
 impl Route {
-    /// The side whose documents a write of this bucket changes.
+    /// The side whose documents a write of this key changes.
     #[must_use]
-    pub fn owner(&self, bucket: Bucket) -> Side {
-        if bucket < self.writes_next_below { Side::Next } else { Side::Legacy }
+    pub fn owner(&self, at: &impl Located) -> Side {
+        self.goes(at, |p| p.writes).side(at.bucket(), self.writes_next_below)
     }
 
-    /// The side that answers a read of this bucket.
+    /// The side that answers a read of this key.
     #[must_use]
-    pub fn reader(&self, bucket: Bucket) -> Side {
-        if bucket < self.reads_next_below { Side::Next } else { Side::Legacy }
+    pub fn reader(&self, at: &impl Located) -> Side {
+        self.goes(at, |p| p.reads).side(at.bucket(), self.reads_next_below)
+    }
+
+    fn goes(&self, at: &impl Located, of: impl Fn(&Pilot) -> Goes) -> Goes {
+        // Whoever goes with the buckets need not be told apart.
+        let apart = self.pilot.as_ref().filter(|p| of(p) != Goes::Buckets && at.is_in(&p.cohort));
+        apart.map_or(Goes::Buckets, of)
+    }
+
+    /// True when both routes give every key the same owner.
+    #[must_use]
+    pub fn owns_as(&self, other: &Route) -> bool {
+        // A cohort that follows the buckets where none, or all, are on next goes where one that is held, or ahead, goes.
+        let cohort = |r: &Route| match (r.pilot.as_ref().map_or(Goes::Buckets, |p| p.writes), r.writes_next_below) {
+            (Goes::Buckets, 0) => Goes::Legacy,
+            (Goes::Buckets, BUCKETS) => Goes::Next,
+            (goes, _) => goes,
+        };
+        self.writes_next_below == other.writes_next_below && cohort(self) == cohort(other)
+    }
+
+    /// True while next serves a read or owns a write, of a bucket or of the cohort.
+    #[must_use]
+    pub fn uses_next(&self) -> bool {
+        self.reads_next_below > 0 || self.pilot.as_ref().is_some_and(|p| p.reads == Goes::Next)
+    }
+
+    /// True while next owns a write, of a bucket or of the cohort.
+    #[must_use]
+    pub fn writes_to_next(&self) -> bool {
+        self.writes_next_below > 0 || self.pilot.as_ref().is_some_and(|p| p.writes == Goes::Next)
     }
 
     /// True while the bucket takes no writes.
@@ -105,7 +138,7 @@ impl Route {
             "reads_next_below": i32::from(self.reads_next_below),
             "writes_next_below": i32::from(self.writes_next_below),
             "frozen": frozen,
-            "pilot": Bson::Null,
+            "pilot": self.pilot.as_ref().map_or(Bson::Null, |p| Bson::Document(p.to_document())),
             "applied_through": bson::Timestamp::from(self.applied_through),
             "legacy": self.legacy.to_string(),
             "next": self.next.to_string(),
@@ -142,6 +175,11 @@ impl Route {
             }),
             Some(_) => return Err(missing("frozen")),
         };
+        let pilot = match d.get("pilot") {
+            None | Some(Bson::Null) => None,
+            Some(Bson::Document(p)) => Some(Pilot::from_document(p).map_err(RouteError)?),
+            Some(_) => return Err(missing("pilot")),
+        };
         let route = Route {
             plan: d.get_str("_id").map_err(|_| missing("_id"))?.to_owned(),
             epoch: d.get_i64("epoch").map_err(|_| missing("epoch"))?,
@@ -150,6 +188,7 @@ impl Route {
             reads_next_below: below("reads_next_below")?,
             writes_next_below: below("writes_next_below")?,
             frozen,
+            pilot,
             applied_through: d.get_timestamp("applied_through").map_err(|_| missing("applied_through"))?.into(),
             legacy: ns("legacy")?,
             next: ns("next")?,
@@ -168,15 +207,18 @@ impl Route {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use bson::RawBsonRef;
+
+    use crate::cluster::Key;
+    use crate::route::Cohort;
 
     #[test]
     fn percent_to_buckets_rounds_up() {
         assert_eq!([0, 1, 5, 50, 100].map(below_for_percent), [0, 11, 52, 512, 1024]);
     }
 
-    #[test]
-    fn a_route_survives_its_document() {
-        let route = Route {
+    fn route() -> Route {
+        Route {
             plan: "p".into(),
             epoch: 7,
             lease_ms: 5_000,
@@ -184,12 +226,67 @@ mod tests {
             reads_next_below: 52,
             writes_next_below: 11,
             frozen: Some(Frozen { from: 0, to: 11, until_ms: 12_345 }),
+            pilot: None,
             applied_through: ClusterTime { secs: 3, inc: 4 },
             legacy: Ns::new("shop", "orders"),
             next: Ns::new("shop", "orders.v2"),
             stranded_below: 11,
             nonce: -9,
-        };
-        assert_eq!(Route::from_raw(&route.to_raw()).unwrap(), route);
+        }
+    }
+
+    fn with(reads: Goes, writes: Goes) -> Route {
+        let cohort = Cohort::new("_id.region", &["eu".into(), 5.into()]).unwrap();
+        Route { pilot: Some(Pilot { cohort, reads, writes }), ..route() }
+    }
+
+    const GOES: [Goes; 3] = [Goes::Legacy, Goes::Buckets, Goes::Next];
+
+    #[test]
+    fn a_route_survives_its_document() {
+        assert_eq!(Route::from_raw(&route().to_raw()).unwrap(), route());
+        let piloted = with(Goes::Next, Goes::Legacy);
+        assert_eq!(Route::from_raw(&piloted.to_raw()).unwrap(), piloted);
+        // Documents of before there were pilots.
+        let mut old = Document::try_from(&*route().to_raw()).unwrap();
+        old.remove("pilot");
+        assert_eq!(Route::from_raw(&RawDocumentBuf::try_from(&old).unwrap()).unwrap(), route());
+        let raw = with(Goes::Buckets, Goes::Next).to_raw();
+        assert!(Route::from_raw(&raw).unwrap_err().to_string().contains("ahead of its reads"));
+    }
+
+    #[test]
+    fn a_cohort_goes_its_own_way_and_nobody_else_does() {
+        let eu = Key::new(RawBsonRef::Document(&bson::rawdoc! { "region": "eu", "n": 1 })).unwrap();
+        let us = Key::new(RawBsonRef::Document(&bson::rawdoc! { "region": "us", "n": 1 })).unwrap();
+        for bucket in [0, 10, 11, 51, 52, 1023] {
+            for (r, w) in GOES.iter().flat_map(|r| GOES.map(|w| (*r, w))) {
+                let route = with(r, w);
+                let plain = |below| if bucket < below { Side::Next } else { Side::Legacy };
+                assert_eq!((route.reader(&(&us, bucket)), route.owner(&(&us, bucket))), (plain(52), plain(11)));
+                let own = |g, below| match g {
+                    Goes::Legacy => Side::Legacy,
+                    Goes::Buckets => plain(below),
+                    Goes::Next => Side::Next,
+                };
+                assert_eq!((route.reader(&(&eu, bucket)), route.owner(&(&eu, bucket))), (own(r, 52), own(w, 11)));
+            }
+        }
+    }
+
+    #[test]
+    fn routes_own_alike_exactly_when_every_key_has_the_same_owner() {
+        let eu = Key::new(RawBsonRef::Document(&bson::rawdoc! { "region": "eu", "n": 1 })).unwrap();
+        let us = Key::from(7);
+        let all: Vec<Route> = [0, 11, BUCKETS]
+            .into_iter()
+            .flat_map(|b| {
+                GOES.map(|w| Route { writes_next_below: b, reads_next_below: BUCKETS, ..with(Goes::Next, w) })
+            })
+            .collect();
+        for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+            let alike = (0..BUCKETS).all(|n| [&eu, &us].iter().all(|k| a.owner(&(*k, n)) == b.owner(&(*k, n))));
+            assert_eq!(a.owns_as(b), alike, "{a:?} {b:?}");
+        }
     }
 }

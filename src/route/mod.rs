@@ -3,11 +3,13 @@
 pub mod bucket;
 pub mod client;
 mod document;
+mod pilot;
 pub mod report;
 
 pub use bucket::{BUCKETS, Bucket, BucketError, bucket_of};
 pub use client::{ReadPlan, RouteClient, WritePermit};
 pub use document::{Frozen, Route, RouteError, below_for_percent};
+pub use pilot::{COHORT_MAX, Cohort, CohortError, Goes, Located, Pilot};
 pub use report::OpKind;
 
 /// One of the two sides of a migration.

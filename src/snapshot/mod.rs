@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::route::{Bucket, Side};
+use crate::route::{Bucket, Goes, Side};
 use crate::runtime::Micros;
 
 /// Everything a screen may show.
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub stages: Vec<StageView>,
     /// The route in force.
     pub route: RouteView,
+    /// The pilot cohort, if the plan names one.
+    pub pilot: Option<PilotView>,
     /// The current stage's gates, worst first.
     pub gates: Vec<GateView>,
     /// Latency of reads, per side (index with `Side as usize`).
@@ -160,6 +162,8 @@ pub struct StageView {
     pub writes: u8,
     /// Percent of reads shadowed.
     pub shadow: u8,
+    /// Where it has the reads and the writes of the pilot cohort.
+    pub pilot: (Goes, Goes),
     /// Time since it began (until it passed).
     pub elapsed: Micros,
     /// How long it must soak.
@@ -187,6 +191,25 @@ pub struct RouteView {
     pub writes_next_below: Bucket,
     /// Frozen from, to, and since when.
     pub frozen: Option<(Bucket, Bucket, Micros)>,
+}
+
+/// The pilot cohort and where it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PilotView {
+    /// Which documents, in words: `_id.region in "eu"`.
+    pub cohort: String,
+    /// Where their reads go.
+    pub reads: Goes,
+    /// Where their writes go.
+    pub writes: Goes,
+}
+
+impl PilotView {
+    /// It has gone back alone, or is on its way.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.writes == Goes::Legacy || self.reads == Goes::Legacy
+    }
 }
 
 /// What a gate says.
@@ -390,6 +413,8 @@ pub struct BackView {
     pub step: String,
     /// Steps done, of how many.
     pub steps: (usize, usize),
+    /// Only the pilot cohort goes back.
+    pub cohort: bool,
 }
 
 /// Next does not answer while writes belong to it, or has been left behind.
@@ -502,6 +527,13 @@ pub enum Command {
     /// Go back at once and, should next not answer, leave behind what legacy does not have: those writes are at risk until they are
     /// salvaged. Twice changes nothing.
     LeaveBehind,
+    /// Only the pilot cohort goes back to legacy, and stays there. Twice changes nothing; a hard one overtakes a soft one.
+    RollbackCohort {
+        /// Without a whole comparison before.
+        hard: bool,
+    },
+    /// The pilot cohort goes forward again, to where the current stage has it; a pause ends.
+    CohortForward,
     /// Come to a safe point and end the process; the rollout can be resumed.
     Stop,
 }

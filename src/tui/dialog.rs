@@ -4,7 +4,7 @@
 
 use ratatui::crossterm::event::KeyCode;
 
-use crate::snapshot::{Command, Snapshot, Verdict};
+use crate::snapshot::{Command, PilotView, Snapshot, Verdict};
 
 use super::app::{Dialog, Overlay, Question, RequestState, UiState, current_stage};
 use super::format;
@@ -42,7 +42,11 @@ pub(super) fn ask(ui: &mut UiState, snapshot: &Snapshot, question: Question) {
                 Some(_) => "Going back goes on from where it stopped.",
                 None => "Copying and advancing go on from where they stopped.",
             };
-            vec![what.to_owned(), format!("Now: {}", or_unknown(&snapshot.why))]
+            let mut lines = vec![what.to_owned(), format!("Now: {}", or_unknown(&snapshot.why))];
+            if let Some(p) = held(snapshot) {
+                lines.push(format!("{} stays on legacy; f takes it forward again instead.", p.cohort));
+            }
+            lines
         }
         Question::QuitDrill => vec!["End this drill? Its data is gone with it; the journal stays.".to_owned()],
         Question::QuitLive => vec![
@@ -70,6 +74,11 @@ pub fn must_type(d: &Dialog, snapshot: &Snapshot) -> Option<String> {
     }
 }
 
+/// The cohort, while it is held on legacy and nothing goes back.
+pub(super) fn held(s: &Snapshot) -> Option<&PilotView> {
+    s.pilot.as_ref().filter(|p| p.is_held() && rollback::under_way(s).is_none())
+}
+
 fn or_unknown(text: &str) -> &str {
     if text.is_empty() { "not known yet" } else { text }
 }
@@ -86,6 +95,10 @@ fn advance_lines(s: &Snapshot, at: usize) -> (Vec<String>, bool) {
                 "reads on next {}% -> {}%, writes on next {}% -> {}%",
                 here.reads, next.reads, here.writes, next.writes
             ));
+            if next.pilot > here.pilot {
+                let (reads, writes) = next.pilot;
+                lines.push(format!("pilot cohort: reads {}, writes {}", reads.name(), writes.name()));
+            }
             if next.irreversible {
                 irreversible = true;
                 lines.push(format!("THERE IS NO WAY BACK from {}.", next.id));
@@ -135,6 +148,9 @@ pub(super) fn in_dialog(
             let after = Effect::QuitAfter(ui.last_id);
             vec![sent, after]
         }
+        Question::Continue if key == Key::Char('f') && held(snapshot).is_some() => {
+            if lease_moved(ui, snapshot, &dialog) { Vec::new() } else { vec![ui.send(Command::CohortForward)] }
+        }
         Question::Advance | Question::Continue if yes && typed => confirmed(ui, snapshot, &dialog),
         Question::Rollback(choice) if yes && typed => go_back(ui, snapshot, &dialog, choice),
         Question::Rollback(choice) => {
@@ -158,6 +174,7 @@ fn chosen(choice: Choice, snapshot: &Snapshot, key: Key) -> Choice {
         Key::Code(KeyCode::Down) if choice.hard => choice.leaving(snapshot),
         Key::Char('l') => choice.leaving(snapshot),
         Key::Char('h') | Key::Code(KeyCode::Down) => choice.made(snapshot, true),
+        Key::Char('c') => choice.turned(snapshot),
         Key::Code(KeyCode::Right) => choice.moved(snapshot, true),
         Key::Code(KeyCode::Left) => choice.moved(snapshot, false),
         _ => choice,

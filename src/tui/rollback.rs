@@ -1,9 +1,9 @@
 //! The rollback dialog's knowledge: what may be chosen, what a choice would change and cost, and why it may not be. Pure readings
 //! of the newest snapshot, so that a dialog that stays open shows what is so now, not what was so when it opened.
 
-use crate::route::{BUCKETS, Bucket};
+use crate::route::{BUCKETS, Bucket, Goes};
 use crate::runtime::Micros;
-use crate::snapshot::{BackView, Command, Phase, Snapshot, StageStatus, StrandView};
+use crate::snapshot::{BackView, Command, Phase, PilotView, Snapshot, StageStatus, StrandView};
 
 use super::app::current_stage;
 use super::format::{self, NOT_KNOWN};
@@ -18,6 +18,8 @@ pub struct Choice {
     pub to: Option<usize>,
     /// Without next, which does not answer: what legacy does not have is left behind.
     pub leave: bool,
+    /// Only the pilot cohort, which then stays on legacy.
+    pub cohort: bool,
 }
 
 impl Choice {
@@ -25,27 +27,36 @@ impl Choice {
     #[must_use]
     pub fn first(s: &Snapshot) -> Choice {
         let b = under_way(s);
-        Choice { hard: b.is_some_and(|b| b.hard), to: b.and_then(|b| stage_index(s, b)), leave: false }
+        let to = b.and_then(|b| stage_index(s, b));
+        Choice { hard: b.is_some_and(|b| b.hard), to, leave: false, cohort: b.is_some_and(|b| b.cohort) }
+    }
+
+    /// Everybody, or only the cohort, where there is one.
+    #[must_use]
+    pub fn turned(self, s: &Snapshot) -> Choice {
+        let cohort = !self.cohort && s.pilot.is_some();
+        Choice { cohort, leave: false, to: if cohort { None } else { self.to }, ..self }
     }
 
     /// Soft or hard; what is hard already stays so.
     #[must_use]
     pub fn made(self, s: &Snapshot, hard: bool) -> Choice {
-        Choice { hard: hard || under_way(s).is_some_and(|b| b.hard), leave: false, ..self }
+        Choice { hard: hard || whole(s).is_some_and(|b| b.hard), leave: false, ..self }
     }
 
     /// Without next, where it does not answer.
     #[must_use]
     pub fn leaving(self, s: &Snapshot) -> Choice {
-        if can_leave(s) { Choice { hard: true, to: None, leave: true } } else { self }
+        if can_leave(s) { Choice { hard: true, to: None, leave: true, cohort: false } } else { self }
     }
 
     /// The command it becomes.
     #[must_use]
     pub fn command(self) -> Command {
-        match self.leave {
-            true => Command::LeaveBehind,
-            false => Command::Rollback { hard: self.hard, to: self.to },
+        match self {
+            Choice { leave: true, .. } => Command::LeaveBehind,
+            Choice { cohort: true, hard, .. } => Command::RollbackCohort { hard },
+            Choice { hard, to, .. } => Command::Rollback { hard, to },
         }
     }
 
@@ -62,7 +73,7 @@ impl Choice {
             (None | Some(0), false) => None,
             (Some(t), false) => Some(t - 1),
         };
-        if to.is_none_or(|t| t < rests(s)) { Choice { to, ..self } } else { self }
+        if !self.cohort && to.is_none_or(|t| t < rests(s)) { Choice { to, ..self } } else { self }
     }
 }
 
@@ -95,6 +106,11 @@ pub fn under_way(s: &Snapshot) -> Option<&BackView> {
     s.back.as_ref().filter(|_| !s.phase.is_final())
 }
 
+/// The rollback of everybody under way: one of the cohort alone gives way to it.
+fn whole(s: &Snapshot) -> Option<&BackView> {
+    under_way(s).filter(|b| !b.cohort)
+}
+
 /// The step that is being carried out, counted from 1, and how many there are.
 #[must_use]
 pub fn step(b: &BackView) -> (usize, usize) {
@@ -110,7 +126,7 @@ fn stage_index(s: &Snapshot, b: &BackView) -> Option<usize> {
 /// How many stages, from the first on, a rollback may come to rest in.
 #[must_use]
 pub fn rests(s: &Snapshot) -> usize {
-    match under_way(s) {
+    match whole(s) {
         Some(b) => stage_index(s, b).map_or(0, |t| t + 1),
         None => current_stage(s).unwrap_or(0),
     }
@@ -134,7 +150,7 @@ pub fn shut(s: &Snapshot) -> Option<String> {
         Phase::Failed => return Some("the rollout has failed: nothing more happens here".into()),
         _ => {}
     }
-    if let Some(b) = under_way(s) {
+    if let Some(b) = whole(s) {
         let all = b.hard && b.to.is_none() && !can_leave(s);
         return all.then(|| "everything is going back hard already: nothing is faster".into());
     }
@@ -152,8 +168,11 @@ pub fn refused(s: &Snapshot, choice: Choice) -> Option<String> {
     if choice.leave {
         return (!can_leave(s)).then(|| "next answers, or it is decided already: nothing need be left behind".into());
     }
+    if choice.cohort {
+        return cohort_refused(s, choice);
+    }
     let possible = choice.to.is_none_or(|t| t < rests(s));
-    match under_way(s) {
+    match whole(s) {
         Some(_) if !possible => Some("it goes back further already".into()),
         Some(b) if choice.to == stage_index(s, b) && (b.hard || !choice.hard) => {
             Some(format!("it is going back {} already and goes on", word(b.hard)))
@@ -163,10 +182,34 @@ pub fn refused(s: &Snapshot, choice: Choice) -> Option<String> {
     }
 }
 
+/// Why the cohort alone would not go back.
+fn cohort_refused(s: &Snapshot, choice: Choice) -> Option<String> {
+    let Some(p) = &s.pilot else { return Some("the plan names no pilot cohort".into()) };
+    match under_way(s) {
+        Some(b) if !b.cohort => Some("everything is going back, the cohort with it".into()),
+        Some(b) if b.hard || !choice.hard => Some(format!("it is going back {} already and goes on", word(b.hard))),
+        Some(_) => None,
+        None if (p.reads, p.writes) == (Goes::Legacy, Goes::Legacy) => {
+            Some("the cohort is held on legacy already".into())
+        }
+        None if s.route.epoch == 0 => Some("nothing of the cohort has moved yet".into()),
+        None => None,
+    }
+}
+
+/// True while a write belongs to next, of a bucket or of the cohort.
+fn writes_on_next(s: &Snapshot) -> bool {
+    s.route.writes_next_below > 0 || cohort_writes_ahead(s)
+}
+
+fn cohort_writes_ahead(s: &Snapshot) -> bool {
+    s.pilot.as_ref().is_some_and(|p| p.writes == Goes::Next)
+}
+
 /// Acknowledged writes might not come along: some are on next only, and nothing carries them over.
 #[must_use]
 pub fn may_lose(s: &Snapshot) -> bool {
-    s.route.writes_next_below > 0 && !s.way_back.open && s.way_back.writes_at_risk != Some(0)
+    writes_on_next(s) && !s.way_back.open && s.way_back.writes_at_risk != Some(0)
 }
 
 /// Legacy has what applications wrote on next, or will in a moment: a write or two on its way is how it always is.
@@ -190,7 +233,17 @@ fn settings(s: &Snapshot, to: Option<usize>) -> (u8, u8, u8) {
 }
 
 fn moves_writes(s: &Snapshot, choice: Choice) -> bool {
-    s.route.writes_next_below > buckets(settings(s, choice.to).2)
+    let follows = s.pilot.as_ref().is_some_and(|p| p.writes == Goes::Buckets) && s.route.writes_next_below > 0;
+    if choice.cohort {
+        return cohort_writes_ahead(s) || follows;
+    }
+    s.route.writes_next_below > buckets(settings(s, choice.to).2) || cohort_moves(s, choice)
+}
+
+/// The cohort's writes are ahead, and would not be in the stage to come to rest in.
+fn cohort_moves(s: &Snapshot, choice: Choice) -> bool {
+    let there = choice.to.and_then(|t| s.stages.get(t)).map_or(Goes::Buckets, |st| st.pilot.1);
+    cohort_writes_ahead(s) && there < Goes::Next
 }
 
 /// How often writes are held on the way.
@@ -203,7 +256,11 @@ fn freezes(s: &Snapshot, choice: Choice) -> usize {
         let before = settings(s, i.checked_sub(1)).2;
         settings(s, Some(*i)).2 > before && s.route.writes_next_below > buckets(before)
     };
+    if choice.cohort {
+        return 1;
+    }
     let stages = current_stage(s).map_or(0, |at| (first..=at).filter(moved).count());
+    let stages = stages + usize::from(cohort_moves(s, choice));
     if choice.hard { 1 } else { stages.max(1) }
 }
 
@@ -258,7 +315,7 @@ fn at_risk(s: &Snapshot) -> Fact {
     if let Some(v) = s.strand.as_ref().filter(|v| v.silent.is_some() && !v.sealed && s.route.writes_next_below > 0) {
         return fact(format!("{}: next does not answer, this WAITS for it", stranded(v)), Role::Warn);
     }
-    if s.route.writes_next_below == 0 {
+    if !writes_on_next(s) {
         return fact("0 writes: legacy owns all of them".into(), Role::Ok);
     }
     let writes = w.writes_at_risk.map_or_else(|| "writes not known".to_owned(), writes);
@@ -269,6 +326,18 @@ fn at_risk(s: &Snapshot) -> Fact {
     let behind = w.seconds_at_risk.map_or_else(|| "lag not known".to_owned(), format::lag);
     let role = if is_in_step(s) { Role::Ok } else { Role::Warn };
     fact(format!("{writes}, {behind}: not on legacy yet; carried over first"), role)
+}
+
+/// Where the cohort is, in a few words; empty where it goes as everybody else.
+#[must_use]
+pub fn cohort_word(p: &PilotView) -> &'static str {
+    match (p.reads, p.writes) {
+        (Goes::Buckets, Goes::Buckets) => "",
+        (Goes::Next, Goes::Next) => "cohort on next",
+        (Goes::Next, Goes::Buckets) => "cohort reads next",
+        (Goes::Next, Goes::Legacy) => "cohort reads next, writes held on legacy",
+        _ => "cohort held on legacy",
+    }
 }
 
 /// `0 writes`, `1 write`.
@@ -308,6 +377,14 @@ fn changes(s: &Snapshot, choice: Choice) -> String {
     if s.route.epoch == 0 {
         return "nothing has moved yet".into();
     }
+    if let Some(p) = s.pilot.as_ref().filter(|_| choice.cohort) {
+        return format!(
+            "{}: reads {}, writes {} → legacy; everybody else as now. It stays there until you say otherwise",
+            p.cohort,
+            p.reads.name(),
+            p.writes.name()
+        );
+    }
     let (shadow, reads, writes) = settings(s, choice.to);
     let r = &s.route;
     let part = |name: &str, now: String, then: u8| match format!("{then}%") {
@@ -319,19 +396,30 @@ fn changes(s: &Snapshot, choice: Choice) -> String {
         true => format!("{name} {then}% as now"),
         false => part(name, format::percent(percent_below(below)), then),
     };
-    format!(
+    let mut text = format!(
         "on next: {}, {}, {}",
         moved("reads", r.reads_next_below, reads),
         moved("writes", r.writes_next_below, writes),
         part("shadow", format!("{}%", r.shadow), shadow)
-    )
+    );
+    if let Some(p) = s.pilot.as_ref().filter(|p| p.reads == Goes::Next || p.is_held()) {
+        text.push_str(&format!("; {}", cohort_word(p)));
+        if p.reads == Goes::Next {
+            text.push_str(if choice.to.is_some_and(|t| s.stages[t].pilot.0 == Goes::Next) {
+                " as far as there"
+            } else {
+                " → with everybody"
+            });
+        }
+    }
+    text
 }
 
 fn becomes_of_next(s: &Snapshot, choice: Choice) -> String {
     let next = s.plan.collections.first().map_or(NOT_KNOWN, |(_, next)| next.as_str());
     match choice.to {
-        None => format!("{next} is sealed and kept as {next}.isolated.{}", s.plan.id),
-        Some(_) => format!("{next} stays and is kept in step"),
+        None if !choice.cohort => format!("{next} is sealed and kept as {next}.isolated.{}", s.plan.id),
+        _ => format!("{next} stays and is kept in step"),
     }
 }
 
@@ -362,7 +450,7 @@ mod tests {
         }
     }
 
-    const SOFT: Choice = Choice { hard: false, to: None, leave: false };
+    const SOFT: Choice = Choice { hard: false, to: None, leave: false, cohort: false };
 
     #[test]
     fn a_soft_one_holds_writes_once_a_stage_that_moved_them_and_a_hard_one_once() {
@@ -406,7 +494,7 @@ mod tests {
         let mut s = full();
         s.back = Some(BackView { to: Some("half".into()), steps: (2, 5), ..BackView::default() });
         assert_eq!((rests(&s), Choice::first(&s).to), (2, Some(1)));
-        let choice = |hard, to| Choice { hard, to, leave: false };
+        let choice = |hard, to| Choice { hard, to, leave: false, cohort: false };
         assert!(refused(&s, choice(false, Some(1))).is_some());
         for possible in [choice(true, Some(1)), choice(false, Some(0)), choice(false, None), choice(true, None)] {
             assert_eq!(refused(&s, possible), None, "{possible:?}");
@@ -423,6 +511,27 @@ mod tests {
         let right = SOFT.moved(&s, true).moved(&s, true).moved(&s, true);
         assert_eq!(right.to, Some(1));
         assert_eq!(right.moved(&s, false).moved(&s, false).moved(&s, false).to, None);
+    }
+
+    #[test]
+    fn a_cohort_alone_goes_back_once_and_only_where_there_is_one() {
+        let mut s = full();
+        assert!(refused(&s, Choice { cohort: true, ..SOFT }).is_some());
+        assert!(!SOFT.turned(&s).cohort);
+        s.pilot = Some(PilotView { cohort: "_id.region in \"eu\"".into(), reads: Goes::Next, writes: Goes::Next });
+        let alone = Choice { to: Some(1), ..SOFT }.turned(&s);
+        assert_eq!((alone.command(), refused(&s, alone)), (Command::RollbackCohort { hard: false }, None));
+        assert_eq!((freezes(&s, alone), freezes(&s, SOFT)), (1, 3));
+        assert!(!alone.turned(&s).cohort);
+        // Everybody may still go back while the cohort does, and not the other way round.
+        s.back = Some(BackView { cohort: true, ..BackView::default() });
+        assert_eq!((refused(&s, SOFT), refused(&s, alone).is_some()), (None, true));
+        assert_eq!(refused(&s, Choice { hard: true, ..alone }), None);
+        s.back = Some(BackView::default());
+        assert!(refused(&s, alone).is_some());
+        s.back = None;
+        s.pilot = Some(PilotView { reads: Goes::Legacy, writes: Goes::Legacy, ..PilotView::default() });
+        assert!(refused(&s, alone).is_some());
     }
 
     #[test]

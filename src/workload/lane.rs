@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
-use super::bucket::bucket;
+use super::bucket::Place;
 use super::oracle::Known;
 use super::orders::{Order, revision};
 use crate::cluster::{ClusterTime, Expect, Failed, Reason, WriteOp, Written};
-use crate::route::{OpKind, ReadPlan, RouteClient, Side, WritePermit};
+use crate::route::{Located, OpKind, ReadPlan, RouteClient, Side, WritePermit};
 use crate::runtime::{Micros, sleep};
 
 /// Draw streams of the application.
@@ -50,7 +50,7 @@ impl Reader {
 
     async fn look(&self, due: Micros, n: u64, shadowed: u64) {
         let Some(floor) = self.shared.oracle.known(n) else { return };
-        let plan = self.client.read_plan(bucket(&floor.order.id()));
+        let plan = self.client.read_plan(&Place::of(&floor.order));
         let side = plan.side;
         let Some(found) = self.fetch(&floor.order, side).await else {
             self.client.report(|r| r.error(OpKind::Read, side));
@@ -92,7 +92,7 @@ impl Reader {
         }
         // The route may have moved between the plan and the answer: judge by the newest one, reading again.
         if plan.owner == side {
-            let now = self.client.read_plan(bucket(&floor.order.id()));
+            let now = self.client.read_plan(&Place::of(&floor.order));
             if now.owner == side
                 && now.epoch == plan.epoch
                 && let Some(again) = self.fetch(&floor.order, now.side).await
@@ -118,7 +118,7 @@ impl Reader {
 
     /// Next was given up under this order while it did not answer: what was written there last may be missing on legacy.
     fn is_left_behind(&self, known: &Known, side: Side) -> bool {
-        side == Side::Legacy && bucket(&known.order.id()) < self.client.stranded_below()
+        side == Side::Legacy && Place::of(&known.order).bucket() < self.client.stranded_below()
     }
 
     /// Reads the other side too and compares. Behind is not different: it is re-read until it has caught up.
@@ -230,7 +230,7 @@ impl Lane {
         let (before, wanted) = if choice < inserts {
             let n = self.next_insert;
             self.next_insert += self.lanes;
-            (None, Known { order: Order { rev: 1, by: token, ..Order::initial(n) }, deleted: false })
+            (None, Known { order: Order { rev: 1, by: token, ..self.shared.config.ids.order(n) }, deleted: false })
         } else {
             let span = self.shared.oracle.numbers() / self.lanes;
             // One in four goes to the order written last: some orders are busy.
@@ -248,7 +248,7 @@ impl Lane {
             }
         };
         self.last_written = Some(wanted.order.n);
-        let Some(permit) = self.client.permit(bucket(&wanted.order.id())).await else { return false };
+        let Some(permit) = self.client.permit(&Place::of(&wanted.order)).await else { return false };
         if wanted.deleted {
             self.shared.oracle.deleting(wanted.order.n, true);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Config, Order, Shapes};
+use super::{Config, Ids, Shapes};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, Db, Failed, Key, Ns, PageLimit, Reason, WriteOp};
 use crate::route::Side;
 use crate::runtime::{Micros, Rt, sleep};
@@ -50,7 +50,7 @@ pub enum LoadError {
 }
 
 /// Sees to it that `ns` holds the application's first orders and nothing else, loading those that are missing: `documents`, or as
-/// many as there are. `progress` hears how many have been loaded. Returns how many orders there are.
+/// many as there are, with `_id`s of that kind. `progress` hears how many have been loaded. Returns how many orders there are.
 ///
 /// # Errors
 /// When other documents are there, or the cluster fails.
@@ -59,7 +59,7 @@ pub async fn prepare(
     db: &Db,
     ns: &Ns,
     shapes: Shapes,
-    documents: Option<u64>,
+    (documents, ids): (Option<u64>, Ids),
     progress: impl Fn(u64),
 ) -> Result<u64, LoadError> {
     let cluster = |what: &str| {
@@ -79,12 +79,12 @@ pub async fn prepare(
     if wanted == 0 {
         return Err(LoadError::Empty { ns: ns.to_string() });
     }
-    let mut missing: BTreeMap<Key, u64> = (0..wanted).map(|n| (Order::initial(n).key(), n)).collect();
-    take_present(db, ns, shapes, &mut missing).await?;
+    let mut missing: BTreeMap<Key, u64> = (0..wanted).map(|n| (ids.order(n).key(), n)).collect();
+    take_present(db, ns, shapes, ids, &mut missing).await?;
     if !missing.is_empty() {
         db.admin(&AdminOp::Create { ns: ns.clone() }).await.map_err(cluster("creating"))?;
         let inserts = missing.into_values().map(|n| {
-            let doc = shapes.document(Side::Legacy, &Order::initial(n), Config::default().padding);
+            let doc = shapes.document(Side::Legacy, &ids.order(n), Config::default().padding);
             insert(rt.clone(), db.clone(), WriteOp::Insert { ns: ns.clone(), doc })
         });
         let loaded = stream::iter(inserts).buffer_unordered(AT_ONCE).try_fold(0u64, |n, ()| {
@@ -97,7 +97,13 @@ pub async fn prepare(
 }
 
 /// Takes the orders that are there from `missing`; anything else that is there is refused.
-async fn take_present(db: &Db, ns: &Ns, shapes: Shapes, missing: &mut BTreeMap<Key, u64>) -> Result<(), LoadError> {
+async fn take_present(
+    db: &Db,
+    ns: &Ns,
+    shapes: Shapes,
+    ids: Ids,
+    missing: &mut BTreeMap<Key, u64>,
+) -> Result<(), LoadError> {
     let limit = PageLimit { docs: 2_000, bytes: 4 << 20 };
     let mut from = None::<Key>;
     loop {
@@ -106,7 +112,7 @@ async fn take_present(db: &Db, ns: &Ns, shapes: Shapes, missing: &mut BTreeMap<K
         for (key, doc) in &page.docs {
             let known = missing
                 .remove(key)
-                .is_some_and(|n| shapes.matches(Side::Legacy, &Order::initial(n), Config::default().padding, doc));
+                .is_some_and(|n| shapes.matches(Side::Legacy, &ids.order(n), Config::default().padding, doc));
             if !known {
                 let found = crate::scrub::short(&format!("a document with _id {key}"), 120);
                 return Err(LoadError::Foreign { ns: ns.to_string(), found });
@@ -155,13 +161,13 @@ mod tests {
                 db.write(&WriteOp::Insert { ns: ns.clone(), doc }).await.unwrap();
             }
             let loaded = Arc::new(std::sync::atomic::AtomicU64::new(0));
-            let n = prepare(&rt, &db, &ns, shapes, documents, |n| {
+            let n = prepare(&rt, &db, &ns, shapes, (documents, Ids::Mixed), |n| {
                 loaded.store(n, std::sync::atomic::Ordering::SeqCst);
             })
             .await?;
             assert_eq!(loaded.load(std::sync::atomic::Ordering::SeqCst), n - before);
-            let mut missing: BTreeMap<Key, u64> = (0..n).map(|n| (Order::initial(n).key(), n)).collect();
-            take_present(&db, &ns, shapes, &mut missing).await?;
+            let mut missing: BTreeMap<Key, u64> = (0..n).map(|n| (Ids::Mixed.order(n).key(), n)).collect();
+            take_present(&db, &ns, shapes, Ids::Mixed, &mut missing).await?;
             assert!(missing.is_empty());
             Ok(n)
         })

@@ -16,13 +16,13 @@ use bson::RawDocumentBuf;
 
 pub use load::{LoadError, prepare};
 pub use oracle::{Oracle, Verification};
-pub use orders::{Order, ShapeError, Shapes};
+pub use orders::{Ids, Order, ShapeError, Shapes};
 
 use crate::cluster::{ClusterTime, Db, Failed, Key, Ns};
 use crate::plan::Plan;
 use crate::route::client::routes_ns;
 use crate::route::report::Totals;
-use crate::route::{Route, RouteClient, Side};
+use crate::route::{Located, Route, RouteClient, Side};
 use crate::runtime::{Fut, Group, Micros, Rt, sleep};
 
 /// How the application behaves.
@@ -44,6 +44,8 @@ pub struct Config {
     pub padding: usize,
     /// Share of the writes that insert, and that delete, percent; the rest update.
     pub churn_percent: (u8, u8),
+    /// What the `_id`s are like.
+    pub ids: Ids,
 }
 
 impl Default for Config {
@@ -57,6 +59,7 @@ impl Default for Config {
             lanes: 3,
             padding: 180,
             churn_percent: (12, 8),
+            ids: Ids::Mixed,
         }
     }
 }
@@ -71,7 +74,7 @@ pub struct Workload {
 
 /// True for an order of a bucket that was given back to legacy without next.
 fn is_stranded(route: Option<&Route>, order: &Order) -> bool {
-    route.is_some_and(|r| bucket::bucket(&order.id()) < r.stranded_below)
+    route.is_some_and(|r| bucket::Place::of(order).bucket() < r.stranded_below)
 }
 
 /// What all lanes share.
@@ -90,7 +93,7 @@ struct Shared {
 
 /// The orders that exist before the application starts, in legacy's shape.
 pub fn initial_orders(config: &Config, shapes: Shapes) -> impl Iterator<Item = RawDocumentBuf> + '_ {
-    (0..config.documents).map(move |n| shapes.document(Side::Legacy, &Order::initial(n), config.padding))
+    (0..config.documents).map(move |n| shapes.document(Side::Legacy, &config.ids.order(n), config.padding))
 }
 
 impl Workload {
@@ -107,7 +110,7 @@ impl Workload {
     ) -> Result<Workload, ShapeError> {
         let collection = plan.collections.first().ok_or(ShapeError::NoCollection)?;
         let shapes = Shapes::of(collection)?;
-        let oracle = Oracle::new(config.documents, Arc::ptr_eq(&clusters[0], &clusters[1]));
+        let oracle = Oracle::new(config.documents, config.ids, Arc::ptr_eq(&clusters[0], &clusters[1]));
         let shared = Arc::new(Shared {
             rt: rt.clone(),
             group,
@@ -180,7 +183,7 @@ impl Workload {
                 for (at, db) in after.iter_mut().zip(&self.shared.clusters) {
                     *at = db.observe().await?.majority;
                 }
-                let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket::bucket(&o.id())));
+                let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(&bucket::Place::of(o)));
                 let found = self.compare(after, owner, |o| is_stranded(route.as_ref(), o)).await?;
                 let now = self.route().await?;
                 if now.as_ref().map(|r| r.epoch) == route.as_ref().map(|r| r.epoch) {
@@ -189,7 +192,7 @@ impl Workload {
                 // The rollout went on meanwhile: what was read may belong to the other side by now.
                 route = now;
             }
-            let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(bucket::bucket(&o.id())));
+            let owner = |o: &Order| route.as_ref().map_or(Side::Legacy, |r| r.owner(&bucket::Place::of(o)));
             self.compare([ClusterTime::ZERO; 2], owner, |o| is_stranded(route.as_ref(), o)).await
         })
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::orders::Order;
+use super::orders::{Ids, Order};
 use crate::cluster::{ClusterTime, Db, Failed, Key, Ns};
 use crate::route::Side;
 
@@ -20,7 +20,7 @@ pub(super) struct Known {
 
 #[derive(Default)]
 struct Inner {
-    /// Orders that differ from [`Order::initial`], or were inserted.
+    /// Orders that differ from [`Ids::order`], or were inserted.
     changed: BTreeMap<u64, Known>,
     /// Highest cluster time acknowledged, by side.
     seen: [ClusterTime; 2],
@@ -55,6 +55,7 @@ fn is_version(k: &Known, found: Option<(i64, i64)>) -> bool {
 /// The oracle. Shared by all lanes of an application.
 pub struct Oracle {
     documents: u64,
+    ids: Ids,
     /// Both sides are one cluster: what was seen on one holds for a read of the other.
     one_cluster: bool,
     inner: Mutex<Inner>,
@@ -74,8 +75,13 @@ pub struct Verification {
 }
 
 impl Oracle {
-    pub(super) fn new(documents: u64, one_cluster: bool) -> Oracle {
-        Oracle { documents, one_cluster, inner: Mutex::new(Inner { inserted_above: documents, ..Inner::default() }) }
+    pub(super) fn new(documents: u64, ids: Ids, one_cluster: bool) -> Oracle {
+        Oracle {
+            documents,
+            ids,
+            one_cluster,
+            inner: Mutex::new(Inner { inserted_above: documents, ..Inner::default() }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -87,7 +93,7 @@ impl Oracle {
         let inner = self.lock();
         match inner.changed.get(&n) {
             Some(k) => Some(*k),
-            None if n < self.documents => Some(Known { order: Order::initial(n), deleted: false }),
+            None if n < self.documents => Some(Known { order: self.ids.order(n), deleted: false }),
             None => None,
         }
     }

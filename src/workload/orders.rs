@@ -19,7 +19,30 @@ pub struct Order {
     pub rev: i64,
     /// Names the write that made it, for telling one's own writes after an unknown outcome.
     pub by: i64,
+    /// What its `_id` is like.
+    pub ids: Ids,
 }
+
+/// What the `_id`s of the application's orders are like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ids {
+    /// Single values of several BSON types.
+    #[default]
+    Mixed,
+    /// Documents with a region and a number, as a pilot cohort needs them; a few without a region.
+    Region,
+}
+
+impl Ids {
+    /// Order `n` as it exists before the application starts.
+    #[must_use]
+    pub fn order(self, n: u64) -> Order {
+        Order { n, cents: 100 + (keyed_hash(7, 1, n, 0) % 900_000) as i64, rev: 1, by: 0, ids: self }
+    }
+}
+
+/// Where orders come from, one of each line.
+const REGIONS: [&str; 5] = ["us", "eu", "ap", "us", "sa"];
 
 /// An order's `_id`: several BSON types on purpose.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +52,8 @@ pub(super) enum OrderId {
     Int(i64),
     Long(i64),
     Double(f64),
+    /// `{ region, n }`, the first only when there is one.
+    Region(Option<&'static str>, Box<OrderId>),
 }
 
 /// Why this application cannot run against a plan.
@@ -61,11 +86,20 @@ impl Order {
     /// An order as it exists before the application starts.
     #[must_use]
     pub fn initial(n: u64) -> Order {
-        Order { n, cents: 100 + (keyed_hash(7, 1, n, 0) % 900_000) as i64, rev: 1, by: 0 }
+        Ids::Mixed.order(n)
     }
 
     pub(super) fn id(&self) -> OrderId {
         let n = self.n;
+        if self.ids == Ids::Region {
+            let number = match n % 3 {
+                0 => OrderId::Int(n as i64),
+                1 => OrderId::Long(n as i64),
+                _ => OrderId::Double(n as f64),
+            };
+            let region = REGIONS[(keyed_hash(7, 3, n, 0) % REGIONS.len() as u64) as usize];
+            return OrderId::Region((n % 50 != 7).then_some(region), Box::new(number));
+        }
         match n % 10 {
             0..=4 => {
                 let mut bytes = [0u8; 12];
@@ -80,16 +114,6 @@ impl Order {
         }
     }
 
-    fn id_bson(&self) -> RawBson {
-        match self.id() {
-            OrderId::Object(b) => RawBson::ObjectId(ObjectId::from_bytes(b)),
-            OrderId::Text(t) => RawBson::String(t),
-            OrderId::Int(n) => RawBson::Int32(n as i32),
-            OrderId::Long(n) => RawBson::Int64(n),
-            OrderId::Double(x) => RawBson::Double(x),
-        }
-    }
-
     /// Its key.
     #[must_use]
     pub fn key(&self) -> Key {
@@ -99,11 +123,32 @@ impl Order {
             OrderId::Int(n) => key_of(RawBsonRef::Int32(n as i32)),
             OrderId::Long(n) => Key::from(n),
             OrderId::Double(x) => key_of(RawBsonRef::Double(x)),
+            id @ OrderId::Region(..) => key_of(id.to_bson().as_raw_bson_ref()),
         }
     }
 
     fn total(&self) -> String {
         format!("{}.{:02}", self.cents / 100, self.cents % 100)
+    }
+}
+
+impl OrderId {
+    fn to_bson(&self) -> RawBson {
+        match self {
+            OrderId::Object(b) => RawBson::ObjectId(ObjectId::from_bytes(*b)),
+            OrderId::Text(t) => RawBson::String(t.clone()),
+            OrderId::Int(n) => RawBson::Int32(*n as i32),
+            OrderId::Long(n) => RawBson::Int64(*n),
+            OrderId::Double(x) => RawBson::Double(*x),
+            OrderId::Region(region, n) => {
+                let mut d = RawDocumentBuf::new();
+                if let Some(region) = region {
+                    d.append(cstr!("region"), *region);
+                }
+                d.append(cstr!("n"), n.to_bson());
+                RawBson::Document(d)
+            }
+        }
     }
 }
 
@@ -162,7 +207,7 @@ impl Shapes {
         let mut items = RawArrayBuf::new();
         items.push(&*item);
         let mut d = RawDocumentBuf::new();
-        d.append(cstr!("_id"), o.id_bson());
+        d.append(cstr!("_id"), o.id().to_bson());
         d.append(cstr!("customer"), &*customer);
         if next && self.decimal_total {
             d.append(cstr!("total"), hundredths(o.cents));

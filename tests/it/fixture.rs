@@ -227,6 +227,7 @@ pub fn canary() -> Snapshot {
         activity: None,
         stages: stages(),
         route: RouteView { epoch: 18, shadow: 20, reads_next_below: 256, writes_next_below: 103, frozen: None },
+        pilot: None,
         gates: gates(),
         reads: [latency(false, 96), latency(true, 96)],
         writes: [writes(false), writes(true)],

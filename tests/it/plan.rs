@@ -284,6 +284,19 @@ do = ["backfill"]
     assert_eq!(p.collections[0].shape.as_ref().map(bson::Document::len), Some(3));
 }
 
+#[test]
+fn a_pilot_is_read_and_inherited() {
+    let cohort =
+        "[pilot]\nfield = \"_id.shop\"\nin = [\"eu\", 7, { \"$oid\" = \"65a1b2c3d4e5f60718293a4b\" }]\n[throttle]";
+    let plan = with(&[("[throttle]", cohort), ("shadow = 20\n", "shadow = 20\npilot = \"reads\"\n")]);
+    let p = parse(&plan).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let pilot = p.pilot.as_ref().unwrap();
+    assert_eq!((pilot.field(), pilot.values().count()), ("_id.shop", 3));
+    assert_eq!(pilot.to_string(), "_id.shop in 7, \"eu\", ObjectId(65a1b2c3d4e5f60718293a4b)");
+    let levels: Vec<_> = p.stages.iter().map(|s| (s.pilot.name(), s.pilot_said)).collect();
+    assert_eq!(levels[..3], [("off", false), ("reads", true), ("reads", false)]);
+}
+
 /// The plans of `tests/it/broken`, by file name. What is said about each stands beside it; `TIDEGATE_BLESS=1` writes it anew.
 pub(crate) fn broken_plans() -> Vec<(String, std::path::PathBuf)> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/broken");

@@ -131,7 +131,7 @@ impl World {
             for n in 0i64.. {
                 let id = n % DOCUMENTS;
                 let key = Key::from(id);
-                let Some(permit) = route.permit(bucket_of(&key).unwrap()).await else { return };
+                let Some(permit) = route.permit(&(&key, bucket_of(&key).unwrap())).await else { return };
                 let mut doc = bson::rawdoc! { "_id": id, "n": n };
                 if permit.side == Side::Next {
                     doc.append(bson::cstr!("schema_version"), 2);

@@ -170,7 +170,7 @@ fn write_all_the_time(world: &World, id: i64) {
     let bucket = bucket_of(&key).unwrap();
     let writing = async move {
         for n in 0i64.. {
-            let Some(permit) = route.permit(bucket).await else { return };
+            let Some(permit) = route.permit(&(&key, bucket)).await else { return };
             let mut doc = bson::rawdoc! { "_id": id, "n": n };
             if permit.side == Side::Next {
                 doc.append(bson::cstr!("schema_version"), 2);

@@ -69,6 +69,7 @@ pub fn going_back(hard: bool) -> Snapshot {
         to: None,
         step: "reads back to legacy".into(),
         steps: if hard { (1, 7) } else { (2, 10) },
+        cohort: false,
     });
     s.route = RouteView { epoch: 20, shadow: 20, reads_next_below: 256, writes_next_below: 0, frozen: None };
     s.way_back.text = "legacy owns every write".into();

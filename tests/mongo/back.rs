@@ -41,7 +41,7 @@ pub fn soaks(run: &mut Program, stage: &str) -> R {
 }
 
 /// The summaries of a rollback that lost nothing.
-fn came_back(back: &Program, app: &mut Program) -> R {
+pub fn came_back(back: &Program, app: &mut Program) -> R {
     let sum = back.summary()?;
     let found = |what: &str| Err(format!("{what}: {sum}; {}", back.tail()));
     if sum["outcome"] != "rolled_back" {
@@ -92,7 +92,7 @@ pub fn is_at_rest(set: &ReplSet, id: &str) -> R {
     })
 }
 
-fn goes_back(place: &Place, name: &str, more: &[&str]) -> Result<Program, String> {
+pub fn goes_back(place: &Place, name: &str, more: &[&str]) -> Result<Program, String> {
     let journal = format!("{name}.jsonl");
     let mut args = vec!["--headless", "--json", "--journal", &journal, "--as", name];
     args.extend(more);

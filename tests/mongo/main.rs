@@ -31,6 +31,7 @@ mod explain;
 mod in_place;
 mod losses;
 mod mongod;
+mod pilot;
 mod program;
 mod replset;
 mod rollout;
@@ -134,6 +135,7 @@ fn main() {
     trials.extend(explain::trials());
     trials.extend(in_place::trials());
     trials.extend(losses::trials());
+    trials.extend(pilot::trials());
     trials.extend(rollout::trials());
     trials.extend(server_gate::trials());
     trials.extend(steps::trials());

@@ -197,7 +197,8 @@ impl<'a> Way<'a> {
             return;
         }
         let why = "by hand, with the commands of `tidegate rollback --explain`".to_owned();
-        let record = self.record(&Event::RollbackBegan { hard: true, why, to: None, evidence: Value::Null });
+        let record =
+            self.record(&Event::RollbackBegan { hard: true, why, to: None, cohort: false, evidence: Value::Null });
         let command = doc! { "insert": "journal", "documents": [record], "writeConcern": majority() };
         self.push((Side::Legacy, CONTROL_DB),
             "Write down that it goes back",
@@ -355,6 +356,7 @@ impl<'a> Way<'a> {
                 writes_next_below: 0,
                 reads_next_below: 0,
                 shadow: 0,
+                pilot: None,
             });
         }
         records.push(Event::RolledBack { evidence: json!({ "by_hand": true }) });

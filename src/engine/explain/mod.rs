@@ -53,6 +53,9 @@ pub enum ExplainError {
     /// Documents change where they are.
     #[error("`{0}` changes in place: there is no second collection to bring it back from")]
     InPlace(Ns),
+    /// Ownership does not follow from the bucket alone.
+    #[error("the plan has a pilot cohort, which these commands do not tell apart: use `tidegate rollback`")]
+    Pilot,
     /// The cluster.
     #[error("{0}")]
     Cluster(#[from] Halt),
@@ -146,6 +149,9 @@ struct Standing {
 pub async fn explain(deps: &Deps) -> Result<WayBack, ExplainError> {
     if let Some(c) = deps.plan.collections.iter().find(|c| c.in_place()) {
         return Err(ExplainError::InPlace(c.legacy.clone()));
+    }
+    if deps.plan.pilot.is_some() {
+        return Err(ExplainError::Pilot);
     }
     let standing = look(deps).await?;
     let id = deps.plan.id.clone();

@@ -7,6 +7,7 @@ mod values;
 
 use super::reader::{At, Reader, Table, list, nearest};
 use super::types::Step;
+pub(super) use values::to_bson;
 
 const STEPS: [&str; 11] =
     ["rename", "convert", "set", "unset", "nest", "flatten", "split", "join", "wrap", "map", "pipeline"];

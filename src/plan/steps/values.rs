@@ -215,7 +215,7 @@ fn stages(r: &mut Reader, s: &Table<'_, '_>, key: &str) -> Option<Pipeline> {
 }
 
 /// A TOML value as BSON: integers become int when they fit, else long.
-fn to_bson(r: &mut Reader, v: &Spanned<DeValue<'_>>) -> Option<Bson> {
+pub(in super::super) fn to_bson(r: &mut Reader, v: &Spanned<DeValue<'_>>) -> Option<Bson> {
     let unusable = |r: &mut Reader, span: Range<usize>, expected: &str| {
         r.error(span, "this value cannot be stored", expected, None);
         None

@@ -20,6 +20,9 @@ fn name(command: &Command) -> &'static str {
         Command::Rollback { hard: false, .. } => "ROLLBACK soft",
         Command::Rollback { hard: true, .. } => "ROLLBACK hard",
         Command::LeaveBehind => "LEAVE BEHIND",
+        Command::RollbackCohort { hard: false } => "COHORT BACK soft",
+        Command::RollbackCohort { hard: true } => "COHORT BACK hard",
+        Command::CohortForward => "COHORT FORWARD",
     }
 }
 
@@ -34,7 +37,12 @@ pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
         RequestState::Requested => (format!("{what} requested, no answer for {since}"), Role::Warn),
         RequestState::Accepted => (format!("{what} requested -> accepted, taking effect for {since}"), Role::Accent),
         // It is applied when it has begun; the verdict says how far it is.
-        RequestState::Applied if matches!(r.command, Command::Rollback { .. } | Command::LeaveBehind) => {
+        RequestState::Applied
+            if matches!(
+                r.command,
+                Command::Rollback { .. } | Command::RollbackCohort { .. } | Command::LeaveBehind
+            ) =>
+        {
             (format!("{what} requested -> accepted -> begun"), Role::Ok)
         }
         RequestState::Applied => (format!("{what} requested -> accepted -> applied"), Role::Ok),

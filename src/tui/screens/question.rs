@@ -4,7 +4,7 @@ use crate::snapshot::Snapshot;
 
 use super::super::app::{Dialog, Question};
 use super::super::canvas::Canvas;
-use super::super::dialog::must_type;
+use super::super::dialog::{held, must_type};
 use super::super::format;
 use super::super::rollback::{self, Choice};
 use super::super::theme::Role;
@@ -30,6 +30,7 @@ pub(super) fn title(s: &Snapshot, d: &Dialog) -> &'static str {
 pub(super) fn keys(s: &Snapshot, d: &Dialog) -> String {
     match d.question {
         Question::Advance => "Enter advances   Esc does not".into(),
+        Question::Continue if held(s).is_some() => "Enter continues   f cohort forward   Esc does not".into(),
         Question::Continue => "Enter continues   Esc does not".into(),
         Question::Rollback(choice) if choice.leave && rollback::refused(s, choice).is_none() => {
             "type the word, Enter goes back WITHOUT next   Esc does not   Up hard".into()
@@ -43,7 +44,8 @@ pub(super) fn keys(s: &Snapshot, d: &Dialog) -> String {
         Question::Rollback(_) => {
             // Typed letters are letters of the word.
             let how = if must_type(d, s).is_some() { "Up Down" } else { "s h" };
-            format!("Enter goes back   Esc does not   {how} soft or hard   Left Right where to")
+            let whom = if s.pilot.is_some() && must_type(d, s).is_none() { "   c cohort" } else { "" };
+            format!("Enter goes back   Esc does not   {how} soft or hard   Left Right where to{whom}")
         }
         Question::QuitDrill => "Enter or y ends it   Esc stays".into(),
         Question::QuitLive => "Enter stops   d leaves only   Esc stays".into(),
@@ -87,7 +89,11 @@ fn plain(d: &Dialog, width: usize) -> Lines {
 fn going_back(s: &Snapshot, choice: Choice, width: usize, rows: usize) -> Lines {
     let width = width.saturating_sub(2);
     let mut lines = if rows >= 6 { choices(s, choice) } else { vec![short(choice)] };
-    let place = rests(s, choice, width.saturating_sub(HEAD));
+    let place = match s.pilot.as_ref().filter(|_| choice.cohort) {
+        Some(p) => format!("legacy, only the pilot cohort: {}", p.cohort),
+        None => rests(s, choice, width.saturating_sub(HEAD)),
+    };
+    let place = format::fit(&place, width.saturating_sub(HEAD));
     lines.push((format!("{:<HEAD$}{place}", "back to"), Role::Title));
     if let Some(why) = rollback::refused(s, choice) {
         lines.extend(fact("Enter", &format!("sends nothing: {why}"), Role::Warn, width));
@@ -193,6 +199,7 @@ pub(super) fn small(c: &mut Canvas<'_>, s: &Snapshot, d: &Dialog) {
     if let Question::Rollback(choice) = d.question {
         let text = match rollback::refused(s, choice) {
             Some(why) => why,
+            None if choice.cohort => "only the cohort".to_owned(),
             None => format!("to {}", rollback::place(s, choice.to)),
         };
         lines.push((verdict::cost(&s.way_back), Role::Text));

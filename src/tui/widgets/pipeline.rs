@@ -1,5 +1,6 @@
 //! The stages in a line, and beneath them what the current one is doing and how far its soak is, or how far the way back is.
 
+use crate::route::Goes;
 use crate::snapshot::{Activity, BackView, Phase, Snapshot, StageStatus, StageView};
 
 use super::super::canvas::Canvas;
@@ -33,7 +34,7 @@ fn marks(s: &Snapshot) -> Vec<Mark> {
     let entered = marks.iter().rposition(|m| *m != Mark::Pending).map_or(0, |i| i + 1);
     if s.phase == Phase::RolledBack {
         marks[..entered].fill(Mark::GoneBack);
-    } else if rollback::under_way(s).is_some() {
+    } else if rollback::under_way(s).is_some_and(|b| !b.cohort) {
         for at in (rollback::rests(s)..entered).rev() {
             if !is_undone(s, at) {
                 marks[at] = Mark::Undoing;
@@ -50,6 +51,10 @@ fn is_undone(s: &Snapshot, at: usize) -> bool {
     // Isolating next, which undoes the copy, is the rollback's last step.
     let Some(before) = at.checked_sub(1).map(|i| &s.stages[i]) else { return false };
     let (st, r) = (&s.stages[at], &s.route);
+    let pilot = s.pilot.as_ref().map_or_else(Default::default, |p| (p.reads, p.writes));
+    if pilot.0 > before.pilot.0 || pilot.1 > before.pilot.1 {
+        return false;
+    }
     if (st.reads, st.writes) == (before.reads, before.writes) {
         return st.shadow <= before.shadow || r.shadow <= before.shadow;
     }
@@ -109,8 +114,14 @@ fn words(s: &Snapshot, passed: impl Fn(&StageView) -> String, long: bool) -> Vec
 
 fn current(st: &StageView, long: bool) -> String {
     let name = st.id.to_uppercase();
-    if long && st.reads + st.writes > 0 {
-        format!("» {name} reads {}% writes {}% {}", st.reads, st.writes, format::span(st.elapsed))
+    let cohort = match st.pilot {
+        (Goes::Next, Goes::Next) => "cohort ",
+        (Goes::Next, _) => "cohort's reads ",
+        _ => "",
+    };
+    if long && (st.reads + st.writes > 0 || !cohort.is_empty()) {
+        let (reads, writes) = (st.reads, st.writes);
+        format!("» {name} {cohort}reads {reads}% writes {writes}% {}", format::span(st.elapsed))
     } else {
         format!("» {name} {}", format::span(st.elapsed))
     }
@@ -173,6 +184,7 @@ fn going_back(c: &mut Canvas<'_>, s: &Snapshot, b: &BackView, y: usize) {
         }
     }
     let text = match &b.to {
+        None if b.cohort => format!(", only the pilot cohort, {}", b.why),
         Some(stage) => format!(", to {stage}, {}", b.why),
         None => format!(", {}", b.why),
     };

@@ -43,7 +43,10 @@ fn under_way(s: &Snapshot, b: &BackView) -> Vec<Point> {
         ("!", Role::Warn, format!("stands still before {} is done: {}", b.step, s.why))
     };
     let idle = if s.if_nothing.is_empty() { String::new() } else { format!("if nobody acts: {}", s.if_nothing) };
-    let place = rollback::place(s, rollback::Choice::first(s).to);
+    let place = match b.cohort {
+        true => "in the stage it is in; only the cohort is on legacy then",
+        false => rollback::place(s, rollback::Choice::first(s).to),
+    };
     let mut all = left_behind(s);
     all.extend([
         now,

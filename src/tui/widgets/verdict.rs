@@ -1,6 +1,7 @@
 //! The lines at the top that must answer within five seconds: are users hurt, what is on next, what happens if nobody does
 //! anything, can we go back, who holds the lease, how old is this. Pure readings of the snapshot; what is unknown says so.
 
+use crate::route::Goes;
 use crate::runtime::Micros;
 use crate::snapshot::{BackView, Phase, Snapshot, Verdict, WayBack};
 
@@ -116,7 +117,8 @@ pub fn users(s: &Snapshot, ui: &UiState) -> Answer {
             }
         }
     }
-    let serves_next = s.route.reads_next_below > 0 || s.route.writes_next_below > 0;
+    let ahead = s.pilot.as_ref().is_some_and(|p| p.reads == Goes::Next);
+    let serves_next = s.route.reads_next_below > 0 || s.route.writes_next_below > 0 || ahead;
     for g in s.gates.iter().filter(|g| g.verdict == Verdict::Fail) {
         let felt = matches!(g.unit, "ms" | "x") || g.name.contains("error") || g.name.ends_with("like legacy");
         if felt && (serves_next || !g.name.contains("next")) {
@@ -211,7 +213,8 @@ pub fn now(s: &Snapshot) -> Answer {
 /// `soft, step 3 of 9: reads back to legacy`, with what the step waits for, or why the way back stands still.
 fn going_back(s: &Snapshot, b: &BackView) -> String {
     let (n, of) = rollback::step(b);
-    let way = format!("{}, step {n} of {of}", rollback::word(b.hard));
+    let alone = if b.cohort { "cohort only, " } else { "" };
+    let way = format!("{alone}{}, step {n} of {of}", rollback::word(b.hard));
     if s.phase != Phase::RollingBack {
         return format!("going back {way}, stands still: {}", s.why);
     }
@@ -295,7 +298,10 @@ pub fn on_next(s: &Snapshot) -> Answer {
     answer(
         Level::Plain,
         format!("reads {}  writes {}", p(s.route.reads_next_below), p(s.route.writes_next_below)),
-        format!("shadow {}%", s.route.shadow),
+        match s.pilot.as_ref().map_or("", rollback::cohort_word) {
+            "" => format!("shadow {}%", s.route.shadow),
+            cohort => format!("{cohort}, shadow {}%", s.route.shadow),
+        },
     )
 }
 

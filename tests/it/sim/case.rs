@@ -88,6 +88,7 @@ impl Case {
             padding: 10,
             // Every other run creates and deletes as much as it updates.
             churn_percent: if l.churn.unwrap_or(seed % 2 == 1) { (30, 35) } else { (12, 8) },
+            ids: workload::Ids::Mixed,
         }
     }
 
