@@ -261,9 +261,8 @@ impl Simulation {
             use tidegate::engine::planted::Bug;
             let planted = self.case.planted;
             self.cluster.set_read_only_fence(planted.has(Bug::ReadOnlyFence));
-            self.cluster.set_unfenced(
-                planted.has(Bug::StaleEpochOnLegacy).then(|| self.plan.collections[0].legacy.clone()),
-            );
+            self.cluster
+                .set_unfenced(planted.has(Bug::StaleEpochOnLegacy).then(|| self.plan.collections[0].legacy.clone()));
             if planted.has(Bug::JournalAckBeforeSync) {
                 self.journal.set_ack_before_sync();
             }

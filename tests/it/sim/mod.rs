@@ -19,9 +19,9 @@ mod shrink;
 mod world;
 
 use case::Case;
-pub use ports::Clock;
 use faults::Kind;
 use many::{hold, in_parallel, number, run};
+pub use ports::Clock;
 use world::Stats;
 
 #[test]

@@ -163,7 +163,8 @@ impl Monitor {
                 "stage_entered" | "rollback_began" | "returned" => self.soak = None,
                 "stage_passed" => self.stage_passed(&r, now)?,
                 "needs_operator" => {
-                    self.oplog_loss_told |= r.body["why"].as_str().is_some_and(|w| w.contains("the oplog has moved past"));
+                    self.oplog_loss_told |=
+                        r.body["why"].as_str().is_some_and(|w| w.contains("the oplog has moved past"));
                 }
                 "stray_found" => return Err(format!("rule 5: every process follows the route, and yet: {:?}", r.body)),
                 _ => {}
@@ -289,7 +290,9 @@ impl Monitor {
         }
         // Taken back before it was let go of: nobody has written meanwhile, so nobody need have acknowledged.
         let before = self.before.replace(was.clone());
-        if was.frozen.is_some() && before.is_some_and(|b| b.epoch + 1 == was.epoch && b.writes_next_below == now.writes_next_below) {
+        if was.frozen.is_some()
+            && before.is_some_and(|b| b.epoch + 1 == was.epoch && b.writes_next_below == now.writes_next_below)
+        {
             return Ok(());
         }
         if was.frozen.is_none() {
@@ -298,7 +301,8 @@ impl Monitor {
         // The latest ever seen: an older document may land late over a newer one.
         let acks = &self.acked;
         let mut frozen_for = self.frozen_for.get(&was.epoch).into_iter().flatten();
-        match frozen_for.find(|p| !self.withdrawn.contains(*p) && acks.get(*p).is_some_and(|epoch| *epoch < was.epoch)) {
+        match frozen_for.find(|p| !self.withdrawn.contains(*p) && acks.get(*p).is_some_and(|epoch| *epoch < was.epoch))
+        {
             Some(late) => Err(format!(
                 "rule 7: writes changed hands at epoch {} without {late}, which had acknowledged {:?}: {was:?}, then {now:?}",
                 now.epoch,
@@ -396,7 +400,10 @@ async fn follow(rt: Rt, db: Db, ns: Ns, commits: Commits) {
             Ok(mut stream) => {
                 while let Ok(batch) = stream.next(Micros::from_secs(1)).await {
                     if shown {
-                        batch.events.iter().for_each(|e| println!("{} {ns} {:?} {:?} {}", rt.now(), e.kind, e.key, e.at));
+                        batch
+                            .events
+                            .iter()
+                            .for_each(|e| println!("{} {ns} {:?} {:?} {}", rt.now(), e.kind, e.key, e.at));
                     }
                     let mut list = commits.lock().unwrap();
                     list.extend(batch.events.iter().filter_map(|e| Some((e.at, e.session?))));

@@ -43,7 +43,9 @@ pub fn leaning(bug: Bug) -> Leaning {
         Bug::DeleteIgnored | Bug::ChunkNotRegistered => (&[(Slow, 2), (Lag, 2), (StepDown, 1), (Calm, 1)], Some(true)),
         Bug::PositionBeforeWork => (&[(Kill, 4), (CrashAt, 4), (Slow, 2)], None),
         Bug::FlipWithoutAcks => (&[(Deaf, 3), (CutApplication, 2), (Slow, 2)], Some(false)),
-        Bug::RouteWithoutCompare => (&[(Stall, 4), (TakeOver, 3), (CutRunner, 2), (Slow, 2), (Unknown, 3)], Some(false)),
+        Bug::RouteWithoutCompare => {
+            (&[(Stall, 4), (TakeOver, 3), (CutRunner, 2), (Slow, 2), (Unknown, 3)], Some(false))
+        }
         Bug::KeyAcrossWorkers => (&[(Slow, 4), (Unknown, 1), (Calm, 1)], Some(true)),
         Bug::JournalAckBeforeSync => (&[(Kill, 4), (CrashAt, 2)], Some(false)),
     };

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use tidegate::cluster::embedded::Embedded;
 use tidegate::cluster::{
-    AdminDone, AdminOp, ChangeBatch, Changes, Cluster, ClusterTime, Failed, Fence, Key, Ns, Observation, Page, PageLimit,
-    Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    AdminDone, AdminOp, ChangeBatch, Changes, Cluster, ClusterTime, Failed, Fence, Key, Ns, Observation, Page,
+    PageLimit, Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use tidegate::journal::{JournalError, JournalStore, MemStore, Record};
 use tidegate::runtime::{Either, Fut, Group, Micros, Rt, Runtime, race, sleep};
@@ -156,7 +156,9 @@ impl Port {
             if !self.may_be_cut {
                 return f.await;
             }
-            if self.line.is_cut() && matches!(race(self.line.becomes(false), sleep(&self.rt, TIMEOUT)).await, Either::Right(())) {
+            if self.line.is_cut()
+                && matches!(race(self.line.becomes(false), sleep(&self.rt, TIMEOUT)).await, Either::Right(()))
+            {
                 return Err(Failed::NotDone(lost("nothing was sent")));
             }
             match race(f, self.line.becomes(true)).await {

@@ -21,12 +21,24 @@ pub fn text(small: &Small) -> String {
     let kept: Vec<String> = small.kept.iter().map(ToString::to_string).collect();
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").unwrap();
-    line(format!("# Seed {} of the simulator, made small: {} of {} mishaps are left.", case.seed, kept.len(), small.drawn));
+    line(format!(
+        "# Seed {} of the simulator, made small: {} of {} mishaps are left.",
+        case.seed,
+        kept.len(),
+        small.drawn
+    ));
     for l in tidegate::scrub::line(&small.failure).split("; last records") {
         line(format!("# {l}"));
     }
-    line(format!("# Exactly again: TIDEGATE_SIM_FIRST={} TIDEGATE_SIM_SEEDS=1 TIDEGATE_SIM_KEEP={}", case.seed, kept.join(",")));
-    line(format!("# The application: {} inserts and {} deletes of a hundred writes.", load.churn_percent.0, load.churn_percent.1));
+    line(format!(
+        "# Exactly again: TIDEGATE_SIM_FIRST={} TIDEGATE_SIM_SEEDS=1 TIDEGATE_SIM_KEEP={}",
+        case.seed,
+        kept.join(",")
+    ));
+    line(format!(
+        "# The application: {} inserts and {} deletes of a hundred writes.",
+        load.churn_percent.0, load.churn_percent.1
+    ));
     line("schema = 1\ndifficulty = \"hard\"\nmax_length = \"10m\"\nends_when = \"ended\"".into());
     line(format!("[brief]\ntitle = \"Seed {}\"\ntext = \"A run of the simulator.\"", case.seed));
     line(format!(
@@ -42,7 +54,8 @@ pub fn text(small: &Small) -> String {
         let ends = until_changed(case, i, *mishap);
         match inject(*mishap) {
             Some(action) => {
-                let lasts = lasts(*mishap).or(ends).map_or(String::new(), |t| format!("for = \"{}ms\"\n", t.as_ms().max(1)));
+                let lasts =
+                    lasts(*mishap).or(ends).map_or(String::new(), |t| format!("for = \"{}ms\"\n", t.as_ms().max(1)));
                 let lasts = if matches!(mishap, Mishap::StepDown | Mishap::OplogLoss) { String::new() } else { lasts };
                 line(format!("[[inject]]\nid = \"m{i}\"\nat = \"{}ms\"\n{lasts}{action}", at.as_ms()));
             }
@@ -66,7 +79,10 @@ fn inject(m: Mishap) -> Option<String> {
             format!("action = \"replication_lag\"\ntarget = \"secondaries\"\nlag = \"{}ms\"", by.as_ms())
         }
         Mishap::Unknown { ppm, .. } => {
-            format!("action = \"errors\"\ntarget = \"cluster\"\nreads = 0.005\nwrites = 0.005\nunknown = {}", share(ppm))
+            format!(
+                "action = \"errors\"\ntarget = \"cluster\"\nreads = 0.005\nwrites = 0.005\nunknown = {}",
+                share(ppm)
+            )
         }
         Mishap::Errors { ppm } => {
             let s = share(ppm);

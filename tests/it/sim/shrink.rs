@@ -42,7 +42,8 @@ pub fn shrink(case: &Case) -> Option<Small> {
     while !kept.is_empty() {
         let size = kept.len().div_ceil(parts);
         let without = (0..kept.len()).step_by(size).find_map(|from| {
-            let rest: Vec<usize> = kept.iter().enumerate().filter(|(i, _)| *i < from || *i >= from + size).map(|(_, k)| *k).collect();
+            let rest: Vec<usize> =
+                kept.iter().enumerate().filter(|(i, _)| *i < from || *i >= from + size).map(|(_, k)| *k).collect();
             fails(&rest).filter(|e| invariant(e) == name).map(|e| (rest, e))
         });
         match without {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 
-use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::cluster::Db;
+use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::engine::{self, Deps, End, Engine, StartError};
 use tidegate::journal::MemStore;
 use tidegate::plan::{Advance, Plan};
@@ -151,7 +151,8 @@ impl Simulation {
         let rt: Rt = sim.clone();
         let config = embedded::Config { nodes: case.nodes(), ..embedded::Config::default() };
         let cluster = Embedded::new(rt.clone(), config);
-        let plan = Arc::new(Plan::parse(&plan_text(&case), "sim.toml").unwrap_or_else(|e| panic!("{}", e.render(false))));
+        let plan =
+            Arc::new(Plan::parse(&plan_text(&case), "sim.toml").unwrap_or_else(|e| panic!("{}", e.render(false))));
         let load = case.load();
         let c = &plan.collections[0];
         cluster.load(&c.legacy, initial_orders(&load, Shapes::of(c).unwrap()).collect()).unwrap();
@@ -207,8 +208,7 @@ impl Simulation {
         self.generation += 1;
         let groups = Self::groups(self.generation);
         let rt: Rt = Arc::new(Clock { rt: self.rt.clone(), off_ms: self.clock_off_ms.clone() });
-        let mortal =
-            Mortal { rt: self.rt.clone(), points: self.points.clone(), generation: self.generation, groups };
+        let mortal = Mortal { rt: self.rt.clone(), points: self.points.clone(), generation: self.generation, groups };
         let db: Db = Arc::new(Port {
             inner: self.cluster.clone(),
             rt: self.rt.clone(),
