@@ -234,9 +234,9 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
     let mut writers = Vec::new();
     for i in 0..WORKERS {
         let mut writer = SlotWriter::open(ctx, src.other(), &worker_name(src, i)).await?;
-        if writer.checkpoint().is_none() {
+        if src == Side::Legacy && writer.checkpoint().is_none() {
             // Before anything is carried: whoever is cut off and starts again begins here too. What this tail copies and is then
-            // deleted, a later beginning would never see.
+            // deleted, a later beginning would never see. Next is its copy's own witness: nobody has written there before the first flip.
             store_first(&mut writer, &StreamPos { token: None, at: from }).await?;
         }
         let pos = writer.checkpoint().and_then(position).unwrap_or(StreamPos { token: None, at: from });
