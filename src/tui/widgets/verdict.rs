@@ -275,14 +275,13 @@ pub fn on_next(s: &Snapshot) -> Answer {
         return answer(Level::Plain, "", "no route yet");
     }
     let p = |below| format::percent(percent_below(below));
-    answer(
-        Level::Plain,
-        format!("reads {}  writes {}", p(s.route.reads_next_below), p(s.route.writes_next_below)),
-        match s.pilot.as_ref().map_or("", rollback::cohort_word) {
-            "" => format!("shadow {}%", s.route.shadow),
-            cohort => format!("{cohort}, shadow {}%", s.route.shadow),
-        },
-    )
+    let (reads, writes) = (p(s.route.reads_next_below), p(s.route.writes_next_below));
+    let cohort = s.pilot.as_ref().map_or("", rollback::cohort_word);
+    if !cohort.is_empty() {
+        let text = format!("reads/writes, shadow {}%", s.route.shadow);
+        return answer(Level::Plain, format!("{cohort}, others {reads}/{writes}"), text);
+    }
+    answer(Level::Plain, format!("reads {reads}  writes {writes}"), format!("shadow {}%", s.route.shadow))
 }
 
 /// Whether the stage can be left.
