@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use mongodb::bson::{Document, doc};
-use serde_json::Value;
 
 use super::back::{came_back, goes_back, is_at_rest, soaks};
 use super::program::{Place, Program};
