@@ -1,9 +1,9 @@
 //! The rollback dialog's knowledge: what may be chosen, what a choice would change and cost, and why it may not be. Pure readings
 //! of the newest snapshot, so that a dialog that stays open shows what is so now, not what was so when it opened.
 
-use crate::route::{BUCKETS, Bucket, Goes};
+use crate::route::{BUCKETS, Bucket};
 use crate::runtime::Micros;
-use crate::snapshot::{BackView, Command, Phase, PilotView, Snapshot, StageStatus};
+use crate::snapshot::{BackView, Command, Goes, Phase, PilotView, Snapshot, StageStatus};
 
 use super::app::current_stage;
 use super::format::{self, NOT_KNOWN};

@@ -1,9 +1,8 @@
 //! The lines at the top that must answer within five seconds: are users hurt, what is on next, what happens if nobody does
 //! anything, can we go back, who holds the lease, how old is this. Pure readings of the snapshot; what is unknown says so.
 
-use crate::route::Goes;
 use crate::runtime::Micros;
-use crate::snapshot::{BackView, Phase, Snapshot, Verdict, WayBack};
+use crate::snapshot::{BackView, Goes, Phase, Snapshot, Verdict, WayBack};
 
 use super::super::app::UiState;
 use super::super::format::{self, NOT_KNOWN};
