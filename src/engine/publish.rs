@@ -96,13 +96,16 @@ impl Publisher {
         let live = lock(&self.ctx.live);
         let w = way_back(&self.ctx, state, &live, self.ctx.rt.now());
         let route = self.ctx.ownership.route();
+        // Right after it was taken up: the shares are those of the journal, and what is at risk is not known.
+        let known = route.is_some() || state.route_epoch == 0;
+        let pilot = route.as_ref().map_or(state.pilot, |r| r.pilot.as_ref().map(|p| (p.reads, p.writes)));
         json!({
-            "writes_at_risk": w.writes_at_risk,
-            "ms_at_risk": w.seconds_at_risk.map(Micros::as_ms),
-            "longest_freeze_ms": w.freeze.map(Micros::as_ms),
-            "reads_next_below": route.as_ref().map(|r| r.reads_next_below),
-            "writes_next_below": route.as_ref().map(|r| r.writes_next_below),
-            "pilot": route.and_then(|r| r.pilot).map(|p| json!({ "reads": p.reads, "writes": p.writes })),
+            "writes_at_risk": w.writes_at_risk.filter(|_| known),
+            "ms_at_risk": w.seconds_at_risk.filter(|_| known).map(Micros::as_ms),
+            "longest_freeze_ms": w.freeze.filter(|_| known).map(Micros::as_ms),
+            "reads_next_below": route.as_ref().map_or(state.reads_next_below, |r| r.reads_next_below),
+            "writes_next_below": route.as_ref().map_or(state.writes_next_below, |r| r.writes_next_below),
+            "pilot": pilot.map(|(reads, writes)| json!({ "reads": reads, "writes": writes })),
         })
     }
 

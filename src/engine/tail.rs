@@ -236,7 +236,7 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
         let mut writer = SlotWriter::open(ctx, src.other(), &worker_name(src, i)).await?;
         if src == Side::Legacy && writer.checkpoint().is_none() {
             // Before anything is carried: whoever is cut off and starts again begins here too. What this tail copies and is then
-            // deleted, a later beginning would never see. Next is its copy's own witness: nobody has written there before the first flip.
+            // deleted, a later beginning would never see. Only of legacy: no application has written on next yet when that is first followed.
             store_first(&mut writer, &StreamPos { token: None, at: from }).await?;
         }
         let pos = writer.checkpoint().and_then(position).unwrap_or(StreamPos { token: None, at: from });

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::route::{Bucket, Goes, Side};
+pub use crate::route::Goes;
+use crate::route::{Bucket, Side};
 use crate::runtime::Micros;
 
 /// Everything a screen may show.

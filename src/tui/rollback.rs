@@ -1,9 +1,9 @@
 //! The rollback dialog's knowledge: what may be chosen, what a choice would change and cost, and why it may not be. Pure readings
 //! of the newest snapshot, so that a dialog that stays open shows what is so now, not what was so when it opened.
 
-use crate::route::{BUCKETS, Bucket, Goes};
+use crate::route::{BUCKETS, Bucket};
 use crate::runtime::Micros;
-use crate::snapshot::{BackView, Command, Phase, PilotView, Snapshot, StageStatus, StrandView};
+use crate::snapshot::{BackView, Command, Goes, Phase, PilotView, Snapshot, StageStatus, StrandView};
 
 use super::app::current_stage;
 use super::format::{self, NOT_KNOWN};
@@ -333,10 +333,9 @@ fn at_risk(s: &Snapshot) -> Fact {
 pub fn cohort_word(p: &PilotView) -> &'static str {
     match (p.reads, p.writes) {
         (Goes::Buckets, Goes::Buckets) => "",
-        (Goes::Next, Goes::Next) => "cohort on next",
-        (Goes::Next, Goes::Buckets) => "cohort reads next",
-        (Goes::Next, Goes::Legacy) => "cohort reads next, writes held on legacy",
-        _ => "cohort held on legacy",
+        (Goes::Next, Goes::Next) => "cohort next",
+        (Goes::Next, _) => "cohort reads next",
+        _ => "cohort legacy",
     }
 }
 
@@ -405,7 +404,7 @@ fn changes(s: &Snapshot, choice: Choice) -> String {
     if let Some(p) = s.pilot.as_ref().filter(|p| p.reads == Goes::Next || p.is_held()) {
         text.push_str(&format!("; {}", cohort_word(p)));
         if p.reads == Goes::Next {
-            text.push_str(if choice.to.is_some_and(|t| s.stages[t].pilot.0 == Goes::Next) {
+            text.push_str(if choice.to.is_some_and(|t| s.stages.get(t).is_some_and(|st| st.pilot.0 == Goes::Next)) {
                 " as far as there"
             } else {
                 " → with everybody"

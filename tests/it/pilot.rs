@@ -117,10 +117,8 @@ impl World {
             chunk_docs: Some(40),
             ..engine::Config::default()
         };
-        self.engine = match self.sim.block_on(engine::start(deps, config)).expect("it starts or says why not") {
-            Ok(engine) => Some(engine),
-            Err(_) => None,
-        };
+        let started = self.sim.block_on(engine::start(deps, config)).expect("it starts or says why not");
+        self.engine = started.ok();
     }
 
     fn records(&self) -> Vec<Record> {
@@ -343,8 +341,9 @@ fn rough(seed: u64) -> (Status, usize, usize) {
     w.start();
     let faults = w.cluster.faults();
     let rough_at = |n: u64| Micros::from_ms(800 + n * 700 + w.draw(n) % 1_400);
-    let mut kills: Vec<Micros> = (0..60).filter(|n| w.draw(100 + n) % 4 == 0).map(rough_at).rev().collect();
-    let mut elections: Vec<Micros> = (0..60).filter(|n| w.draw(200 + n) % 8 == 0).map(rough_at).rev().collect();
+    let mut kills: Vec<Micros> = (0..60).filter(|n| w.draw(100 + n).is_multiple_of(4)).map(rough_at).rev().collect();
+    let mut elections: Vec<Micros> =
+        (0..60).filter(|n| w.draw(200 + n).is_multiple_of(8)).map(rough_at).rev().collect();
     let rates = |unknown| {
         faults.set_fates(Fates { landed: 2, never: 2, late: 1 + (seed % 4) as u32 });
         for kind in [OpKind::Write, OpKind::Transact, OpKind::Admin] {
@@ -355,7 +354,7 @@ fn rough(seed: u64) -> (Status, usize, usize) {
     // Asked for until the journal has it: a runner that is cut off may have forgotten it.
     let back_from = 1 + (w.draw(2) % 4) as usize;
     let mut back_at = None;
-    let hard = w.draw(3) % 2 == 0;
+    let hard = w.draw(3).is_multiple_of(2);
     let mut held_since = None;
     let mut whole_at = None;
     let mut calm = false;
@@ -390,7 +389,7 @@ fn rough(seed: u64) -> (Status, usize, usize) {
         if back_at.is_none() && state.stage >= back_from {
             let at = now + Micros::from_ms(w.draw(7) % 4_000);
             back_at = Some(at);
-            whole_at = (w.draw(4) % 3 == 0).then(|| at + Micros::from_ms(w.draw(5) % 12_000));
+            whole_at = w.draw(4).is_multiple_of(3).then(|| at + Micros::from_ms(w.draw(5) % 12_000));
         }
         if back_at.is_some_and(|at| at <= now)
             && !asked

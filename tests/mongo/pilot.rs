@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use mongodb::bson::{Document, doc};
-use serde_json::Value;
 
 use super::back::{came_back, goes_back, is_at_rest, soaks};
 use super::program::{Place, Program};
@@ -89,7 +88,7 @@ fn forward_again(set: &ReplSet) -> R {
     run.ends_with(0, LONG)?;
     is(set, &place.id, ("next", "next", 1024))?;
     let sum = run.summary()?;
-    let zero = |part: &str, n: &str| sum[part][n] == Value::from(0);
+    let zero = |part: &str, n: &str| sum[part][n] == 0;
     let clean = ["lost", "stale", "stray"].iter().all(|n| zero("writes", n))
         && ["missing", "extra", "differing"].iter().all(|n| zero("documents", n));
     if sum["outcome"] != "completed" || !clean || sum["documents"]["matched"].as_u64().unwrap_or(0) == 0 {

@@ -45,7 +45,7 @@ pub(super) fn keys(s: &Snapshot, d: &Dialog) -> String {
             // Typed letters are letters of the word.
             let how = if must_type(d, s).is_some() { "Up Down" } else { "s h" };
             let whom = if s.pilot.is_some() && must_type(d, s).is_none() { "   c cohort" } else { "" };
-            format!("Enter goes back   Esc does not   {how} soft or hard   Left Right where to{whom}")
+            format!("Enter goes back   Esc does not{whom}   {how} soft or hard   Left Right where to")
         }
         Question::QuitDrill => "Enter or y ends it   Esc stays".into(),
         Question::QuitLive => "Enter stops   d leaves only   Esc stays".into(),
@@ -90,10 +90,9 @@ fn going_back(s: &Snapshot, choice: Choice, width: usize, rows: usize) -> Lines 
     let width = width.saturating_sub(2);
     let mut lines = if rows >= 6 { choices(s, choice) } else { vec![short(choice)] };
     let place = match s.pilot.as_ref().filter(|_| choice.cohort) {
-        Some(p) => format!("legacy, only the pilot cohort: {}", p.cohort),
+        Some(p) => format::fit(&format!("legacy, only the pilot cohort: {}", p.cohort), width.saturating_sub(HEAD)),
         None => rests(s, choice, width.saturating_sub(HEAD)),
     };
-    let place = format::fit(&place, width.saturating_sub(HEAD));
     lines.push((format!("{:<HEAD$}{place}", "back to"), Role::Title));
     if let Some(why) = rollback::refused(s, choice) {
         lines.extend(fact("Enter", &format!("sends nothing: {why}"), Role::Warn, width));
@@ -119,12 +118,13 @@ fn going_back(s: &Snapshot, choice: Choice, width: usize, rows: usize) -> Lines 
 }
 
 fn choices(s: &Snapshot, choice: Choice) -> Lines {
-    let under_way = rollback::under_way(s);
+    let under_way = rollback::under_way(s).filter(|b| b.cohort == choice.cohort);
     let soft = match under_way {
         Some(b) => {
             let (n, of) = rollback::step(b);
             format!("it goes on stage by stage; step {n} of {of}: {}", b.step)
         }
+        None if choice.cohort => "both sides compared before and after".to_owned(),
         None => "stage by stage, verified at each".to_owned(),
     };
     let leave = |lines: &mut Vec<(String, Role)>| {
@@ -140,7 +140,13 @@ fn choices(s: &Snapshot, choice: Choice) -> Lines {
         leave(&mut lines);
         return lines;
     }
-    let hard = if under_way.is_some() { "make it hard: everything back now" } else { "everything back now (hard)" };
+    let hard = if choice.cohort {
+        "at once, compared after"
+    } else if under_way.is_some() {
+        "make it hard: everything back now"
+    } else {
+        "everything back now (hard)"
+    };
     let line = |on: bool, word: &str, text: &str| {
         let mark = if on { "»" } else { " " };
         (format!("{mark} {word:<w$}{text}", w = HEAD - 2), if on { Role::Accent } else { Role::Text })

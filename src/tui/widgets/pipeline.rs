@@ -1,7 +1,6 @@
 //! The stages in a line, and beneath them what the current one is doing and how far its soak is, or how far the way back is.
 
-use crate::route::Goes;
-use crate::snapshot::{Activity, BackView, Phase, Snapshot, StageStatus, StageView};
+use crate::snapshot::{Activity, BackView, Goes, Phase, Snapshot, StageStatus, StageView};
 
 use super::super::canvas::Canvas;
 use super::super::format;

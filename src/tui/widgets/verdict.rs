@@ -1,9 +1,8 @@
 //! The lines at the top that must answer within five seconds: are users hurt, what is on next, what happens if nobody does
 //! anything, can we go back, who holds the lease, how old is this. Pure readings of the snapshot; what is unknown says so.
 
-use crate::route::Goes;
 use crate::runtime::Micros;
-use crate::snapshot::{BackView, Phase, Snapshot, Verdict, WayBack};
+use crate::snapshot::{BackView, Goes, Phase, Snapshot, Verdict, WayBack};
 
 use super::super::app::UiState;
 use super::super::format::{self, NOT_KNOWN};
@@ -295,14 +294,13 @@ pub fn on_next(s: &Snapshot) -> Answer {
         return answer(Level::Plain, "", "no route yet");
     }
     let p = |below| format::percent(percent_below(below));
-    answer(
-        Level::Plain,
-        format!("reads {}  writes {}", p(s.route.reads_next_below), p(s.route.writes_next_below)),
-        match s.pilot.as_ref().map_or("", rollback::cohort_word) {
-            "" => format!("shadow {}%", s.route.shadow),
-            cohort => format!("{cohort}, shadow {}%", s.route.shadow),
-        },
-    )
+    let (reads, writes) = (p(s.route.reads_next_below), p(s.route.writes_next_below));
+    let cohort = s.pilot.as_ref().map_or("", rollback::cohort_word);
+    if !cohort.is_empty() {
+        let text = format!("reads/writes, shadow {}%", s.route.shadow);
+        return answer(Level::Plain, format!("{cohort}, others {reads}/{writes}"), text);
+    }
+    answer(Level::Plain, format!("reads {reads}  writes {writes}"), format!("shadow {}%", s.route.shadow))
 }
 
 /// Whether the stage can be left.
