@@ -317,7 +317,8 @@ pub fn simulate(seed: u64, planted: Planted, leaning: Leaning) -> Result<Stats, 
     let app = world.app(app::Config {
         documents: 150 + (draw(2) % 200) as i64,
         every: 1 + (draw(3) % 2) as i64,
-        pause: Micros::from_ms(20 + draw(4) % 60),
+        // An overwritten pre-image shows only on a document that nobody edits after it.
+        pause: Micros::from_ms(if leaning.kills { 200 + draw(4) % 500 } else { 20 + draw(4) % 60 }),
         lanes: 3,
         churn: draw(5) % 3 != 0,
     });
