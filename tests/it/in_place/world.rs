@@ -342,6 +342,10 @@ pub fn simulate(seed: u64, planted: Planted, leaning: Leaning) -> Result<Stats, 
         } else if now >= ROUGH && !calm {
             calm = true;
             world.cluster.faults().clear();
+            if leaning.kills {
+                // What the application writes over, it heals.
+                app.stop();
+            }
         }
         let begun = world.has("rollback_began");
         if goes_back.is_some_and(|at| at <= now) && !begun && !world.is_over() {
