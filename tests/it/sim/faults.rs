@@ -125,7 +125,7 @@ impl Kind {
     pub fn draw(self, harsh: u64, bits: impl Fn(u64) -> u64) -> Mishap {
         let ms = |least: u64, span: u64| Micros::from_ms(least + bits(1) % (span * harsh / 4).max(1));
         let ppm = |most: u64| (bits(1) % (most * harsh / 4)) as u32;
-        let half = bits(2) % 2 == 0;
+        let half = bits(2).is_multiple_of(2);
         match self {
             Kind::Kill => Mishap::Kill { down: ms(50, 3_000) },
             Kind::CrashAt => {
@@ -150,7 +150,7 @@ impl Kind {
             Kind::Clock => {
                 let far = [500, 5_000, 60_000, 7_200_000][(bits(3) % 4) as usize];
                 let by = (bits(1) % far) as i64;
-                Mishap::Clock { server: bits(4) % 2 == 0, by_ms: if half { by } else { -by } }
+                Mishap::Clock { server: bits(4).is_multiple_of(2), by_ms: if half { by } else { -by } }
             }
             Kind::Disk => Mishap::Disk { stored: half, down: ms(50, 3_000) },
             Kind::Deaf => Mishap::Deaf { silent: half, span: ms(500, 8_000) },

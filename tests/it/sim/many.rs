@@ -1,5 +1,8 @@
 //! Many runs: on all cores, with a word on how far they are; some twice, to see that they are the same.
 
+// Progress is told in the time of whoever waits for it.
+#![allow(clippy::disallowed_types)]
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Mutex;
