@@ -409,6 +409,7 @@ mod tests {
                 }),
             );
         }
+        sim.run_until(Micros(5));
         sim.suspend(Group(1));
         sim.run_until(Micros(35));
         assert_eq!(*lock(&ticks), [(2, 10), (2, 20), (2, 30)]);
