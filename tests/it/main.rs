@@ -3,6 +3,10 @@
 // All of this is test code, helpers included.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+// As the program has it: the simulations build and drop documents all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[macro_use]
 mod plans;
 

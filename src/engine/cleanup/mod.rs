@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use archive::{archive, archive_ns, half_moved};
 
 use super::ctx::{Ctx, Halt, markers_ns};
+use super::in_place::undo_ns;
 use super::lease::{self, LeaseError};
 use super::{Config, Deps, back, server_gate, start, tasks};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, CollKind, Doc, Key, Ns, PageLimit, WriteOp};
@@ -213,6 +214,27 @@ async fn scan(
     }
 }
 
+/// The keys in a control collection whose `_id` is a document that names the rollout.
+async fn of_rollout(ctx: &Arc<Ctx>, ns: &Ns) -> Result<Vec<Key>, Halt> {
+    let mut keys = Vec::new();
+    let mut from = None;
+    loop {
+        let limit = PageLimit { docs: 1_000, bytes: 16 << 20 };
+        let page = ctx
+            .retry("scanning", || ctx.db(Side::Legacy).scan(ns, from.as_ref(), limit, ctx.seen(Side::Legacy)))
+            .await?;
+        from = page.docs.last().map(|(key, _)| key.clone()).or(from);
+        let ours = |key: &Key| match key.value() {
+            RawBsonRef::Document(id) => id.get_str("rollout").is_ok_and(|r| r == ctx.plan.id),
+            _ => false,
+        };
+        keys.extend(page.docs.iter().filter(|(key, _)| ours(key)).map(|(key, _)| key.clone()));
+        if page.end || page.docs.is_empty() {
+            return Ok(keys);
+        }
+    }
+}
+
 async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     let mut left = Vec::new();
     let clusters: &[Side] = if ctx.one_cluster { &[Side::Legacy] } else { &Side::BOTH };
@@ -238,7 +260,11 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     let found = keys(of_plan(ctx, Side::Legacy, &validators).await?);
     add(validators, Side::Legacy, "validators kept for the server gate", Fate::Removed, found);
     let quarantine = Ns::new(CONTROL_DB, "quarantine");
-    let strays = keys(of_plan(ctx, Side::Legacy, &quarantine).await?);
+    let mut strays = keys(of_plan(ctx, Side::Legacy, &quarantine).await?);
+    strays.extend(of_rollout(ctx, &quarantine).await?);
+    let undo = undo_ns();
+    let images = of_rollout(ctx, &undo).await?;
+    add(undo, Side::Legacy, "what documents were before they were changed in place", Fate::ByName, images);
     add(quarantine, Side::Legacy, "strays: writes made past the route, with both documents", Fate::ByName, strays);
     let beat = |d: &Doc| d.get_i64("beat").unwrap_or(0);
     let acks: Vec<(Key, i64)> =

@@ -120,6 +120,13 @@ fn a_document_of_neither_shape_is_listed_and_never_overwritten() {
     assert_eq!(left, docs);
     // Somebody has to look at it: exit code 4.
     assert_eq!((world.outcome(), world.state().strays), ("needs_operator", 1));
+    let by_name = |name: &str| {
+        let left = world.left();
+        let found = left.iter().find(|l| l.name.starts_with(name)).unwrap();
+        assert_eq!(found.fate, tidegate::engine::Fate::ByName, "{found:?}");
+        found.documents
+    };
+    assert_eq!((by_name("tidegate.undo of"), by_name("tidegate.quarantine of")), (99, 2));
     let listed = world.cluster.dump(&tidegate::cluster::Ns::new("tidegate", "quarantine"));
     let id = |d: &bson::RawDocumentBuf| {
         let id = d.get_document("_id").unwrap();

@@ -104,11 +104,9 @@ impl World {
         Group(100 + 2 * self.generation)
     }
 
-    /// The start lives in a group of its own, so that it can be cut off too.
-    fn begin_start(&mut self) {
-        self.generation += 1;
+    fn deps(&self) -> Deps {
         let db: Db = self.cluster.clone();
-        let deps = Deps {
+        Deps {
             rt: self.rt.clone(),
             group: self.group(),
             clusters: [db.clone(), db],
@@ -116,7 +114,19 @@ impl World {
             journal: Arc::new(self.journal.clone()),
             plan: self.plan.clone(),
             on_record: Arc::new(|_| {}),
-        };
+        }
+    }
+
+    /// What `tidegate cleanup` lists.
+    pub fn left(&self) -> Vec<engine::Left> {
+        let deps = self.deps();
+        self.sim.block_on(async move { engine::cleanup_list(&deps).await.unwrap() }).unwrap()
+    }
+
+    /// The start lives in a group of its own, so that it can be cut off too.
+    fn begin_start(&mut self) {
+        self.generation += 1;
+        let deps = self.deps();
         let config = engine::Config {
             holder: format!("runner-{}", self.generation),
             advance: Some(Advance::Auto),
@@ -306,7 +316,11 @@ pub struct Stats {
     pub unknown: u64,
 }
 
-const ROUGH: Micros = Micros::from_secs(35);
+/// Until when there are mishaps. Runners that die need time to come anywhere in between.
+fn rough(leaning: Leaning) -> Micros {
+    Micros::from_secs(if leaning.kills { 60 } else { 35 })
+}
+
 const LIMIT: Micros = Micros::from_secs(240);
 
 /// One whole rollout with everything drawn from the seed.
@@ -324,7 +338,10 @@ pub fn simulate(seed: u64, planted: Planted, leaning: Leaning) -> Result<Stats, 
     });
     world.cluster.load(&world.ns(), app.documents()).unwrap();
     app.start(Group(2));
-    let goes_back = (!leaning.stays && draw(6) % 4 != 0).then(|| Micros::from_ms(2_000 + draw(7) % 40_000));
+    let rough = rough(leaning);
+    let between = if leaning.kills { (5_000, 8_000) } else { (100, 4_000) };
+    let earliest = if leaning.kills { 25_000 } else { 2_000 };
+    let goes_back = (!leaning.stays && draw(6) % 4 != 0).then(|| Micros::from_ms(earliest + draw(7) % 40_000));
     let command = Command::Rollback { hard: draw(8) % 2 == 0, to: None };
     let mut stats = Stats::default();
     let mut next_mishap = Micros::from_ms(800 + draw(9) % 2_000);
@@ -335,11 +352,11 @@ pub fn simulate(seed: u64, planted: Planted, leaning: Leaning) -> Result<Stats, 
         if let Some(v) = app.violation() {
             return Err(format!("{v}; {}", world.why()));
         }
-        if now < ROUGH && now >= next_mishap {
+        if now < rough && now >= next_mishap {
             n += 1;
             mishap(&mut world, &draw, n, leaning, &mut stats);
-            next_mishap = now + Micros::from_ms(100 + draw(1_000 + n) % 4_000);
-        } else if now >= ROUGH && !calm {
+            next_mishap = now + Micros::from_ms(between.0 + draw(1_000 + n) % between.1);
+        } else if now >= rough && !calm {
             calm = true;
             world.cluster.faults().clear();
             if leaning.kills {
@@ -358,10 +375,10 @@ pub fn simulate(seed: u64, planted: Planted, leaning: Leaning) -> Result<Stats, 
         }
         if turned.is_some_and(|at| at <= now) {
             app.write(Writes::Legacy);
-        } else if !begun && now > Micros::from_secs(30) {
+        } else if !begun && now + Micros::from_secs(5) > rough {
             app.write(Writes::Next);
         }
-        if now > ROUGH && now.0 % 5_000_000 < STEP.0 && world.needs_somebody() {
+        if now > rough && now.0 % 5_000_000 < STEP.0 && world.needs_somebody() {
             world.send(Command::Continue);
         }
         if calm && world.is_over() {
