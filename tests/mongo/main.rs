@@ -125,7 +125,10 @@ fn main() {
         }
         return;
     }
-    let args = Arguments::from_args();
+    let mut args = Arguments::from_args();
+    // Rollouts wait more than they work.
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    args.test_threads.get_or_insert(cores * 3 / 2);
     let mut trials = conform::trials();
     trials.extend(back::trials());
     trials.extend(buckets::trials());
