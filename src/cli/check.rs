@@ -15,7 +15,7 @@ pub(super) struct CheckArgs {
     /// The plan
     #[arg(value_name = "PLAN")]
     plan: PathBuf,
-    /// Look at the file only, at no cluster
+    /// Look at the file only, at no cluster (required: there is no other check yet)
     #[arg(long, required = true)]
     offline: bool,
     #[command(flatten)]
@@ -83,7 +83,7 @@ fn classes(c: &Collection) -> Vec<Value> {
 
 fn steps(c: &Collection) {
     for (i, s) in c.steps.iter().enumerate() {
-        let store = if s.class() == Class::Lossy { "; needs the pre-image store" } else { "" };
+        let store = if s.class() == Class::Lossy { "; its originals are kept in place only" } else { "" };
         let line = format!("step {} {s}: {}: {}{store}", i + 1, s.class(), s.reason());
         out::line(&crate::scrub::short(&line, 300));
     }

@@ -22,7 +22,7 @@ pub(super) struct CleanupArgs {
     /// Only list it, which is what happens without --yes too
     #[arg(long)]
     dry_run: bool,
-    /// Remove this too, though it holds documents: the name as it is listed; may be given again
+    /// Remove this too, documents and all: the name exactly as it is listed, in quotes where it has spaces; may be given again
     #[arg(long, value_name = "NAME")]
     drop: Vec<String>,
     /// The local copy of the journal [default: <plan id>.journal.jsonl]
@@ -52,7 +52,9 @@ pub(super) fn run(args: &CleanupArgs) -> Outcome {
             say(args, None, &format!("move     {} to {}", shown(from), shown(to)));
         }
         if !args.json.json && !left.is_empty() {
-            out::say("nothing was changed; --yes does it, --drop NAME removes what is listed `by name` too");
+            out::say(
+                "nothing was changed; --yes does it; --drop NAME also removes what is listed `by name`, or an isolated collection listed `move`",
+            );
         }
         world.shut_down();
         return Ok(DONE);

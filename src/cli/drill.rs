@@ -38,7 +38,7 @@ pub(super) struct DrillArgs {
     #[arg(long)]
     headless: bool,
     /// What an operator does, one `<virtual time> <command>` a line: advance, pause, continue, stop,
-    /// rollback, rollback hard
+    /// rollback, rollback hard, rollback strand, rollback cohort, cohort forward
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
     /// Keep the journal in this file

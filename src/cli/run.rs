@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::sync::oneshot::Receiver;
 
@@ -43,6 +43,7 @@ pub(super) struct ResumeArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("because").args(["take_over", "strand"]).multiple(true)))]
 pub(super) struct RollbackArgs {
     #[command(flatten)]
     common: Common,
@@ -55,14 +56,15 @@ pub(super) struct RollbackArgs {
     /// Only the pilot cohort, which then stays on legacy; everybody else stays where they are
     #[arg(long, conflicts_with_all = ["to", "strand"])]
     cohort: bool,
-    /// Should next not answer, leave behind what legacy does not have: those writes are AT RISK until they are salvaged
+    /// With --hard and --reason: should next not answer, go back without the writes that legacy does not have; they are AT RISK until
+    /// they are salvaged
     #[arg(long, requires_all = ["hard", "reason"])]
     strand: bool,
     /// Take the lease from a holder whose lease has not run out
     #[arg(long, requires = "reason")]
     take_over: bool,
-    /// Why it is taken over, or why writes are left behind; kept in the journal
-    #[arg(long, value_name = "TEXT")]
+    /// Why; needed with --take-over and --strand, kept in the journal
+    #[arg(long, value_name = "TEXT", requires = "because")]
     reason: Option<String>,
     /// Change nothing: print the way back as commands for mongosh
     #[arg(long, conflicts_with_all = ["hard", "to", "strand", "cohort", "take_over", "reason", "headless", "exit_when_needed"])]
@@ -198,7 +200,7 @@ fn refuse_lossy(plan: &Plan) -> Result<(), Failure> {
     match steps.into_iter().find(|(_, s)| s.class() == Class::Lossy) {
         Some((i, s)) => Err(Failure::usage(crate::scrub::short(
             &format!(
-                "step {} {s} is lossy: {}; the pre-image store that it needs is not available yet",
+                "step {} {s} is lossy: {}; originals are kept only where documents change in place, so between two collections it has no way back",
                 i + 1,
                 s.reason()
             ),

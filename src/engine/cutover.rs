@@ -227,7 +227,7 @@ pub(super) async fn shift(
                     wait(ctx, held, why).await;
                     continue;
                 }
-                Stand::Leave => match strand::leave(ctx, &route, held).await? {
+                Stand::Leave => match not_left_frozen(ctx, strand::leave(ctx, &route, held).await).await? {
                     Ok(evidence) => return Ok(Some(evidence)),
                     Err(why) => {
                         unfreeze(ctx).await?;
@@ -248,7 +248,7 @@ pub(super) async fn shift(
             Some(true) => {}
         }
         attempts += 1;
-        let attempted = match attempt(ctx, &route, shift).await {
+        let attempted = match not_left_frozen(ctx, attempt(ctx, &route, shift).await).await {
             // Nothing is left frozen or undecided over it.
             Err(Halt::LetGo) => Err(strand::words(ctx)),
             other => other?,
@@ -312,6 +312,15 @@ async fn compare_ahead(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<()
     Ok(())
 }
 
+/// An attempt that needs a person must not leave writes held until that person comes.
+async fn not_left_frozen<T>(ctx: &Arc<Ctx>, outcome: Result<T, Halt>) -> Result<T, Halt> {
+    if matches!(outcome, Err(Halt::Broken(_))) {
+        // Should this fail too, the freeze ends by its time.
+        let _ = unfreeze(ctx).await;
+    }
+    outcome
+}
+
 /// Rule 8 (a): what must hold before writes are held.
 fn not_ready(ctx: &Ctx, shift: Shift) -> Option<String> {
     if ctx.planted.has(Bug::DrainSkipped) {
@@ -367,6 +376,9 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
     // Not earlier: a process that has not heard of the freeze yet would be refused. Not later: what is written after the marker by one
     // that needed no waiting for would not be drained.
     server_gate::apply(ctx, &frozen).await?;
+    if !server_gate::is_set(ctx, src).await {
+        return Ok(Err(format!("the server gate of {} could not be set", src.name())));
+    }
     let marker = ctx.marker(src).await?;
     if let Err(why) = drain(ctx, src, marker, deadline).await {
         return Ok(Err(why));

@@ -31,6 +31,11 @@ pub(super) fn nonce(ctx: &Ctx, epoch: i64) -> i64 {
     (ctx.rt.draw(NONCES, ctx.epoch as u64, epoch as u64 ^ ctx.rt.now().0.rotate_left(20)) >> 1) as i64
 }
 
+/// The plan's cohort where everybody is.
+fn nowhere(ctx: &Ctx) -> Option<Pilot> {
+    ctx.plan.pilot.clone().map(|cohort| Pilot { cohort, reads: Goes::Buckets, writes: Goes::Buckets })
+}
+
 /// Puts the first route document there, or takes the one that is there.
 pub(super) async fn create(ctx: &Arc<Ctx>) -> Result<(), Halt> {
     if let Some(route) = read_route(ctx).await? {
@@ -45,7 +50,7 @@ pub(super) async fn create(ctx: &Arc<Ctx>) -> Result<(), Halt> {
         reads_next_below: 0,
         writes_next_below: 0,
         frozen: None,
-        pilot: ctx.plan.pilot.clone().map(|cohort| Pilot { cohort, reads: Goes::Buckets, writes: Goes::Buckets }),
+        pilot: nowhere(ctx),
         applied_through: Default::default(),
         legacy: ctx.ns(Side::Legacy).clone(),
         next: ctx.ns(Side::Next).clone(),
@@ -83,12 +88,14 @@ async fn take_over(ctx: &Arc<Ctx>) -> Result<(), Halt> {
             lease_ms: ctx.plan.lease.as_ms() as i32,
             legacy: ctx.ns(Side::Legacy).clone(),
             next: ctx.ns(Side::Next).clone(),
+            pilot: nowhere(ctx),
+            stranded_below: 0,
             ..route.clone()
         };
         if to == route {
             break;
         }
-        if (route.reads_next_below, route.writes_next_below) != (0, 0) {
+        if route.uses_next() || route.writes_to_next() {
             return Err(Halt::Broken(format!(
                 "the route of `{}` in tidegate.routes is of another plan with the same id, and is not on legacy alone; give the plan another id",
                 ctx.plan.id

@@ -153,7 +153,7 @@ async fn keep(ctx: &Arc<Ctx>, side: Side) -> Result<Validation, Halt> {
     let d =
         RawDocumentBuf::try_from(&d).map_err(|e| Halt::Broken(format!("the validator of {}: {e}", ctx.ns(side))))?;
     let op = WriteOp::Insert { ns: validators_ns(), doc: d };
-    let written = ctx.retry("keeping a validator", || async {
+    let written = ctx.insist("keeping a validator", || async {
         match ctx.db(Side::Legacy).write(&op).await {
             // This runner's own earlier attempt, or another's: either way what is there is right.
             Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(None),
@@ -169,10 +169,10 @@ async fn keep(ctx: &Arc<Ctx>, side: Side) -> Result<Validation, Halt> {
 /// What was written down, if anything.
 pub(super) async fn kept(ctx: &Arc<Ctx>, side: Side) -> Result<Option<Validation>, Halt> {
     let (ns, keys) = (validators_ns(), [Key::from(key(ctx, side).as_str())]);
-    let seen = ctx.retry("asking for the time", || ctx.db(Side::Legacy).observe()).await?;
+    let seen = ctx.insist("asking for the time", || ctx.db(Side::Legacy).observe()).await?;
     ctx.saw(Side::Legacy, seen.majority);
     let after = ctx.seen(Side::Legacy);
-    let read = ctx.retry("reading a validator", || ctx.db(Side::Legacy).read(&ns, &keys, after)).await?;
+    let read = ctx.insist("reading a validator", || ctx.db(Side::Legacy).read(&ns, &keys, after)).await?;
     let Some(raw) = read.docs.into_iter().next().flatten() else { return Ok(None) };
     let broken = |e: &dyn std::fmt::Display| Halt::Broken(format!("the kept validator of {}: {e}", ctx.ns(side)));
     let d = Document::try_from(&*raw).map_err(|e| broken(&e))?;
@@ -208,9 +208,7 @@ pub(super) async fn apply(ctx: &Arc<Ctx>, route: &Route) -> Result<(), Halt> {
         return Ok(());
     }
     let mut inner = ctx.server_gate.0.lock().await;
-    if inner.next_unknown {
-        stands(ctx, Side::Next, &mut inner).await?;
-    }
+    know_next(ctx, &mut inner).await?;
     for side in Side::BOTH {
         let Some(before) = &inner.before[side as usize] else { continue };
         let wanted = gated(before, side, route);
@@ -242,6 +240,17 @@ pub(super) async fn take_up(ctx: &Arc<Ctx>) -> Result<(), Halt> {
     Ok(())
 }
 
+/// Looks at next again where it did not answer before; not once it is left behind.
+async fn know_next(ctx: &Arc<Ctx>, inner: &mut Inner) -> Result<(), Halt> {
+    let again = inner.next_unknown && ctx.strand.sealed().is_none();
+    if again { stands(ctx, Side::Next, inner).await } else { Ok(()) }
+}
+
+/// True when the gate of a side stands as it was set last, or none is asked for.
+pub(super) async fn is_set(ctx: &Ctx, side: Side) -> bool {
+    !ctx.plan.server_gate || ctx.server_gate.0.lock().await.set[side as usize].is_some()
+}
+
 /// Looks whether an earlier runner has put the gate up on a side.
 async fn stands(ctx: &Arc<Ctx>, side: Side, inner: &mut Inner) -> Result<(), Halt> {
     let before = kept(ctx, side).await?;
@@ -266,7 +275,7 @@ pub(super) async fn take_down(ctx: &Arc<Ctx>, owner: Side) -> Result<(), Halt> {
     }
     for side in Side::BOTH {
         let op = WriteOp::Delete { ns: validators_ns(), key: Key::from(key(ctx, side).as_str()), only_if: None };
-        let written = ctx.retry("forgetting a validator", || ctx.db(Side::Legacy).write(&op)).await?;
+        let written = ctx.insist("forgetting a validator", || ctx.db(Side::Legacy).write(&op)).await?;
         ctx.saw(Side::Legacy, written.at);
     }
     Ok(())
@@ -282,9 +291,18 @@ pub(super) async fn watch(ctx: Arc<Ctx>) {
     }
 }
 
-async fn look(ctx: &Arc<Ctx>, inner: MutexGuard<'_, Inner>) -> Result<(), Halt> {
+async fn look(ctx: &Arc<Ctx>, mut inner: MutexGuard<'_, Inner>) -> Result<(), Halt> {
+    know_next(ctx, &mut inner).await?;
     for side in Side::BOTH {
-        let Some(wanted) = &inner.set[side as usize] else { continue };
+        let Some(wanted) = &inner.set[side as usize] else {
+            // It did not answer when this was to be set.
+            if let (Some(before), Some(route)) = (&inner.before[side as usize], ctx.ownership.route()) {
+                let wanted = gated(before, side, &route);
+                let done = ask(ctx, side, set(ctx, side, &wanted)).await?;
+                inner.set[side as usize] = done.map(|()| wanted);
+            }
+            continue;
+        };
         let found = ask(ctx, side, read(ctx, side)).await?;
         if found.is_some_and(|v| v != *wanted) {
             tracing::warn!(side = side.name(), "the server gate was changed by somebody else and is set again");

@@ -265,7 +265,8 @@ fn no_way_back(state: &State, plan: &Plan) -> Option<&'static str> {
 }
 
 fn decide_tripped(state: &State, plan: &Plan, why: &str, rollback: Option<bool>, evidence: &Value) -> Vec<Event> {
-    if state.back.is_some() {
+    // While only the cohort goes back, everybody may have to; a pause would only hold the cohort up.
+    if state.back.as_ref().is_some_and(|b| !b.cohort || rollback.is_none()) {
         return Vec::new();
     }
     if let Some(hard) = rollback
@@ -273,7 +274,7 @@ fn decide_tripped(state: &State, plan: &Plan, why: &str, rollback: Option<bool>,
     {
         return events;
     }
-    if state.paused.is_some() {
+    if state.paused.is_some() || state.back.is_some() {
         Vec::new()
     } else {
         vec![Event::Paused { why: why.to_owned(), evidence: evidence.clone() }]
@@ -626,6 +627,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_rollback_to_a_stage_that_leaves_next_behind_takes_everything_back() {
+        let (plan, whole) = rollout();
+        let before = whole.iter().position(|e| matches!(e, Event::StageEntered { stage: 1, .. })).unwrap() + 1;
+        let mut events = whole[..before].to_vec();
+        let mut state = State::default();
+        events.iter().for_each(|e| state.apply(e, &plan));
+        let back = asked(&state, &plan, Command::Rollback { hard: true, to: Some(0) }).unwrap();
+        // By the plan's limit: no operator has said that everything goes.
+        let seal = Event::Sealed { through: (1, 2), flip: (3, 4), below: 512, evidence: Value::Null };
+        for e in back.into_iter().chain([seal]) {
+            state.apply(&e, &plan);
+            events.push(e);
+        }
+        go_on(&mut state, &plan, &mut events);
+        assert_eq!((state.status, state.closed), (Status::RolledBack, true));
+    }
+
     const PILOTED: &str = r#"
         schema = 1
         plan = { id = "p", title = "t", version = 1, owner = "o" }
@@ -767,6 +786,19 @@ mod tests {
         let mut events = Vec::new();
         go_on(&mut state, &plan, &mut events);
         assert_eq!(state.status, Status::RolledBack);
+    }
+
+    #[test]
+    fn a_trigger_takes_everybody_back_while_the_cohort_goes_back_alone() {
+        let plan = piloted();
+        let mut state = in_stage(&plan, 2, 0);
+        for e in ask(&state, &plan, Command::RollbackCohort { hard: false }).unwrap() {
+            state.apply(&e, &plan);
+        }
+        let tripped = |rollback| Input::Tripped { why: "slow".into(), rollback, evidence: Value::Null };
+        let everybody = decide(&state, &plan, &tripped(Some(true))).unwrap();
+        assert!(matches!(everybody[..], [Event::RollbackBegan { hard: true, cohort: false, .. }]), "{everybody:?}");
+        assert_eq!(decide(&state, &plan, &tripped(None)).unwrap(), [], "a pause would hold the cohort up");
     }
 
     #[test]

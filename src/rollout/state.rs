@@ -218,7 +218,8 @@ impl State {
                 let sealed = Sealed { through: *through, flip: *flip, below: *below, evidence: evidence.clone() };
                 self.sealed = Some(sealed);
                 if let Some(back) = &mut self.back {
-                    back.stranded = true;
+                    // Without next there is no stage to come to rest in.
+                    (back.stranded, back.to) = (true, None);
                 }
             }
             Event::ConflictFound { key, .. } => {
@@ -308,6 +309,7 @@ impl State {
 
     fn returned(&mut self, stage: usize, at_ms: i64, plan: &Plan) {
         self.back = None;
+        self.strand = None;
         self.stage = stage;
         self.passed = false;
         self.status = Status::Soaking { since_ms: at_ms };

@@ -184,7 +184,7 @@ fn a_plan_is_checked_without_a_cluster() {
     std::fs::write(&plan, PLAN.replace(step, lossy)).unwrap();
     let named = run(&["check", &text, "--offline"]);
     let line = "convert total string -> int: lossy: loses how the number was written (leading zeros, a plus sign, an exponent); \
-                needs the pre-image store";
+                its originals are kept in place only";
     assert!(out(&named).contains(line), "{}", out(&named));
     let json: Value = serde_json::from_slice(&run(&["check", &text, "--offline", "--json"]).stdout).unwrap();
     assert_eq!(json["collections"][0]["class"], "lossy");

@@ -438,22 +438,25 @@ fn what_is_left_behind_is_salvaged_or_listed() {
 }
 
 #[cfg(feature = "planted-bugs")]
-fn is_found(bug: tidegate::engine::planted::Bug) {
-    let found = (0..2_000).find_map(|seed| go(seed, Planted::one(bug)).err().map(|e| (seed, e)));
-    let (seed, e) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
-    println!("{bug:?} found by seed {seed}: {e}");
-}
+mod planted {
+    use super::*;
+    use tidegate::engine::planted::Bug;
 
-#[cfg(feature = "planted-bugs")]
-#[test]
-fn a_skipped_salvage_is_found() {
-    is_found(tidegate::engine::planted::Bug::SalvageSkipped);
-}
+    fn is_found(bug: Bug) {
+        let found = (0..2_000).find_map(|seed| go(seed, Planted::one(bug)).err().map(|e| (seed, e)));
+        let (seed, e) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
+        println!("{bug:?} found by seed {seed}: {e}");
+    }
 
-#[cfg(feature = "planted-bugs")]
-#[test]
-fn an_ignored_tombstone_is_found() {
-    is_found(tidegate::engine::planted::Bug::TombstoneIgnored);
+    #[test]
+    fn a_skipped_salvage_is_found() {
+        is_found(Bug::SalvageSkipped);
+    }
+
+    #[test]
+    fn an_ignored_tombstone_is_found() {
+        is_found(Bug::TombstoneIgnored);
+    }
 }
 
 #[test]

@@ -83,8 +83,10 @@ fn again(set: &ReplSet) -> R {
     let after = counts(set, &place.id)?;
     let n = |counts: &BTreeMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or(0);
     let moved = after.iter().find(|(k, _)| k.starts_with(&format!("{kept}.")));
-    let gone = ["fences", "sessions", "markers", "journal", "route_acks"];
+    let gone = ["sessions", "markers", "journal", "route_acks"];
     if gone.iter().any(|c| n(&after, &format!("tidegate.{c}")) != 0)
+        // The mark against a stale runner stays.
+        || n(&after, "tidegate.fences") != 1
         || n(&after, "tidegate.journal_archive") != n(&before, "tidegate.journal")
         || n(&after, "tidegate.rollouts") != 1
         || n(&after, "tidegate.routes") != 1

@@ -247,7 +247,9 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     let keys = |docs: Vec<(Key, Doc)>| docs.into_iter().map(|(k, _)| k).collect::<Vec<_>>();
     for &side in clusters {
         let fences = Ns::new(CONTROL_DB, "fences");
-        let found = keys(of_plan(ctx, side, &fences).await?);
+        let mut found = keys(of_plan(ctx, side, &fences).await?);
+        // The mark that keeps a stale runner from opening a slot that it has not had yet stays, as the lease does.
+        found.retain(|key| *key != Key::from(format!("{}/", ctx.plan.id).as_str()));
         add(fences, side, "the workers' fencing slots with their positions", Fate::Removed, found);
         let sessions = Ns::new(CONTROL_DB, "sessions");
         let mut all = scan(ctx, side, &sessions, None, |_| true).await?;

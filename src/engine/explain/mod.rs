@@ -53,6 +53,11 @@ pub enum ExplainError {
     /// Documents change where they are.
     #[error("`{0}` changes in place: there is no second collection to bring it back from")]
     InPlace(Ns),
+    /// Closing the journal would leave what is on next only there.
+    #[error(
+        "writes were left behind on next and are not salvaged or resolved yet: use `tidegate resume` and `tidegate repair`"
+    )]
+    Stranded,
     /// Ownership does not follow from the bucket alone.
     #[error("the plan has a pilot cohort, which these commands do not tell apart: use `tidegate rollback`")]
     Pilot,
@@ -155,6 +160,10 @@ pub async fn explain(deps: &Deps) -> Result<WayBack, ExplainError> {
     }
     let standing = look(deps).await?;
     let id = deps.plan.id.clone();
+    let s = &standing.state;
+    if s.sealed.is_some() && (s.salvaged.is_none() || s.conflicts_open() > 0) {
+        return Err(ExplainError::Stranded);
+    }
     match standing.state.status {
         Status::RolledBack => return Err(ExplainError::IsBack(id)),
         _ if is_past_return(&standing) => {

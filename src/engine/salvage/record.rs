@@ -19,7 +19,12 @@ pub(super) fn quarantine_ns() -> Ns {
 
 pub(super) async fn read(ctx: &Arc<Ctx>, side: Side, keys: &[Key]) -> Result<Vec<Option<Doc>>, Halt> {
     let after = ctx.seen(side);
-    let found = ctx.retry("reading to salvage", || ctx.db(side).read(ctx.ns(side), keys, after)).await?;
+    let get = || ctx.db(side).read(ctx.ns(side), keys, after);
+    let found = match side {
+        // A person resolves conflicts when next may be gone for good.
+        Side::Legacy => ctx.insist("reading to salvage", get).await?,
+        Side::Next => ctx.retry("reading to salvage", get).await?,
+    };
     ctx.saw(side, found.at);
     Ok(found.docs)
 }

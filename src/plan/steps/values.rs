@@ -40,7 +40,7 @@ pub(super) fn convert(r: &mut Reader, s: &Table<'_, '_>, touched: &mut Touched) 
         }
         (Keeps::None(what), false) => {
             let message = format!("{} to {} always loses {what}", from.name(), to.name());
-            let help = "say `lossy = true`; the originals are then kept in the pre-image store";
+            let help = "say `lossy = true`: originals are kept where documents change in place";
             r.error(span, message, "", Some(help.into()));
             return None;
         }
@@ -103,7 +103,7 @@ pub(super) fn map(r: &mut Reader, s: &Table<'_, '_>, touched: &mut Touched) -> O
         if lossy.is_none() {
             let message = format!("`{}` and `{}` become the same value", text(other), text(from));
             let help =
-                "give each its own value, or say `lossy = true`; the originals are then kept in the pre-image store";
+                "give each its own value, or say `lossy = true`: originals are kept where documents change in place";
             r.error(span.clone(), message, "the way back cannot tell them apart", Some(help.into()));
             return None;
         }
@@ -191,7 +191,7 @@ pub(super) fn pipeline(r: &mut Reader, s: &Table<'_, '_>) -> Option<Step> {
         (false, Some(_)) => Some(Step::Pipeline { forward: forward?, inverse: None }),
         (false, None) => {
             let help =
-                "add `inverse = '[…]'`; or say `lossy = true`, and the originals are kept in the pre-image store";
+                "add `inverse = '[…]'`; or say `lossy = true`: originals are kept where documents change in place";
             r.error(
                 s.span.clone(),
                 "`inverse` is missing: without it this step cannot be undone",
