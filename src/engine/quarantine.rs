@@ -9,11 +9,16 @@ use crate::cluster::{CONTROL_DB, ChangeKind, ClusterTime, Failed, Key, Ns, Reaso
 use crate::rollout::Event;
 use crate::route::Side;
 
+/// Where documents are put aside for a person.
+pub(super) fn quarantine_ns() -> Ns {
+    Ns::new(CONTROL_DB, "quarantine")
+}
+
 /// Puts a stray aside in `quarantine` (idempotent: a replayed event finds its record there) and reports it.
 pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: ChangeKind, at: ClusterTime) {
     let keys = [key.clone()];
     let id = format!("{}/{}/{at}/{key}", ctx.plan.id, src.name());
-    let ns = Ns::new(CONTROL_DB, "quarantine");
+    let ns = quarantine_ns();
     let known = [Key::from(id.as_str())];
     let seen =
         ctx.retry("looking for a stray", || ctx.db(Side::Legacy).read(&ns, &known, ctx.seen(Side::Legacy))).await;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::sim::many::seeds;
 use tidegate::cluster::embedded::{self, Embedded, OpKind, Rates};
 use tidegate::cluster::{
     AdminDone, AdminOp, CONTROL_DB, ChangeBatch, Changes, Cluster, ClusterTime, Db, Failed, Fence, Key, Ns,
@@ -408,12 +409,6 @@ fn go(seed: u64, planted: Planted) -> Result<Stats, String> {
         conflicts: state.conflicts.len() as u64,
         scanned: evidence["found_by"] == "scan",
     })
-}
-
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let var = |name: &str| std::env::var(name).ok().and_then(|s| s.parse().ok());
-    let first = var("TIDEGATE_SIM_FIRST").unwrap_or(0);
-    first..first + var("TIDEGATE_SIM_SEEDS").unwrap_or(default)
 }
 
 #[test]

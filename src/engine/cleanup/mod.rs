@@ -15,6 +15,7 @@ use archive::{archive, archive_ns, half_moved};
 use super::ctx::{Ctx, Halt, markers_ns};
 use super::in_place::undo_ns;
 use super::lease::{self, LeaseError};
+use super::quarantine::quarantine_ns;
 use super::{Config, Deps, back, server_gate, start, tasks};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, CollKind, Doc, Key, Ns, PageLimit, WriteOp};
 use crate::journal::{Journal, JournalError, Record};
@@ -168,71 +169,61 @@ fn item(ctx: &Ctx, coll: &str, on: Side, what: String, documents: u64, fate: Fat
     Left { name: format!("{CONTROL_DB}.{coll} of {}", ctx.plan.id), on, what, documents, fate, how }
 }
 
-/// Everything in a control collection whose text `_id` begins with `<plan>/`.
+/// Everything in a control collection whose text `_id` goes on after `<plan>/`. The mark in `fences` whose `_id` is no longer than that is
+/// none of it: it keeps a stale runner from opening a slot that it has not had yet, and stays as the lease does.
 async fn of_plan(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<Vec<(Key, Doc)>, Halt> {
     let prefix = format!("{}/", ctx.plan.id);
-    let all = scan(
-        ctx,
-        side,
-        ns,
-        Some(Key::from(prefix.as_str())),
-        |key| matches!(key.value(), RawBsonRef::String(s) if s.starts_with(&prefix)),
-    );
-    let mut all = all.await?;
-    // The key that is the prefix itself is before all that the scan begins after.
-    let first = [Key::from(prefix.as_str())];
-    let read = ctx.retry("reading a control document", || ctx.db(side).read(ns, &first, ctx.seen(side))).await?;
-    if let Some(d) = read.docs.into_iter().next().flatten() {
-        all.push((first[0].clone(), d));
-    }
+    let mut all = Vec::new();
+    let each = |key: Key, doc: Doc| {
+        let ours = matches!(key.value(), RawBsonRef::String(s) if s.starts_with(&prefix));
+        if ours {
+            all.push((key, doc));
+        }
+        ours
+    };
+    scan(ctx, side, ns, Some(Key::from(prefix.as_str())), each).await?;
     Ok(all)
 }
 
-/// Documents after `from` in `_id` order, as long as `goes_on`.
+/// The keys in a control collection for which `ours` holds.
+async fn keys_of(ctx: &Arc<Ctx>, side: Side, ns: &Ns, ours: impl Fn(&Key, &Doc) -> bool) -> Result<Vec<Key>, Halt> {
+    let mut keys = Vec::new();
+    let each = |key: Key, doc: Doc| {
+        if ours(&key, &doc) {
+            keys.push(key);
+        }
+        true
+    };
+    scan(ctx, side, ns, None, each).await?;
+    Ok(keys)
+}
+
+/// Hands on the documents after `from` in `_id` order, as long as `each` goes on.
 async fn scan(
     ctx: &Arc<Ctx>,
     side: Side,
     ns: &Ns,
     mut from: Option<Key>,
-    goes_on: impl Fn(&Key) -> bool,
-) -> Result<Vec<(Key, Doc)>, Halt> {
-    let mut out = Vec::new();
+    mut each: impl FnMut(Key, Doc) -> bool,
+) -> Result<(), Halt> {
     loop {
         let limit = PageLimit { docs: 1_000, bytes: 16 << 20 };
         let page = ctx.retry("scanning", || ctx.db(side).scan(ns, from.as_ref(), limit, ctx.seen(side))).await?;
         let end = page.end || page.docs.is_empty();
-        for (key, doc) in page.docs {
-            if !goes_on(&key) {
-                return Ok(out);
-            }
-            from = Some(key.clone());
-            out.push((key, doc));
-        }
-        if end {
-            return Ok(out);
+        from = page.docs.last().map(|(key, _)| key.clone());
+        if !page.docs.into_iter().all(|(key, doc)| each(key, doc)) || end {
+            return Ok(());
         }
     }
 }
 
 /// The keys in a control collection whose `_id` is a document that names the rollout.
 async fn of_rollout(ctx: &Arc<Ctx>, ns: &Ns) -> Result<Vec<Key>, Halt> {
-    let mut keys = Vec::new();
-    let mut from = None;
-    loop {
-        let limit = PageLimit { docs: 1_000, bytes: 16 << 20 };
-        let page = ctx
-            .retry("scanning", || ctx.db(Side::Legacy).scan(ns, from.as_ref(), limit, ctx.seen(Side::Legacy)))
-            .await?;
-        from = page.docs.last().map(|(key, _)| key.clone()).or(from);
-        let ours = |key: &Key| match key.value() {
-            RawBsonRef::Document(id) => id.get_str("rollout").is_ok_and(|r| r == ctx.plan.id),
-            _ => false,
-        };
-        keys.extend(page.docs.iter().filter(|(key, _)| ours(key)).map(|(key, _)| key.clone()));
-        if page.end || page.docs.is_empty() {
-            return Ok(keys);
-        }
-    }
+    let ours = |key: &Key, _: &Doc| match key.value() {
+        RawBsonRef::Document(id) => id.get_str("rollout").is_ok_and(|r| r == ctx.plan.id),
+        _ => false,
+    };
+    keys_of(ctx, Side::Legacy, ns, ours).await
 }
 
 async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
@@ -247,21 +238,19 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     let keys = |docs: Vec<(Key, Doc)>| docs.into_iter().map(|(k, _)| k).collect::<Vec<_>>();
     for &side in clusters {
         let fences = Ns::new(CONTROL_DB, "fences");
-        let mut found = keys(of_plan(ctx, side, &fences).await?);
-        // The mark that keeps a stale runner from opening a slot that it has not had yet stays, as the lease does.
-        found.retain(|key| *key != Key::from(format!("{}/", ctx.plan.id).as_str()));
+        let found = keys(of_plan(ctx, side, &fences).await?);
         add(fences, side, "the workers' fencing slots with their positions", Fate::Removed, found);
         let sessions = Ns::new(CONTROL_DB, "sessions");
-        let mut all = scan(ctx, side, &sessions, None, |_| true).await?;
-        all.retain(|(_, d)| d.get_str("rollout").is_ok_and(|r| r == ctx.plan.id));
-        add(sessions, side, "the workers' sessions", Fate::Removed, keys(all));
+        let ours = |_: &Key, d: &Doc| d.get_str("rollout").is_ok_and(|r| r == ctx.plan.id);
+        let found = keys_of(ctx, side, &sessions, ours).await?;
+        add(sessions, side, "the workers' sessions", Fate::Removed, found);
         let markers = keys(of_plan(ctx, side, &markers_ns()).await?);
         add(markers_ns(), side, "markers in the stream of changes", Fate::Removed, markers);
     }
     let validators = server_gate::validators_ns();
     let found = keys(of_plan(ctx, Side::Legacy, &validators).await?);
     add(validators, Side::Legacy, "validators kept for the server gate", Fate::Removed, found);
-    let quarantine = Ns::new(CONTROL_DB, "quarantine");
+    let quarantine = quarantine_ns();
     let mut strays = keys(of_plan(ctx, Side::Legacy, &quarantine).await?);
     strays.extend(of_rollout(ctx, &quarantine).await?);
     let undo = undo_ns();

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use super::super::ctx::{Ctx, Halt, lock};
 use super::super::cutover::Held;
+use super::super::quarantine::quarantine_ns;
 use super::super::tasks::{indexes, kind, note_counts, start_tail};
 use super::super::{back, reconcile, routing};
 use super::judge::Way;
 use super::{InPlace, pass, undo_ns};
-use crate::cluster::{AdminOp, CONTROL_DB, CollKind, Failed, Key, Ns, Reason, WriteOp};
+use crate::cluster::{AdminOp, CollKind, Failed, Key, Reason, WriteOp};
 use crate::rollout::{Event, State, Task};
 use crate::route::Side;
 use crate::runtime::Micros;
@@ -130,7 +131,8 @@ async fn reconcile_until_clean(ctx: &Arc<Ctx>, place: &InPlace, held: Held<'_>) 
             }
         }
         if out.aside > 0 {
-            out.text = out.text.map(|t| format!("{t}, {} of neither shape are listed in {}", out.aside, aside_ns()));
+            out.text =
+                out.text.map(|t| format!("{t}, {} of neither shape are listed in {}", out.aside, quarantine_ns()));
         }
         lock(&ctx.live).reconcile.finish(&out);
         note_counts(ctx, &out);
@@ -148,13 +150,9 @@ async fn reconcile_until_clean(ctx: &Arc<Ctx>, place: &InPlace, held: Held<'_>) 
     }
 }
 
-fn aside_ns() -> Ns {
-    Ns::new(CONTROL_DB, "quarantine")
-}
-
 /// Lists a document that is neither shape, once a way; a copy is kept, the document stays. On the way back the rollout is told.
 async fn put_aside(ctx: &Arc<Ctx>, way: Way, key: &Key, why: &str) -> Result<(), Halt> {
-    let ns = aside_ns();
+    let ns = quarantine_ns();
     let mut id = RawDocumentBuf::new();
     id.append(bson::cstr!("rollout"), ctx.plan.id.as_str());
     id.append(bson::cstr!("to"), way.shape());

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::super::ctx::{Ctx, Halt};
+use super::super::quarantine::quarantine_ns;
 use super::super::resync::image;
 use super::super::writer::{NotCommitted, SlotWriter};
 use super::ATTEMPTS;
-use super::record::{quarantine_ns, read, record, records};
+use super::record::{read, record, records};
 use crate::cluster::{Doc, Key, TxnOp};
 use crate::rollout::Event;
 use crate::route::Side;

@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 pub(super) use conflicts::conflicts;
 
 use self::changes::{Touched, changed};
-use self::record::{keep, outcome, quarantine_ns, read, record, record_id, records};
+use self::record::{keep, outcome, read, record, record_id, records};
 use self::verdict::{Verdict, judge};
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::Held;
 use super::planted::Bug;
+use super::quarantine::quarantine_ns;
 use super::reconcile::{Cursor, compare, pair};
 use super::resync::image;
 use super::strand::{self, await_fenced};

@@ -5,17 +5,14 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf, Timestamp};
 
 use super::super::ctx::{Ctx, Halt};
+use super::super::quarantine::quarantine_ns;
 use super::super::writer::{NotCommitted, SlotWriter};
 use super::PART;
-use crate::cluster::{CONTROL_DB, Doc, Key, Ns, TxnOp};
+use crate::cluster::{Doc, Key, TxnOp};
 use crate::route::Side;
 
 /// Bytes copied to quarantine in one transaction, unless a single document has more.
 const BYTES: usize = 4 << 20;
-
-pub(super) fn quarantine_ns() -> Ns {
-    Ns::new(CONTROL_DB, "quarantine")
-}
 
 pub(super) async fn read(ctx: &Arc<Ctx>, side: Side, keys: &[Key]) -> Result<Vec<Option<Doc>>, Halt> {
     let after = ctx.seen(side);

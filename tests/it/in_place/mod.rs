@@ -3,6 +3,7 @@
 mod app;
 mod world;
 
+use super::sim::many::{in_parallel, seeds};
 use app::{Order, Writes};
 use bson::rawdoc;
 use tidegate::cluster::Key;
@@ -10,7 +11,7 @@ use tidegate::engine::planted::Planted;
 use tidegate::rollout::Status;
 use tidegate::runtime::{Group, Micros};
 use tidegate::snapshot::Command;
-use world::{Leaning, PLAN, World, in_parallel, plan, simulate};
+use world::{Leaning, PLAN, World, plan, simulate};
 
 const LONG: Micros = Micros::from_secs(300);
 
@@ -204,12 +205,6 @@ fn a_runner_killed_in_the_middle_there_and_back_changes_nothing_twice() {
         assert_eq!((world.outcome(), app.violation()), ("rolled_back", None), "seed {seed}");
         assert_eq!(world.check(&app), Ok(()), "seed {seed}");
     }
-}
-
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let env = |name| std::env::var(name).ok().and_then(|s| s.parse().ok());
-    let first = env("TIDEGATE_SIM_FIRST").unwrap_or(0);
-    first..first + env("TIDEGATE_SIM_SEEDS").unwrap_or(default)
 }
 
 #[test]

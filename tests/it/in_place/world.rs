@@ -434,20 +434,3 @@ fn unknown(faults: &Faults, ppm: u32, late: u32) {
     }
     faults.set_fates(Fates { landed: 2, never: 2, late: 1 + 2 * late });
 }
-
-/// Runs seeds on both cores; results in the order of the seeds.
-pub fn in_parallel<T: Send>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
-    let (next, out) = (Mutex::new(seeds), Mutex::new(BTreeMap::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let Some(seed) = next.lock().unwrap().next() else { break };
-                    let outcome = run(seed);
-                    out.lock().unwrap().insert(seed, outcome);
-                }
-            });
-        }
-    });
-    out.into_inner().unwrap().into_iter().collect()
-}

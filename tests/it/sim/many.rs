@@ -103,6 +103,12 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// As many seeds as asked for in the environment, from the first one asked for.
+pub fn seeds(default: u64) -> std::ops::Range<u64> {
+    let first = number("TIDEGATE_SIM_FIRST", 0);
+    first..first + number("TIDEGATE_SIM_SEEDS", default)
+}
+
 /// Runs seeds on all cores; results in the order of the seeds.
 pub fn in_parallel<T: Send>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
     let next = Mutex::new(seeds);

@@ -9,7 +9,7 @@ mod ending;
 mod faults;
 mod happen;
 #[allow(clippy::disallowed_methods)] // says how fast it is, in real time
-mod many;
+pub mod many;
 mod monitor;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -20,15 +20,15 @@ mod world;
 
 use case::Case;
 use faults::Kind;
-use many::{hold, in_parallel, number, run};
+use many::{hold, in_parallel, run, seeds};
 pub use ports::Clock;
 use world::Stats;
 
 #[test]
 fn three_hundred_seeds_hold_the_invariants() {
-    let first = number("TIDEGATE_SIM_FIRST", 0);
-    let count = number("TIDEGATE_SIM_SEEDS", 300);
-    let total = hold("simulation", first..first + count, shrink::asked_for);
+    let seeds = seeds(300);
+    let count = seeds.end - seeds.start;
+    let total = hold("simulation", seeds, shrink::asked_for);
     // Every third goes back, and some of those come to rest on the way.
     if count >= 100 {
         assert!(total.back.0 > count / 8 && total.back.1 > count / 100, "{total:?}");
