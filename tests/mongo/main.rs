@@ -71,19 +71,32 @@ async fn connect(set: &ReplSet, app: &str) -> Result<Arc<Mongo>, String> {
     Mongo::connect(&format!("{}&appName={app}", set.uri()), live()).await.map_err(|e| e.to_string())
 }
 
+/// Says how long a slow test took: the gate has 20 minutes.
+fn timed<T>(name: &str, test: impl FnOnce() -> T) -> T {
+    let began = std::time::Instant::now();
+    let out = test();
+    let took = began.elapsed().as_secs();
+    if took >= 5 {
+        eprintln!("{name}: {took} s");
+    }
+    out
+}
+
 /// A test on the shared replica set.
 fn on_shared<F>(name: &str, test: impl FnOnce(Arc<ReplSet>) -> F + Send + 'static) -> Trial
 where
     F: Future<Output = R> + Send + 'static,
 {
+    let named = name.to_owned();
     Trial::test(name, move || {
         let set = shared()?;
-        TOKIO.block_on(test(set)).map_err(Failed::from)
+        timed(&named, || TOKIO.block_on(test(set))).map_err(Failed::from)
     })
 }
 
 /// A test on the replica set of three nodes, which it has to itself.
 fn on_three(name: &str, test: impl FnOnce(&ReplSet) -> R + Send + 'static) -> Trial {
+    let named = name.to_owned();
     Trial::test(name, move || {
         let mut three = THREE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if three.is_none() {
@@ -91,7 +104,7 @@ fn on_three(name: &str, test: impl FnOnce(&ReplSet) -> R + Send + 'static) -> Tr
             *three = Some(TOKIO.block_on(ReplSet::start(&mongod, 3))?);
         }
         match &*three {
-            Some(set) => test(set).map_err(Failed::from),
+            Some(set) => timed(&named, || test(set)).map_err(Failed::from),
             None => Err("no set of three nodes".into()),
         }
     })

@@ -50,6 +50,15 @@ fn faults_really_happen_in_these_runs() {
     assert!(total.commits > 20_000, "{total:?}");
 }
 
+/// 5005: an election undid a route and so brought back an application's unfreeze.
+#[test]
+fn seeds_that_once_failed_hold() {
+    for seed in [1035, 5005] {
+        let outcome = run(Case::plain(seed));
+        assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_journal() {
     for seed in [3, 77] {

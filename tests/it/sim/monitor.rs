@@ -33,6 +33,8 @@ pub struct Monitor {
     /// The latest epoch that each process has acknowledged.
     acked: BTreeMap<String, i64>,
     last: Option<Route>,
+    /// Epoch and nonce of every route that was in force and in order: an election may bring one back.
+    in_order: BTreeSet<(i64, i64)>,
     firm: Option<Route>,
     /// The one before the last change of hands.
     before: Option<Route>,
@@ -74,6 +76,7 @@ impl Monitor {
             withdrawn: BTreeSet::new(),
             acked: BTreeMap::new(),
             last: None,
+            in_order: BTreeSet::new(),
             firm: None,
             before: None,
             frozen_for: BTreeMap::new(),
@@ -259,7 +262,8 @@ impl Monitor {
                 && c["shadow"] == route.shadow
                 && c["frozen"].is_null() == route.frozen.is_none()
         });
-        if !unfreeze && !intended {
+        let brought_back = !self.in_order.insert((route.epoch, route.nonce));
+        if !unfreeze && !intended && !brought_back {
             return Err(format!("I4: route {} is in force and the journal does not know it: {route:?}", route.epoch));
         }
         if route.frozen.is_some() {
