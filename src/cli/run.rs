@@ -17,7 +17,7 @@ use crate::engine::{self, Config, Deps, End, Engine};
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
 use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
-use crate::route::Side;
+use crate::route::{BUCKETS, Bucket, Side};
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
 use crate::transform::Class;
 use crate::tui::run::{Exit, Options, Source};
@@ -53,6 +53,9 @@ pub(super) struct RollbackArgs {
     /// Come to rest in this stage [default: before the first one]
     #[arg(long, value_name = "STAGE", conflicts_with = "strand")]
     to: Option<String>,
+    /// Only these buckets, as `512..` or `50%..`: what lies below stays on next
+    #[arg(long, value_name = "FROM..", conflicts_with_all = ["to", "strand", "cohort"], value_parser = range)]
+    range: Option<Bucket>,
     /// Only the pilot cohort, which then stays on legacy; everybody else stays where they are
     #[arg(long, conflicts_with_all = ["to", "strand"])]
     cohort: bool,
@@ -67,7 +70,7 @@ pub(super) struct RollbackArgs {
     #[arg(long, value_name = "TEXT", requires = "because")]
     reason: Option<String>,
     /// Change nothing: print the way back as commands for mongosh
-    #[arg(long, conflicts_with_all = ["hard", "to", "strand", "cohort", "take_over", "reason", "headless", "exit_when_needed"])]
+    #[arg(long, conflicts_with_all = ["hard", "to", "range", "strand", "cohort", "take_over", "reason", "headless", "exit_when_needed"])]
     explain: bool,
 }
 
@@ -80,6 +83,23 @@ pub(super) struct RepairArgs {
     resolve: Vec<(String, Side)>,
     #[command(flatten)]
     held: TakeOver,
+}
+
+/// `512..`, `512..1024` or `50%..`. A route has one boundary, so that what goes back is everything from a bucket on.
+fn range(text: &str) -> Result<Bucket, String> {
+    let wanted = "expected the first bucket and two dots, as in `512..`, or percent, as in `50%..`";
+    let (from, to) = text.split_once("..").ok_or(wanted)?;
+    if !matches!(to, "" | "1024" | "100%") {
+        return Err(format!(
+            "only everything from a bucket on can go back, because a route has one boundary: `{}..`",
+            crate::scrub::short(from, 10)
+        ));
+    }
+    let bucket = match from.strip_suffix('%') {
+        Some(percent) => percent.parse().ok().filter(|p| *p <= 100).map(crate::route::below_for_percent),
+        None => from.parse().ok(),
+    };
+    bucket.filter(|b| (1..BUCKETS).contains(b)).ok_or_else(|| format!("{wanted}; from bucket 1 to {}", BUCKETS - 1))
 }
 
 /// `KEY=legacy|next`; the key as the journal and the screen show it.
@@ -167,9 +187,10 @@ pub(super) fn rollback(args: RollbackArgs) -> Outcome {
         resume: true,
         ..Config::default()
     };
-    let ask = match args.cohort {
-        true => Ask::CohortBack { hard: args.hard },
-        false => Ask::Back { hard: args.hard, to: args.to, strand: args.strand },
+    let ask = match (args.cohort, args.range) {
+        (true, _) => Ask::CohortBack { hard: args.hard },
+        (false, Some(from)) => Ask::RangeBack { hard: args.hard, from },
+        (false, None) => Ask::Back { hard: args.hard, to: args.to, strand: args.strand },
     };
     begin(&args.common, config, Some(ask))
 }
@@ -187,6 +208,10 @@ enum Ask {
         hard: bool,
         to: Option<String>,
         strand: bool,
+    },
+    RangeBack {
+        hard: bool,
+        from: Bucket,
     },
     CohortBack {
         hard: bool,
@@ -256,6 +281,7 @@ fn commands(plan: &Plan, ask: &Ask) -> Result<Vec<Command>, Failure> {
             let back = Command::Rollback { hard: *hard, to: to.as_ref().map(index).transpose()? };
             if *strand { vec![back, Command::LeaveBehind] } else { vec![back] }
         }
+        Ask::RangeBack { hard, from } => vec![Command::RollbackRange { hard: *hard, from: *from }],
         Ask::CohortBack { hard } => vec![Command::RollbackCohort { hard: *hard }],
         Ask::CohortForward => vec![Command::CohortForward],
     })

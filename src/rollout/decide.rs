@@ -6,7 +6,7 @@ use super::event::Event;
 use super::state::{State, Status};
 use super::task::Task;
 use crate::plan::{Advance, PilotLevel, Plan};
-use crate::route::Goes;
+use crate::route::{Bucket, Goes, below_for_percent};
 use crate::snapshot::Command;
 
 /// Reasons for an operator that are told before one has acted: with these the rest is known to be broken too.
@@ -117,7 +117,11 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         }],
         Input::Resume { holder, reason } => vec![Event::Resumed { holder: holder.clone(), reason: reason.clone() }],
         Input::Command { command: Command::Rollback { hard, to }, forecast, .. } => {
-            return decide_rollback(state, plan, *hard, *to, "by the operator", forecast);
+            return decide_rollback(state, plan, *hard, (*to, None), "by the operator", forecast);
+        }
+        Input::Command { command: Command::RollbackRange { hard, from }, forecast, .. } => {
+            let rest = rest_below(state, plan, *from)?;
+            return decide_rollback(state, plan, *hard, rest, "by the operator", forecast);
         }
         Input::Command { command: Command::LeaveBehind, forecast, .. } => {
             return decide_strand(state, plan, forecast);
@@ -150,7 +154,7 @@ fn decide_rollback(
     state: &State,
     plan: &Plan,
     hard: bool,
-    to: Option<usize>,
+    (to, keep): Rest,
     why: &str,
     evidence: &Value,
 ) -> Result<Vec<Event>, Refusal> {
@@ -167,14 +171,35 @@ fn decide_rollback(
     // A rollback of the cohort alone gives way to one of everybody.
     let whole = state.back.as_ref().filter(|b| !b.cohort);
     if let Some(back) = whole {
-        let further = to < back.to;
+        let further = (to, keep) < (back.to, back.keep);
         if !further && (back.hard || !hard) {
             return Ok(Vec::new());
         }
     }
     let hard = hard || whole.is_some_and(|b| b.hard);
-    let to = whole.map_or(to, |b| b.to.min(to));
-    Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone(), cohort: false }])
+    let (to, keep) = whole.map_or((to, keep), |b| (b.to, b.keep).min((to, keep)));
+    Ok(vec![Event::RollbackBegan { hard, why: why.to_owned(), to, evidence: evidence.clone(), cohort: false, keep }])
+}
+
+/// The stage to come to rest in, and below which bucket next keeps what it has all the same. The further back, the smaller.
+type Rest = (Option<usize>, Option<Bucket>);
+
+/// Where a rollback of the buckets from `from` on comes to rest: the last stage that moves no more writes than stay.
+fn rest_below(state: &State, plan: &Plan, from: Bucket) -> Result<Rest, Refusal> {
+    let owned = state.writes_next_below;
+    if plan.in_place() {
+        return Err(Refusal("documents that change in place go back whole, not by bucket".into()));
+    }
+    if from == 0 {
+        return Ok((None, None));
+    }
+    if from >= owned {
+        let has = if owned == 0 { "none".to_owned() } else { format!("those below {owned}") };
+        return Err(Refusal(format!("the buckets from {from} on are on legacy; of all buckets next has {has}")));
+    }
+    let fits = |stage: &crate::plan::Stage| below_for_percent(stage.writes) <= from;
+    let to = plan.stages.iter().take(state.stage).rposition(fits);
+    Ok(to.map_or((None, None), |to| (Some(to), Some(from))))
 }
 
 /// Only the cohort goes back, from whatever the stage is doing.
@@ -202,7 +227,7 @@ fn decide_cohort_back(state: &State, plan: &Plan, hard: bool, evidence: &Value) 
         None => {}
     }
     let why = "by the operator".to_owned();
-    Ok(vec![Event::RollbackBegan { hard, why, to: None, evidence: evidence.clone(), cohort: true }])
+    Ok(vec![Event::RollbackBegan { hard, why, to: None, evidence: evidence.clone(), cohort: true, keep: None }])
 }
 
 /// Why the cohort cannot go forward again; `None` when it can.
@@ -242,6 +267,7 @@ fn decide_strand(state: &State, plan: &Plan, evidence: &Value) -> Result<Vec<Eve
             why: why.clone(),
             to: None,
             cohort: false,
+            keep: None,
             evidence: evidence.clone(),
         });
     }
@@ -270,7 +296,7 @@ fn decide_tripped(state: &State, plan: &Plan, why: &str, rollback: Option<bool>,
         return Vec::new();
     }
     if let Some(hard) = rollback
-        && let Ok(events) = decide_rollback(state, plan, hard, None, why, evidence)
+        && let Ok(events) = decide_rollback(state, plan, hard, (None, None), why, evidence)
     {
         return events;
     }
@@ -305,9 +331,11 @@ fn decide_command(
             None => Ok(vec![Event::CohortForward {}]),
         },
         // Rollbacks are decided before.
-        Command::Stop | Command::Rollback { .. } | Command::RollbackCohort { .. } | Command::LeaveBehind => {
-            Ok(Vec::new())
-        }
+        Command::Stop
+        | Command::Rollback { .. }
+        | Command::RollbackRange { .. }
+        | Command::RollbackCohort { .. }
+        | Command::LeaveBehind => Ok(Vec::new()),
         Command::Advance { .. } if state.back.is_some() => Err(Refusal("it is going back".into())),
         Command::Advance { stage } => {
             let seen = plan.stages.get(stage).map_or("?", |s| s.id.as_str());

@@ -405,3 +405,77 @@ fn a_rollback_to_a_stage_comes_to_rest_there_and_can_go_on() {
     go_on(&mut state, &plan, &mut rest);
     assert!(matches!(rest.last(), Some(Event::Closed { outcome }) if outcome == "completed"), "{rest:?}");
 }
+
+/// Everything of these stages has moved to where they say.
+fn at_stage(id: &str) -> (Plan, State) {
+    let stages = [("copy", 0), ("canary", 5), ("half", 50), ("full", 100)];
+    let text: String = stages
+        .iter()
+        .map(|(id, p)| format!("[[stage]]\nid = \"{id}\"\nreads = {p}\nwrites = {p}\n"))
+        .collect::<String>()
+        .replacen("reads = 0\nwrites = 0", "do = [\"create\", \"backfill\"]", 1);
+    let head = r#"
+            schema = 1
+            plan = { id = "p", title = "t", version = 1, owner = "o" }
+            route = { mode = "route" }
+            [[collection]]
+            legacy = "a.b"
+            next = "a.c"
+            steps = [{ set = "v", value = 2 }]
+        "#;
+    let plan = Plan::parse(&format!("{head}{text}"), "plan.toml").map_err(|d| d.render(false)).unwrap();
+    let stage = stages.iter().position(|(s, _)| *s == id).unwrap();
+    let owned = below_for_percent(stages[stage].1);
+    let state = State {
+        stage,
+        route_epoch: 9,
+        writes_next_below: owned,
+        reads_next_below: owned,
+        reconciled: Some(Value::Null),
+        ..State::default()
+    };
+    (plan, state)
+}
+
+#[test]
+fn a_range_goes_back_and_what_lies_below_it_stays() {
+    for (stage, from, rests) in
+        [("half", 300, "canary"), ("full", 600, "half"), ("half", 20, "copy"), ("canary", 51, "copy")]
+    {
+        for hard in [false, true] {
+            let (plan, mut state) = at_stage(stage);
+            for e in asked(&state, &plan, Command::RollbackRange { hard, from }).unwrap() {
+                state.apply(&e, &plan);
+            }
+            let back = state.back.clone().unwrap();
+            assert_eq!(plan.stages[back.to.unwrap()].id, rests);
+            let moved: Vec<(u16, u16)> = state
+                .tasks(&plan)
+                .iter()
+                .filter_map(|t| match t {
+                    Task::ReturnWrites { below, reads_below, .. } => Some((*below, *reads_below)),
+                    _ => None,
+                })
+                .collect();
+            // Stage by stage, and never further than the range.
+            assert_eq!(moved.last().map(|m| m.0), Some(from), "{stage} {from}: {moved:?}");
+            assert!(moved.iter().all(|(writes, reads)| writes >= &from && reads >= writes), "{moved:?}");
+            assert!(!state.tasks(&plan).contains(&Task::Isolate));
+            // Everything back after all goes further.
+            let whole = asked(&state, &plan, Command::Rollback { hard, to: None }).unwrap();
+            assert!(matches!(whole[..], [Event::RollbackBegan { to: None, keep: None, .. }]), "{whole:?}");
+            assert_eq!(
+                asked(&state, &plan, Command::RollbackRange { hard, from }),
+                Ok(vec![]),
+                "twice changes nothing"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_range_that_is_on_legacy_is_not_brought_back() {
+    let (plan, state) = at_stage("half");
+    let refused = asked(&state, &plan, Command::RollbackRange { hard: false, from: 512 }).unwrap_err();
+    assert_eq!(refused.0, "the buckets from 512 on are on legacy; of all buckets next has those below 512");
+}

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::task::Task;
-use crate::route::Goes;
+use crate::route::{Bucket, Goes};
 
 /// One durable fact about a rollout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,6 +132,9 @@ pub enum Event {
         /// Only the pilot cohort goes back, and stays there; `to` says nothing then.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         cohort: bool,
+        /// Buckets below this stay on next, whatever the stage to come to rest in says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<Bucket>,
     },
     /// The pilot cohort is back on legacy, alone, and the stage is as it was.
     CohortReturned {
@@ -286,6 +289,9 @@ impl Event {
             }
             Event::CohortReturned { .. } => "the pilot cohort is back on legacy and stays there".to_owned(),
             Event::CohortForward {} => "the pilot cohort goes forward again".to_owned(),
+            Event::RollbackBegan { hard, why, keep: Some(from), .. } => {
+                format!("ROLLBACK of the buckets from {from} on ({}): {why}", if *hard { "hard" } else { "soft" })
+            }
             Event::RollbackBegan { hard, why, .. } => {
                 format!("ROLLBACK ({}): {why}", if *hard { "hard" } else { "soft" })
             }

@@ -73,6 +73,7 @@ mod tests {
             copied: false,
             stranded: false,
             cohort: false,
+            keep: None,
             left: crate::rollout::state::Left::default(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::plan::{Advance, Plan};
 use crate::rollout::task::{Task, back_tasks, forward_again, tasks_of};
-use crate::route::Goes;
+use crate::route::{Bucket, Goes};
 
 use super::event::Event;
 
@@ -44,6 +44,8 @@ pub struct Back {
     pub stranded: bool,
     /// Only the pilot cohort goes back.
     pub cohort: bool,
+    /// Buckets below this stay on next, whatever the stage `to` says.
+    pub keep: Option<Bucket>,
     /// Where the stage was left, should only the cohort go back.
     pub left: Left,
 }
@@ -207,7 +209,9 @@ impl State {
                 self.reasons.insert(why.clone());
             }
             Event::Completed { .. } => self.status = Status::Completed,
-            Event::RollbackBegan { hard, why, to, cohort, .. } => self.turn_back(*hard, why, *to, *cohort),
+            Event::RollbackBegan { hard, why, to, cohort, keep, .. } => {
+                self.turn_back(*hard, why, (*to, *keep), *cohort);
+            }
             Event::CohortReturned { at_ms } => self.cohort_returned(*at_ms),
             Event::CohortForward {} => self.cohort_forward(plan),
             Event::Returned { stage, at_ms, .. } => self.returned(*stage, *at_ms, plan),
@@ -219,7 +223,7 @@ impl State {
                 self.sealed = Some(sealed);
                 if let Some(back) = &mut self.back {
                     // Without next there is no stage to come to rest in.
-                    (back.stranded, back.to) = (true, None);
+                    (back.stranded, back.to, back.keep) = (true, None, None);
                 }
             }
             Event::ConflictFound { key, .. } => {
@@ -259,13 +263,13 @@ impl State {
     }
 
     /// A rollback takes the place of the stage's work, and of whatever held it up.
-    fn turn_back(&mut self, hard: bool, why: &str, to: Option<usize>, cohort: bool) {
+    fn turn_back(&mut self, hard: bool, why: &str, (to, keep): (Option<usize>, Option<Bucket>), cohort: bool) {
         let here = Left { status: self.status, tasks_done: self.tasks_done, passed: self.passed };
         let left = self.back.as_ref().map_or(here, |b| b.left);
         let from = self.back.as_ref().map_or(self.stage, |b| b.from);
         let copied = self.back.as_ref().map_or(self.reconciled.is_some(), |b| b.copied);
         let stranded = self.sealed.is_some();
-        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied, stranded, cohort, left });
+        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied, stranded, cohort, keep, left });
         self.cohort_stays |= cohort;
         self.cohort_again &= cohort;
         self.status = Status::Working;

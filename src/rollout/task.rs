@@ -225,7 +225,7 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
     }
     if back.hard {
         let (shadow, reads, writes) = settings(plan, back.to);
-        let (below, reads_below) = (below_for_percent(writes), below_for_percent(reads));
+        let (below, reads_below) = (kept(back, writes), kept(back, reads));
         let pilot = plan.pilot.as_ref().map(|_| pilot_of(plan, back.to).goes());
         tasks.push(Task::ReturnWrites { below, reads_below, hard: true, pilot });
         tasks.push(Task::ReturnReads { below: reads_below });
@@ -286,6 +286,11 @@ fn settings(plan: &Plan, stage: Option<usize>) -> (u8, u8, u8) {
     stage.and_then(|i| plan.stages.get(i)).map_or((0, 0, 0), |s| (s.shadow, s.reads, s.writes))
 }
 
+/// The first bucket that goes back where a stage has `percent` on next, and a range may keep more there.
+fn kept(back: &Back, percent: u8) -> Bucket {
+    below_for_percent(percent).max(back.keep.unwrap_or(0))
+}
+
 fn soft_step(plan: &Plan, back: &Back, index: usize, tasks: &mut Vec<Task>) {
     let (shadow, reads, writes) = settings(plan, Some(index));
     let (shadow0, reads0, writes0) = settings(plan, index.checked_sub(1));
@@ -298,11 +303,11 @@ fn soft_step(plan: &Plan, back: &Back, index: usize, tasks: &mut Vec<Task>) {
         if back.copied && tasks.last() != Some(&Task::Reconcile) {
             tasks.push(Task::Reconcile);
         }
-        let (below, reads_below) = (below_for_percent(writes0), below_for_percent(reads0));
+        let (below, reads_below) = (kept(back, writes0), kept(back, reads0));
         tasks.push(Task::ReturnWrites { below, reads_below, hard: false, pilot: None });
     }
     if reads > reads0 {
-        tasks.push(Task::ReturnReads { below: below_for_percent(reads0) });
+        tasks.push(Task::ReturnReads { below: kept(back, reads0) });
     }
     if pilot > pilot0 {
         if pilot == PilotLevel::Writes && back.copied && tasks.last() != Some(&Task::Reconcile) {

@@ -525,6 +525,14 @@ pub enum Command {
         /// Index of the stage to come to rest in; `None` is before the first one.
         to: Option<usize>,
     },
+    /// Only the buckets from `from` on go back: what lies below stays on next, and it comes to rest in the last stage that moves no more
+    /// writes than that. Twice changes nothing.
+    RollbackRange {
+        /// Everything of the range at once.
+        hard: bool,
+        /// The first bucket that goes back.
+        from: Bucket,
+    },
     /// Go back at once and, should next not answer, leave behind what legacy does not have: those writes are at risk until they are
     /// salvaged. Twice changes nothing.
     LeaveBehind,

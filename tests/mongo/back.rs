@@ -17,8 +17,8 @@ pub fn trials() -> Vec<Trial> {
     vec![
         on_three("back::everything_comes_back_at_once_after_all_writes_have_moved", hard_from_full),
         on_three("back::a_soft_rollback_from_half_steps_down_and_loses_nothing", soft_from_half),
+        on_three("back::a_range_goes_back_alone_and_everything_after_it", range_then_all),
         on_three("back::a_rollback_while_the_primary_steps_down_loses_nothing", under_a_stepdown),
-        on_three("back::a_finished_rollout_is_not_rolled_back", finished),
     ]
 }
 
@@ -139,6 +139,32 @@ fn soft_from_half(set: &ReplSet) -> R {
     journals_agree(&place, "back.jsonl")
 }
 
+fn range_then_all(set: &ReplSet) -> R {
+    let place = Place::new(set, "backrange", PLAN, soaks_in("half"))?;
+    let mut app = place.application(3_000, &[])?;
+    let mut run = place.run("first", "first.jsonl")?;
+    soaks(&mut run, "half")?;
+    run.signal("TERM")?;
+    run.ends_with(4, Duration::from_secs(30))?;
+    let mut odd = goes_back(&place, "odd", &["--range", "700.."])?;
+    odd.ends_with(1, Duration::from_secs(60))?;
+    let mut back = goes_back(&place, "range", &["--range", "200..", "--exit-when-needed"])?;
+    back.ends_with(4, LONG)?;
+    let route = TOKIO.block_on(async {
+        let client = mongodb::Client::with_uri_str(set.uri()).await.map_err(|e| e.to_string())?;
+        let routes = client.database("tidegate").collection::<mongodb::bson::Document>("routes");
+        routes.find_one(doc! { "_id": &place.id }).await.map_err(|e| e.to_string())?.ok_or("no route")
+    })?;
+    let below = ["writes_next_below", "reads_next_below"].map(|f| route.get_i32(f).unwrap_or(-1));
+    if below != [200, 200] || !back.lines().iter().any(|l| l["kind"] == "returned" && l["body"]["id"] == "canary") {
+        return Err(format!("{below:?}; {}", back.tail()));
+    }
+    let mut all = goes_back(&place, "all", &["--hard"])?;
+    all.ends_with(3, LONG)?;
+    came_back(&all, &mut app)?;
+    is_at_rest(set, &place.id)
+}
+
 fn under_a_stepdown(set: &ReplSet) -> R {
     let place = Place::new(set, "backstep", PLAN, soaks_in("full"))?;
     let mut app = place.application(3_000, &[])?;
@@ -168,12 +194,9 @@ fn step_down(set: &ReplSet) {
     });
 }
 
-fn finished(set: &ReplSet) -> R {
-    let place = Place::new(set, "backlate", PLAN, |p| p)?;
-    let mut app = place.application(500, &[])?;
-    place.run("first", "first.jsonl")?.ends_with(0, LONG)?;
-    app.ends_with(0, Duration::from_secs(60))?;
-    let mut back = goes_back(&place, "back", &["--hard"])?;
+/// After contract there is no way back, neither by the program nor by hand.
+pub fn finished_is_not_rolled_back(place: &Place) -> R {
+    let mut back = goes_back(place, "back", &["--hard"])?;
     back.ends_with(1, Duration::from_secs(30))?;
     if !back.stderr().contains("is finished; its journal is closed") {
         return Err(back.tail());

@@ -121,7 +121,8 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 9] = [
+const LONG: [&str; 10] = [
+    "back::a_range_goes_back_alone_and_everything_after_it",
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
     "explain::the_printed_commands_bring_half_a_rollout_back",

@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(150);
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        on_three("rollout::a_rollout_runs_to_contract_under_the_application_and_loses_nothing", completes),
+        on_three("rollout::a_rollout_runs_to_contract_loses_nothing_and_has_no_way_back_then", completes),
         on_three("rollout::a_runner_killed_twenty_times_loses_nothing", killed),
         on_three("rollout::a_second_runner_is_refused_and_named", second_runner),
         on_three("rollout::a_second_signal_ends_at_once", two_signals),
@@ -91,6 +91,7 @@ fn completes(set: &ReplSet) -> R {
     let mut run = place.run("first", "first.jsonl")?;
     run.ends_with(0, LONG)?;
     lost_nothing(&run, &mut app)?;
+    super::back::finished_is_not_rolled_back(&place)?;
     journals_agree(&place, "first.jsonl")
 }
 

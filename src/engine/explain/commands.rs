@@ -197,8 +197,14 @@ impl<'a> Way<'a> {
             return;
         }
         let why = "by hand, with the commands of `tidegate rollback --explain`".to_owned();
-        let record =
-            self.record(&Event::RollbackBegan { hard: true, why, to: None, cohort: false, evidence: Value::Null });
+        let record = self.record(&Event::RollbackBegan {
+            hard: true,
+            why,
+            to: None,
+            cohort: false,
+            keep: None,
+            evidence: Value::Null,
+        });
         let command = doc! { "insert": "journal", "documents": [record], "writeConcern": majority() };
         self.push((Side::Legacy, CONTROL_DB),
             "Write down that it goes back",

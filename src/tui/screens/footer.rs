@@ -19,6 +19,7 @@ fn name(command: &Command) -> &'static str {
         Command::Stop => "STOP",
         Command::Rollback { hard: false, .. } => "ROLLBACK soft",
         Command::Rollback { hard: true, .. } => "ROLLBACK hard",
+        Command::RollbackRange { .. } => "RANGE BACK",
         Command::LeaveBehind => "LEAVE BEHIND",
         Command::RollbackCohort { hard: false } => "COHORT BACK soft",
         Command::RollbackCohort { hard: true } => "COHORT BACK hard",
@@ -40,7 +41,10 @@ pub(crate) fn status(r: &Request, ui: &UiState) -> (String, Role) {
         RequestState::Applied
             if matches!(
                 r.command,
-                Command::Rollback { .. } | Command::RollbackCohort { .. } | Command::LeaveBehind
+                Command::Rollback { .. }
+                    | Command::RollbackRange { .. }
+                    | Command::RollbackCohort { .. }
+                    | Command::LeaveBehind
             ) =>
         {
             (format!("{what} requested -> accepted -> begun"), Role::Ok)

@@ -111,7 +111,12 @@ fn ways_back(seed: u64) -> Vec<(Micros, Command)> {
     let hard = draw(1) % 2 == 0;
     // Every fourth comes to rest in an earlier stage and goes on from there.
     let to = (draw(2) % 4 == 0).then(|| (draw(3) % 4) as usize);
-    let mut out = vec![(at, Command::Rollback { hard, to })];
+    // Half of those bring a range of buckets back, and leave next what lies below.
+    let first = match to {
+        Some(_) if draw(6).is_multiple_of(2) => Command::RollbackRange { hard, from: 1 + (draw(7) % 511) as u16 },
+        _ => Command::Rollback { hard, to },
+    };
+    let mut out = vec![(at, first)];
     if draw(4) % 3 == 0 {
         let again = Command::Rollback { hard: true, to: None };
         out.push((at + Micros::from_ms(draw(5) % 5_000), again));

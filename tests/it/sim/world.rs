@@ -374,12 +374,23 @@ impl Simulation {
     /// Asks for what is due until the journal has it: a runner that is cut off may have forgotten it.
     fn go_back(&mut self, now: Micros) {
         let Some((at, command)) = self.ways_back.pop() else { return };
-        let Command::Rollback { hard, to } = command else { return };
         let state = self.state();
-        let is_under_way = state.back.as_ref().is_some_and(|b| (b.hard || !hard) && b.to <= to);
+        let (hard, far, refused) = match command {
+            // Where the stage to come to rest in is not behind it yet, or nothing of the range has moved, it is refused.
+            Command::Rollback { hard, to } => {
+                let far = state.back.as_ref().is_some_and(|b| b.to <= to);
+                (hard, far, to.is_some_and(|t| t >= state.stage && state.back.is_none()))
+            }
+            Command::RollbackRange { hard, from } => {
+                let far = state.back.as_ref().is_some_and(|b| b.keep.is_none_or(|k| k <= from));
+                (hard, far, from >= state.writes_next_below && state.back.is_none())
+            }
+            _ => return,
+        };
+        let is_under_way = far && state.back.as_ref().is_some_and(|b| b.hard || !hard);
         let came_to_rest = state.closed || self.journal.records().iter().any(|r| r.kind == "returned");
-        // Where the stage to come to rest in is not behind it yet, or there is no way back any more, it is refused.
-        let refused = state.reverse_stopped || to.is_some_and(|t| t >= state.stage && state.back.is_none());
+        // The same where there is no way back any more.
+        let refused = refused || state.reverse_stopped;
         if is_under_way || came_to_rest || (refused && at + Micros::from_secs(10) < now) {
             return;
         }
