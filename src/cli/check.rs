@@ -58,7 +58,8 @@ fn online(plan: Plan, args: &CheckArgs) -> Outcome {
 }
 
 #[cfg(not(feature = "mongo"))]
-fn online(_: Plan, _: &CheckArgs) -> Outcome {
+fn online(_: Plan, args: &CheckArgs) -> Outcome {
+    let _ = args.sample;
     Err(super::Failure::usage("this build has no driver and looks at no cluster: use `check PLAN --offline`"))
 }
 
