@@ -227,7 +227,7 @@ pub struct Options {
     /// The fields that are encrypted (Queryable Encryption).
     pub encrypted: Vec<String>,
     /// What documents are held against.
-    pub validation: Option<Validation>,
+    pub validation: Option<Box<Validation>>,
 }
 
 /// An index with all that may matter.

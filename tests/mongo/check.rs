@@ -11,7 +11,7 @@ use mongodb::{Client, Database};
 use serde_json::Value;
 
 use super::program::Place;
-use super::{R, ReplSet, TOKIO, connecting, mongod, on_shared};
+use super::{R, ReplSet, TOKIO, connecting, mongod, on_shared, on_three};
 
 const PLAN: &str = r#"
 schema = 1
@@ -200,9 +200,14 @@ pub fn trials() -> Vec<Trial> {
         TOKIO.block_on(connecting::with_standalone(|uri| async move { standalone(&uri).await })).map_err(Into::into)
     }));
     all.push(on_shared("check::nobody_answers", |set| async move {
-        let found = run(&set, "check-nobody", Some("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300")).await?;
-        found.says("reachable", "fail", "no primary answers")
+        let nobody = |t: String| t.replace("${TIDEGATE_URI}", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300");
+        run(&set, "check-nobody", nobody).await?.says("reachable", "fail", "no primary answers")
     }));
+    all.push(on_shared("check::two_strings_for_one_set", |set| async move {
+        let twice = |t: String| t.replace("environment =", "next_uri = \"${TIDEGATE_URI}\"\nenvironment =");
+        run(&set, "check-twice", twice).await?.says("two-clusters", "warn", "lead to the same replica set rs0")
+    }));
+    all.push(on_three("check::members_are_asked_one_by_one", members));
     all.push(Trial::test("check::exactly_the_printed_role_is_enough", || {
         TOKIO.block_on(least_privilege()).map_err(Into::into)
     }));
@@ -234,18 +239,32 @@ impl Found {
 }
 
 /// Runs `tidegate check --json` for a plan of its own.
-async fn run(set: &Arc<ReplSet>, id: &str, uri: Option<&str>) -> Result<Found, String> {
-    let (set, id, uri) = (set.clone(), id.to_owned(), uri.map(str::to_owned));
-    let work = move || {
-        let place = Place::new(&set, &id, PLAN, |t| match &uri {
-            Some(uri) => t.replace("${TIDEGATE_URI}", uri),
-            None => t,
-        })?;
-        let mut program = place.start("check", "check", &["--json"])?;
-        let code = program.wait(Duration::from_secs(60))?;
-        Ok(Found { code, lines: program.lines(), tail: program.tail() })
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?
+async fn run(set: &Arc<ReplSet>, id: &str, adapt: fn(String) -> String) -> Result<Found, String> {
+    let (set, id) = (set.clone(), id.to_owned());
+    tokio::task::spawn_blocking(move || checked(&set, &id, adapt)).await.map_err(|e| e.to_string())?
+}
+
+fn checked(set: &ReplSet, id: &str, adapt: fn(String) -> String) -> Result<Found, String> {
+    let place = Place::new(set, id, PLAN, adapt)?;
+    let mut program = place.start("check", "check", &["--json"])?;
+    let code = program.wait(Duration::from_secs(60))?;
+    Ok(Found { code, lines: program.lines(), tail: program.tail() })
+}
+
+/// Versions and clocks come from each of the three; the primary alone knows only its own.
+fn members(set: &ReplSet) -> R {
+    let found = checked(set, "check-members", |t| t)?;
+    for (check, says) in
+        [("member-versions", "all members are"), ("member-clocks", "within"), ("members-healthy", "3 members")]
+    {
+        let line = found.of(check)?;
+        if line["verdict"] != "pass" || !line["findings"][0]["what"].as_str().is_some_and(|w| w.contains(says)) {
+            return Err(format!("{check}: {line}"));
+        }
+    }
+    let majority = found.of("write-majority")?;
+    let right = majority["findings"][0]["what"] == "a majority write needs 2 of 3 members that hold data";
+    if right { Ok(()) } else { Err(format!("{majority}")) }
 }
 
 async fn named(set: Arc<ReplSet>, case: &Case) -> R {
@@ -254,7 +273,7 @@ async fn named(set: Arc<ReplSet>, case: &Case) -> R {
     let db = client.database(&id);
     filled(&db).await.map_err(|e| e.to_string())?;
     (case.set_up)(db.clone()).await.map_err(|e| e.to_string())?;
-    let found = run(&set, &id, None).await?;
+    let found = run(&set, &id, |t| t).await?;
     db.drop().await.map_err(|e| e.to_string())?;
     found.says(case.check, case.verdict, case.says)
 }
@@ -265,7 +284,7 @@ async fn clean(set: Arc<ReplSet>) -> R {
     filled(&db).await.map_err(|e| e.to_string())?;
     let hash = || db.run_command(doc! { "dbHash": 1 });
     let before = hash().await.map_err(|e| e.to_string())?;
-    let found = run(&set, "check-clean", None).await?;
+    let found = run(&set, "check-clean", |t| t).await?;
     let after = hash().await.map_err(|e| e.to_string())?;
     if before.get("collections") != after.get("collections") {
         return Err(format!("it changed something: {before} {after}"));

@@ -1,12 +1,11 @@
 //! Every check, once.
 
+use super::Topic::{Capacity, Clusters, Collections, Documents, Plan, Rights, Rollouts};
 use super::{Check, Finding, Topic, View, capacity, clusters, collections, documents, rights, rollouts, shape};
 
 const fn check(name: &'static str, topic: Topic, purpose: &'static str, judge: fn(&View<'_>) -> Vec<Finding>) -> Check {
     Check { name, topic, purpose, judge }
 }
-
-use Topic::{Capacity, Clusters, Collections, Documents, Plan, Rights, Rollouts};
 
 /// Every check, in the order of the documentation.
 pub static CHECKS: &[Check] = &[

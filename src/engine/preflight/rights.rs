@@ -178,15 +178,15 @@ fn lacking(v: &View<'_>, of: For, finding: fn(&str, String, &str) -> Finding, re
 const GRANT: &str = "grant it, or create the role that `tidegate check PLAN --role` prints and give it to the user";
 
 pub(super) fn on_legacy(v: &View<'_>) -> Vec<Finding> {
-    lacking(v, For::Legacy, |p, w, r| Finding::fail(p, w, r), GRANT)
+    lacking(v, For::Legacy, Finding::fail, GRANT)
 }
 
 pub(super) fn on_next(v: &View<'_>) -> Vec<Finding> {
-    lacking(v, For::Next, |p, w, r| Finding::fail(p, w, r), GRANT)
+    lacking(v, For::Next, Finding::fail, GRANT)
 }
 
 pub(super) fn on_control(v: &View<'_>) -> Vec<Finding> {
-    lacking(v, For::Control, |p, w, r| Finding::fail(p, w, r), GRANT)
+    lacking(v, For::Control, Finding::fail, GRANT)
 }
 
 pub(super) fn to_observe(v: &View<'_>) -> Vec<Finding> {

@@ -273,5 +273,5 @@ fn the_page_of_checks_is_current() {
 pub fn validated(level: &str) -> Stands {
     let validator = Some(doc! { "total": { "$exists": true } });
     let validation = Validation { validator, level: level.into(), action: "error".into() };
-    Stands::Collection(Options { validation: Some(validation), ..Options::default() })
+    Stands::Collection(Options { validation: Some(Box::new(validation)), ..Options::default() })
 }

@@ -155,10 +155,12 @@ pub(super) fn stands(listed: Option<&Document>) -> Stands {
             .contains_key("clusteredIndex")
             .then(|| whole(options, "expireAfterSeconds").map(Micros::from_secs)),
         encrypted: encrypted.unwrap_or_default(),
-        validation: validator.map(|v| Validation {
-            validator: Some(v.clone()),
-            level: word("validationLevel", "strict"),
-            action: word("validationAction", "error"),
+        validation: validator.map(|v| {
+            Box::new(Validation {
+                validator: Some(v.clone()),
+                level: word("validationLevel", "strict"),
+                action: word("validationAction", "error"),
+            })
         }),
     })
 }
