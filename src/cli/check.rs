@@ -1,4 +1,4 @@
-//! `tidegate check --offline`.
+//! `tidegate check`: the plan by itself (`--offline`), or held against its clusters.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{DONE, Json, Outcome, USAGE, out, read_file};
+use crate::engine::preflight;
 use crate::plan::{Advance, Collection, Diagnostics, Plan};
+use crate::route::Side;
 use crate::runtime::Micros;
 use crate::transform::{Class, Transform};
 
@@ -15,18 +17,23 @@ pub(super) struct CheckArgs {
     /// The plan
     #[arg(value_name = "PLAN")]
     plan: PathBuf,
-    /// Look at the file only, at no cluster (required: there is no other check yet)
-    #[arg(long, required = true)]
+    /// Look at the file only, at no cluster
+    #[arg(long)]
     offline: bool,
+    /// Documents of legacy that are drawn and carried there and back
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    sample: u32,
+    /// Print the role that a user needs for this plan, as commands for mongosh; looks at no cluster
+    #[arg(long, conflicts_with = "offline")]
+    role: bool,
     #[command(flatten)]
     json: Json,
 }
 
 pub(super) fn run(args: &CheckArgs) -> Outcome {
     let text = read_file(&args.plan)?;
-    match Plan::parse(&text, &args.plan.display().to_string()) {
-        Ok(plan) if args.json.json => out::json(&as_json(&plan)),
-        Ok(plan) => table(&plan),
+    let plan = match Plan::parse(&text, &args.plan.display().to_string()) {
+        Ok(plan) => plan,
         Err(d) => {
             if args.json.json {
                 out::json(&mistakes(&d));
@@ -35,8 +42,39 @@ pub(super) fn run(args: &CheckArgs) -> Outcome {
             }
             return Ok(USAGE);
         }
+    };
+    match (args.role, args.offline) {
+        (true, _) => roles(&plan, args.json.json),
+        (false, true) if args.json.json => out::json(&as_json(&plan)),
+        (false, true) => table(&plan),
+        (false, false) => return online(plan, args),
     }
     Ok(DONE)
+}
+
+#[cfg(feature = "mongo")]
+fn online(plan: Plan, args: &CheckArgs) -> Outcome {
+    super::preflight::run(plan, args.sample, args.json.json)
+}
+
+#[cfg(not(feature = "mongo"))]
+fn online(_: Plan, args: &CheckArgs) -> Outcome {
+    let _ = args.sample;
+    Err(super::Failure::usage("this build has no driver and looks at no cluster: use `check PLAN --offline`"))
+}
+
+/// The role for each cluster.
+fn roles(plan: &Plan, json: bool) {
+    let sides: &[Side] = if plan.cluster.next_uri.is_some() { &Side::BOTH } else { &[Side::Legacy] };
+    for &side in sides {
+        let role = bson::Bson::Document(preflight::role(plan, side)).into_relaxed_extjson();
+        if json {
+            out::json(&json!({ "kind": "role", "cluster": side.name(), "db": "admin", "command": role }));
+        } else {
+            out::line(&format!("// on {}'s cluster", side.name()));
+            out::line(&format!("db.getSiblingDB(\"admin\").runCommand({})", preflight::pretty_role(&role)));
+        }
+    }
 }
 
 fn advance(a: Advance) -> &'static str {

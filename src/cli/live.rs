@@ -4,8 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::cluster::Db;
-use crate::cluster::mongo::Mongo;
+use crate::cluster::mongo::{Mongo, Probe};
+use crate::cluster::survey::Survey;
 use crate::engine::Deps;
+use crate::engine::preflight::{Facts, Surveys, gather};
 use crate::journal::{JournalStore, MemStore};
 use crate::plan::{Plan, resolve_env};
 use crate::runtime::live::Live;
@@ -39,17 +41,9 @@ impl World {
     }
 
     fn reach(plan: Plan, next_later: bool) -> Result<World, Failure> {
-        let tokio = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::new(format!("the runtime cannot be started: {e}")))?;
+        let tokio = runtime()?;
         let rt: Rt = Live::new(tokio.handle().clone());
-        let Some(uri) = &plan.cluster.uri else {
-            return Err(Failure::usage(
-                "the plan says no cluster: give `[cluster] uri = \"${TIDEGATE_URI}\"`, or practise with `tidegate drill --plan`",
-            ));
-        };
-        let legacy = tokio.block_on(connect("uri", uri, &rt, false))?;
+        let legacy = tokio.block_on(connect("uri", uri_of(&plan)?, &rt, false))?;
         let next = match &plan.cluster.next_uri {
             Some(uri) => Some(tokio.block_on(connect("next_uri", uri, &rt, next_later))?),
             None => None,
@@ -89,9 +83,40 @@ impl World {
     }
 }
 
-async fn connect(key: &str, uri: &str, rt: &Rt, later: bool) -> Result<Db, Failure> {
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|e| Failure::new(format!("the runtime cannot be started: {e}")))
+}
+
+fn uri_of(plan: &Plan) -> Result<&str, Failure> {
+    let none = "the plan says no cluster: give `[cluster] uri = \"${TIDEGATE_URI}\"`, or practise with `tidegate drill --plan`";
+    plan.cluster.uri.as_deref().ok_or_else(|| Failure::usage(none))
+}
+
+/// A connection string with its variables filled in.
+fn filled_in(key: &str, uri: &str) -> Result<String, Failure> {
     let lookup = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-    let uri = resolve_env(uri, lookup).map_err(|e| Failure::usage(format!("`[cluster] {key}`: {e}")))?;
+    resolve_env(uri, lookup).map_err(|e| Failure::usage(format!("`[cluster] {key}`: {e}")))
+}
+
+/// Asks the plan's clusters for everything that a preflight judges by. Whether anybody answers is among the facts.
+pub(super) fn look_at(plan: Plan, sample: u32) -> Result<Facts, Failure> {
+    let tokio = runtime()?;
+    let rt: Rt = Live::new(tokio.handle().clone());
+    let open = |key: &'static str, uri: &str| -> Result<Arc<dyn Survey>, Failure> {
+        let uri = filled_in(key, uri)?;
+        let probe = tokio.block_on(Probe::open(&uri, rt.clone()));
+        Ok(Arc::new(probe.map_err(|e| Failure::usage(format!("`[cluster] {key}`: {e}")))?))
+    };
+    let legacy = open("uri", uri_of(&plan)?)?;
+    let next = plan.cluster.next_uri.as_deref().map(|uri| open("next_uri", uri)).transpose()?;
+    let facts = tokio.block_on(gather(&rt, &Surveys { legacy, next }, Arc::new(plan), sample));
+    tokio.shutdown_background();
+    Ok(facts)
+}
+
+async fn connect(key: &str, uri: &str, rt: &Rt, later: bool) -> Result<Db, Failure> {
+    let uri = filled_in(key, uri)?;
     let db = match later {
         true => Mongo::connect_later(&uri, rt.clone()).await,
         false => Mongo::connect(&uri, rt.clone()).await,

@@ -28,6 +28,8 @@ mod look;
 mod out;
 mod pace;
 #[cfg(feature = "mongo")]
+mod preflight;
+#[cfg(feature = "mongo")]
 mod run;
 mod scenarios;
 mod signals;
@@ -73,7 +75,7 @@ enum Command {
     /// Resolve what only a person can: keys written on both sides while next did not answer
     #[cfg(feature = "mongo")]
     Repair(run::RepairArgs),
-    /// Check a plan
+    /// Check a plan, and whether its clusters and documents are fit for it; changes nothing
     Check(check::CheckArgs),
     /// Compare both sides of a rollout, document by document
     #[cfg(feature = "mongo")]

@@ -17,6 +17,7 @@ mod hash;
 mod key;
 #[cfg(feature = "mongo")]
 pub mod mongo;
+pub mod survey;
 
 pub use hash::{BucketError, hash64};
 pub(crate) use key::value_bytes;
@@ -587,7 +588,7 @@ pub enum CollKind {
     Collection,
     /// A view.
     View,
-    /// Something tidegate does not migrate (time-series, capped, with a collation).
+    /// Something tidegate does not migrate (time-series, capped, with a collation or encrypted fields).
     Other,
 }
 

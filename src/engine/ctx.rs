@@ -11,6 +11,7 @@ use super::in_place::InPlace;
 use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
+use super::refusal::Refusal;
 use super::server_gate::ServerGate;
 use super::steady::Steady;
 use super::strand::{self, Strand};
@@ -35,6 +36,12 @@ pub enum Halt {
     /// The task under way lets go of an operation that next does not answer: it is begun again, or left.
     #[error("next does not answer")]
     LetGo,
+}
+
+impl From<Refusal> for Halt {
+    fn from(r: Refusal) -> Halt {
+        Halt::Broken(r.to_string())
+    }
 }
 
 tokio::task_local! {

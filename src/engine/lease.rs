@@ -54,7 +54,13 @@ pub enum LeaseError {
     Cluster(String),
 }
 
-fn parse(d: &RawDocument) -> Option<Lease> {
+/// Somebody holds it, for so many more milliseconds.
+pub(super) fn held(plan: &str, holder: &str, since_ms: i64, left_ms: i64) -> LeaseError {
+    let since = jiff::Timestamp::from_millisecond(since_ms).map_or_else(|_| "?".into(), |t| t.to_string());
+    LeaseError::Held { plan: plan.to_owned(), holder: holder.to_owned(), since, left_s: (left_ms + 999) / 1_000 }
+}
+
+pub(super) fn parse(d: &RawDocument) -> Option<Lease> {
     Some(Lease {
         epoch: d.get_i64("epoch").ok()?,
         holder: crate::scrub::short(d.get_str("holder").ok()?, 120),
@@ -104,9 +110,7 @@ pub async fn acquire(rt: &Rt, db: &Db, plan: &str, holder: &str, take_over: bool
         let seen = patient(rt, "asking for the time", || db.observe()).await?;
         let old = read(rt, db, plan, seen.majority).await?;
         if let Some(l) = old.as_ref().filter(|l| l.expires_ms > seen.server_ms && !take_over) {
-            let since = jiff::Timestamp::from_millisecond(l.since_ms).map_or_else(|_| "?".into(), |t| t.to_string());
-            let left_s = (l.expires_ms - seen.server_ms + 999) / 1000;
-            return Err(LeaseError::Held { plan: plan.to_owned(), holder: l.holder.clone(), since, left_s });
+            return Err(held(plan, &l.holder, l.since_ms, l.expires_ms - seen.server_ms));
         }
         let lease = Lease {
             epoch: old.as_ref().map_or(0, |l| l.epoch) + 1,

@@ -11,6 +11,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::ctx::{Ctx, Halt};
+use super::refusal::Refusal;
 use super::{lease, observe, strand, tasks};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, CollKind, Failed, Key, Ns, Reason, Validation, WriteOp};
 use crate::route::{BUCKETS, Bucket, Route, Side};
@@ -137,14 +138,8 @@ async fn keep(ctx: &Arc<Ctx>, side: Side) -> Result<Validation, Halt> {
         return Ok(kept);
     }
     let now = without_gate(read(ctx, side).await?, &ctx.plan.id);
-    if now.validator.is_some() && (now.level != "strict" || now.action != "error") {
-        return Err(Halt::Broken(format!(
-            "{} has a validator of level `{}` and action `{}`, which the server gate would make strict; make it strict, take it away, \
-             or set `server_gate = false`",
-            ctx.ns(side),
-            crate::scrub::short(&now.level, 20),
-            crate::scrub::short(&now.action, 20),
-        )));
+    if let Some(refusal) = Refusal::lenient(ctx.ns(side), &now) {
+        return Err(refusal.into());
     }
     let d = doc! {
         "_id": key(ctx, side), "plan": &ctx.plan.id, "ns": ctx.ns(side).to_string(),

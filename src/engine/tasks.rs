@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, Home, move_reads, move_writes, set_shadow};
+use super::refusal::Refusal;
 use super::routing::await_acks;
 use super::{back, backfill, cutover, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
@@ -83,24 +84,19 @@ async fn index_list(ctx: &Arc<Ctx>, side: Side) -> Result<Vec<IndexSpec>, Halt> 
 async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
     if kind(ctx, Side::Legacy, legacy).await? != CollKind::Collection {
-        return Err(Halt::Broken(format!(
-            "{legacy} is not a plain collection: it does not exist, is capped, a view, time-series, or has a collation"
-        )));
+        return Err(Refusal::NotPlain(legacy.clone()).into());
     }
     if let Some(unique) = index_list(ctx, Side::Legacy).await?.iter().find(|i| i.unique && i.name != "_id_") {
-        return Err(Halt::Broken(format!(
-            "{legacy} has the unique index `{}`; unique indexes other than _id cannot be carried yet",
-            crate::scrub::short(&unique.name, 60)
-        )));
+        return Err(Refusal::unique(legacy, &unique.name).into());
     }
     if !matches!(kind(ctx, Side::Next, next).await?, CollKind::Absent | CollKind::Collection) {
-        return Err(Halt::Broken(format!("{next} exists and is not a plain collection")));
+        return Err(Refusal::NextNotPlain(next.clone()).into());
     }
     let filled = |n: &AdminDone| matches!(n, AdminDone::Count(n) if *n > 0);
     if super::observe::read_route(ctx).await?.is_none()
         && filled(&ctx.admin(Side::Next, "looking into next", AdminOp::Count { ns: next.clone() }).await?)
     {
-        return Err(Halt::Broken(format!("{next} holds documents already; name an empty or a new collection as next")));
+        return Err(Refusal::NextFilled(next.clone()).into());
     }
     ctx.admin(Side::Next, "creating next", AdminOp::Create { ns: next.clone() }).await?;
     routing::create(ctx).await?;

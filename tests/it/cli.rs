@@ -293,6 +293,31 @@ fn no_secret_is_told_when_a_cluster_cannot_be_reached() {
         assert!(err(&o).contains("no primary answers"), "{command}: {}", err(&o));
         assert!(!(err(&o) + &out(&o)).contains("s3cr"), "{command}: {}", err(&o));
     }
+    let o = tidegate()
+        .args(["check", text.as_str()])
+        .env("TIDEGATE_URI", "mongodb://me:s3cr%40t@127.0.0.1:1/?serverSelectionTimeoutMS=200")
+        .output()
+        .unwrap();
+    assert_eq!(code(&o), 4, "{}", err(&o));
+    let said = out(&o);
+    assert!(said.contains("FAIL     reachable: the cluster") && said.contains("no primary answers"), "{said}");
+    assert!(said.trim_end().ends_with("could not be made."), "{said}");
+    assert!(!(err(&o) + &said).contains("s3cr"), "{said}");
+}
+
+#[test]
+fn the_role_for_a_plan_is_printed_without_a_cluster() {
+    let dir = scenario();
+    let (plan, text) = path(dir.path(), "plan.toml");
+    std::fs::write(&plan, PLAN).unwrap();
+    let o = run(&["check", &text, "--role"]);
+    assert_eq!(code(&o), 0, "{}", err(&o));
+    assert!(out(&o).starts_with("// on legacy's cluster\ndb.getSiblingDB(\"admin\").runCommand({"), "{}", out(&o));
+    let json: Value = serde_json::from_str(&out(&run(&["check", &text, "--role", "--json"]))).unwrap();
+    assert!(json["command"]["privileges"].as_array().is_some_and(|p| p.len() > 4), "{json}");
+    // Without a cluster in the plan there is nothing to look at.
+    let o = run(&["check", &text]);
+    assert!(code(&o) == 2 && err(&o).contains("the plan says no cluster"), "{}", err(&o));
 }
 
 #[test]

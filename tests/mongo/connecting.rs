@@ -1,8 +1,11 @@
 //! Whom tidegate refuses to work with, and what it says about it.
 
+use std::future::Future;
+
 use libtest_mimic::Trial;
 use mongodb::bson::doc;
 use tidegate::cluster::mongo::{Mongo, MongoError};
+use tidegate::cluster::survey::Unfit;
 
 use super::{R, TOKIO, live, mongod, on_shared};
 
@@ -40,6 +43,17 @@ async fn no_secret() -> R {
 }
 
 async fn standalone() -> R {
+    with_standalone(|uri| async move {
+        match Mongo::connect(&uri, live()).await {
+            Err(MongoError::Unfit(Unfit::Standalone)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+/// Runs a test on a server without a replica set, and ends the server.
+pub async fn with_standalone<F: Future<Output = R>>(test: impl FnOnce(String) -> F) -> R {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
@@ -62,12 +76,13 @@ async fn standalone() -> R {
         .spawn()
         .map_err(|e| e.to_string())?;
     let uri = format!("mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=20000");
-    let answer = Mongo::connect(&uri, live()).await;
     let direct = mongodb::Client::with_uri_str(&uri).await.map_err(|e| e.to_string())?;
+    let up = direct.database("admin").run_command(doc! { "hello": 1 }).await;
+    let answer = match up {
+        Ok(_) => test(uri).await,
+        Err(e) => Err(e.to_string()),
+    };
     let _ = direct.database("admin").run_command(doc! { "shutdown": 1, "force": true }).await;
     let _ = child.wait();
-    match answer {
-        Err(MongoError::Standalone) => Ok(()),
-        other => Err(format!("{other:?}")),
-    }
+    answer
 }

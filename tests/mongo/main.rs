@@ -22,6 +22,7 @@ mod conformance;
 
 mod back;
 mod buckets;
+mod check;
 mod cleanup;
 mod cli;
 mod conform;
@@ -121,8 +122,9 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 10] = [
+const LONG: [&str; 11] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
+    "check::exactly_the_printed_role_is_enough",
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
     "explain::the_printed_commands_bring_half_a_rollout_back",
@@ -159,6 +161,7 @@ fn main() {
     let mut trials = conform::trials();
     trials.extend(back::trials());
     trials.extend(buckets::trials());
+    trials.extend(check::trials());
     trials.extend(cleanup::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());

@@ -34,6 +34,8 @@ pub struct ReplSet {
     mongod: std::path::PathBuf,
     nodes: Vec<Node>,
     watchdog: Child,
+    /// More arguments of every node.
+    more: Vec<String>,
 }
 
 const NAME: &str = "rs0";
@@ -41,6 +43,33 @@ const NAME: &str = "rs0";
 impl ReplSet {
     /// Starts `n` nodes and waits for a primary.
     pub async fn start(mongod: &Path, n: usize) -> Result<ReplSet, String> {
+        let mut set = ReplSet::make(mongod, n)?;
+        set.begin().await?;
+        Ok(set)
+    }
+
+    /// Starts a single node with authorization on; its user `root` with the password `pw` may do everything.
+    pub async fn start_locked(mongod: &Path) -> Result<ReplSet, String> {
+        use std::os::unix::fs::PermissionsExt;
+        let mut set = ReplSet::make(mongod, 1)?;
+        let key = set.dir.path().join("key");
+        std::fs::write(&key, "0123456789abcdef").map_err(|e| e.to_string())?;
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
+        set.more = vec!["--auth".into(), "--keyFile".into(), key.display().to_string()];
+        set.begin().await?;
+        let root = doc! { "createUser": "root", "pwd": "pw", "roles": ["root"] };
+        set.command(0, root).await?;
+        Ok(set)
+    }
+
+    async fn begin(&mut self) -> Result<(), String> {
+        for i in 0..self.nodes.len() {
+            self.run(i)?;
+        }
+        self.initiate().await
+    }
+
+    fn make(mongod: &Path, n: usize) -> Result<ReplSet, String> {
         let dir = tempfile::Builder::new().prefix("tidegate-mongod-").tempdir().map_err(|e| e.to_string())?;
         let watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "sh"])
@@ -62,18 +91,19 @@ impl ReplSet {
             .map_err(|e| e.to_string())?;
         drop(held);
         let nodes = ports.into_iter().map(|port| Node { port, child: None }).collect();
-        let mut set = ReplSet { dir, mongod: mongod.to_owned(), nodes, watchdog };
-        for i in 0..n {
-            set.run(i)?;
-        }
-        set.initiate().await?;
-        Ok(set)
+        Ok(ReplSet { dir, mongod: mongod.to_owned(), nodes, watchdog, more: Vec::new() })
     }
 
     /// The connection string.
     pub fn uri(&self) -> String {
         let hosts: Vec<String> = self.nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
         format!("mongodb://{}/?replicaSet={NAME}", hosts.join(","))
+    }
+
+    /// The connection string of a user of `admin`.
+    pub fn uri_of(&self, user: &str, password: &str) -> String {
+        let uri = self.uri().replace("mongodb://", &format!("mongodb://{user}:{password}@"));
+        format!("{uri}&authSource=admin")
     }
 
     /// The directory of the set. A process whose pid stands in a `.pid` file there is killed together with the nodes.
@@ -101,6 +131,7 @@ impl ReplSet {
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             // Failpoints: the only honest way to see what becomes of a lost answer.
             .args(["--setParameter", "enableTestCommands=1"])
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -160,6 +160,8 @@ impl Mongo {
         let options = d.get_document("options").unwrap_or(&none);
         Ok(match d.get_str("type") {
             Ok("view") => CollKind::View,
+            // What an application encrypts with metadata of its own cannot be written past it.
+            Ok("collection") if options.contains_key("encryptedFields") => CollKind::Other,
             // With a collation the server's order and equality of `_id`s are not those of their bytes.
             Ok("collection")
                 if options

@@ -14,6 +14,7 @@
 use bson::{Bson, Document};
 use mongodb::error::{Error, ErrorKind, NO_WRITES_PERFORMED, SYSTEM_OVERLOADED_ERROR, WriteFailure};
 
+use crate::cluster::survey::Unfit;
 use crate::cluster::{Failed, Reason};
 use crate::scrub::short;
 
@@ -26,17 +27,9 @@ pub enum MongoError {
     /// Nobody answers.
     #[error("no primary answers: {0}. Check the hosts, the credentials and that the replica set has a primary")]
     Unreachable(String),
-    /// A server without a replica set.
-    #[error(
-        "this is a standalone server; tidegate needs change streams and transactions, so a replica set (a single node will do)"
-    )]
-    Standalone,
-    /// A sharded cluster.
-    #[error("this is a mongos; tidegate does not migrate sharded clusters yet")]
-    Mongos,
-    /// Before 5.0.
-    #[error("this server is older than MongoDB 5.0, which tidegate needs for snapshot reads")]
-    TooOld,
+    /// What answers is nothing that tidegate works with.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
 }
 
 /// What was being done when it failed.

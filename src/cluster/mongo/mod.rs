@@ -13,6 +13,7 @@ use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::Client;
 use mongodb::options::ClientOptions;
 
+use super::survey::Unfit;
 use super::{
     AdminDone, AdminOp, Changes, Cluster, ClusterTime, Failed, Fence, Key, Ns, Observation, Page, PageLimit, Read,
     Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
@@ -26,12 +27,14 @@ mod observe;
 mod read;
 mod redact;
 mod slots;
+mod survey;
 mod txn;
 mod write;
 
 pub use errors::MongoError;
 use errors::{Phase, classify};
 use redact::Secrets;
+pub use survey::Probe;
 
 /// A read or a command without documents ends within this, or counts as timed out.
 const OP_TIMEOUT: Micros = Micros::from_secs(20);
@@ -90,6 +93,11 @@ impl Mongo {
     }
 
     async fn client(uri: &str, rt: Rt) -> Result<Mongo, MongoError> {
+        Ok(Mongo::with_options(uri, rt).await?.0)
+    }
+
+    /// A client, and the options it was made with.
+    async fn with_options(uri: &str, rt: Rt) -> Result<(Mongo, ClientOptions), MongoError> {
         let secrets = Secrets::of(uri);
         let invalid = |e: mongodb::error::Error| MongoError::Uri(secrets.hide(&errors::text(&e)));
         let mut options = ClientOptions::parse(uri).await.map_err(invalid)?;
@@ -100,8 +108,9 @@ impl Mongo {
         options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
         options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
         options.heartbeat_freq.get_or_insert(HEARTBEAT);
-        let client = Client::with_options(options).map_err(invalid)?;
-        Ok(Mongo { client, rt, secrets, set: String::new(), slots: Mutex::default(), sizes: Mutex::default() })
+        let client = Client::with_options(options.clone()).map_err(invalid)?;
+        let mongo = Mongo { client, rt, secrets, set: String::new(), slots: Mutex::default(), sizes: Mutex::default() };
+        Ok((mongo, options))
     }
 
     /// The set's name, when tidegate can work with what answers.
@@ -112,14 +121,10 @@ impl Mongo {
             .run_command(doc! { "hello": 1 })
             .await
             .map_err(|e| MongoError::Unreachable(self.secrets.hide(&errors::text(&e))))?;
-        if hello.get_str("msg").is_ok_and(|m| m == "isdbgrid") {
-            return Err(MongoError::Mongos);
+        match unfit(&hello) {
+            Some(unfit) => Err(unfit.into()),
+            None => Ok(set_name(&hello)),
         }
-        let Ok(set) = hello.get_str("setName") else { return Err(MongoError::Standalone) };
-        if hello.get_i32("maxWireVersion").unwrap_or(0) < OLDEST_WIRE_VERSION {
-            return Err(MongoError::TooOld);
-        }
-        Ok(crate::scrub::short(set, 100))
     }
 
     /// The replica set's name.
@@ -169,6 +174,21 @@ impl Mongo {
         // Nothing under this lock can leave the map half changed.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What keeps tidegate from working with what has answered `hello`.
+fn unfit(hello: &Document) -> Option<Unfit> {
+    if hello.get_str("msg").is_ok_and(|m| m == "isdbgrid") {
+        return Some(Unfit::Mongos);
+    }
+    if hello.get_str("setName").is_err() {
+        return Some(Unfit::Standalone);
+    }
+    (hello.get_i32("maxWireVersion").unwrap_or(0) < OLDEST_WIRE_VERSION).then_some(Unfit::TooOld)
+}
+
+fn set_name(hello: &Document) -> String {
+    crate::scrub::short(hello.get_str("setName").unwrap_or_default(), 100)
 }
 
 /// The write concern of everything that is not a transaction.

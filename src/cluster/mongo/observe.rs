@@ -44,7 +44,7 @@ impl Mongo {
     }
 }
 
-fn members_of_status(status: &Document) -> Vec<Member> {
+pub(super) fn members_of_status(status: &Document) -> Vec<Member> {
     let all: Vec<&Document> = match status.get_array("members") {
         Ok(a) => a.iter().filter_map(Bson::as_document).collect(),
         Err(_) => Vec::new(),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::ctx::{Ctx, Halt, lock};
 use super::super::cutover::Held;
 use super::super::quarantine::quarantine_ns;
+use super::super::refusal::Refusal;
 use super::super::tasks::{indexes, kind, note_counts, start_tail};
 use super::super::{back, reconcile, routing};
 use super::judge::Way;
@@ -48,13 +49,10 @@ pub(in crate::engine) async fn run(
 async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     let ns = ctx.ns(Side::Legacy);
     if !ctx.one_cluster {
-        let text = format!("{ns} would change in place, so it is on one cluster: leave `next_uri` out");
-        return Err(Halt::Broken(text));
+        return Err(Refusal::TwoClusters(ns.clone()).into());
     }
     if kind(ctx, Side::Legacy, ns).await? != CollKind::Collection {
-        return Err(Halt::Broken(format!(
-            "{ns} is not a plain collection: it does not exist, is capped, a view, time-series, or has a collation"
-        )));
+        return Err(Refusal::NotPlain(ns.clone()).into());
     }
     // Before the first transaction: one that has to make a collection conflicts with others that do.
     ctx.admin(Side::Legacy, "creating the store of pre-images", AdminOp::Create { ns: undo_ns() }).await?;

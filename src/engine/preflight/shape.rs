@@ -1,0 +1,116 @@
+//! The plan held against what is there: what its steps mean for readers, and how its queries would be answered.
+
+use super::super::refusal::lossy_step;
+use super::{Finding, View};
+use crate::cluster::survey::{Explained, Stands, Unanswered};
+use crate::plan::{Query, Step};
+use crate::route::Side;
+
+pub(super) fn lossy(v: &View<'_>) -> Vec<Finding> {
+    vec![match lossy_step(&v.f.plan) {
+        Some(refusal) => Finding::fail(
+            "the plan",
+            refusal,
+            "make the step exact (docs/steps.md), or migrate in place, where originals are kept",
+        ),
+        None if v.f.in_place() => Finding::pass("the plan", "originals are kept in place"),
+        None => Finding::pass("the plan", "every step has a way back"),
+    }]
+}
+
+/// What a step takes away from a reader of the old shape; `None` when it finds everything where it was.
+fn breaks(step: &Step) -> Option<&'static str> {
+    match step {
+        // A reader of the old shape does not know the field and ignores it.
+        Step::Set { .. } => None,
+        Step::Rename { .. } | Step::Nest { .. } | Step::Flatten { .. } => Some("a field is elsewhere"),
+        Step::Unset { .. } => Some("a field is gone"),
+        Step::Convert { .. } => Some("a value has another type"),
+        Step::Split { .. } | Step::Join { .. } => Some("a text is in other fields"),
+        Step::Wrap { .. } => Some("a value is inside another one"),
+        Step::Map { .. } => Some("a value means something else"),
+        Step::Pipeline { .. } => Some("a pipeline may change anything"),
+    }
+}
+
+pub(super) fn compatible(v: &View<'_>) -> Vec<Finding> {
+    let breaking: Vec<String> =
+        v.f.collection()
+            .steps
+            .iter()
+            .enumerate()
+            .filter_map(|(i, s)| Some(format!("step {} {s} ({})", i + 1, breaks(s)?)))
+            .collect();
+    vec![match (breaking.is_empty(), v.f.in_place()) {
+        (true, _) => Finding::pass("the plan", "compatible: a reader of the old shape can read the new one"),
+        (false, true) => Finding::note(
+            "the plan",
+            format!("breaking: a reader of the old shape cannot read the new one: {}", breaking.join("; ")),
+            "deploy applications that read both shapes, told apart by `shape`, before the first stage",
+        ),
+        (false, false) => Finding::note(
+            "the plan",
+            format!("breaking: a reader of the old shape cannot read the new one: {}", breaking.join("; ")),
+            "deploy applications that read each side in its own shape, by the route, before reads move",
+        ),
+    }]
+}
+
+pub(super) fn queries_on_legacy(v: &View<'_>) -> Vec<Finding> {
+    queries(v, Side::Legacy)
+}
+
+pub(super) fn queries_on_next(v: &View<'_>) -> Vec<Finding> {
+    queries(v, Side::Next)
+}
+
+fn queries(v: &View<'_>, side: Side) -> Vec<Finding> {
+    if v.f.plan.queries.is_empty() {
+        return vec![Finding::pass("the plan", "it declares no `[[query]]`")];
+    }
+    let there = matches!(v.f.side(side).0.stands, Ok(Stands::Collection(_)));
+    let judge = |(q, explained): (&Query, &[crate::cluster::survey::Answer<Explained>; 2])| {
+        let place = format!("query `{}` on {}", q.name, side.name());
+        match &explained[side as usize] {
+            _ if side == Side::Next && !there => foreseen(v, q, &place),
+            Ok(e) => explained_as(q, e, &place, side),
+            Err(why) => Finding::skipped(&place, why),
+        }
+    };
+    v.f.plan.queries.iter().zip(&v.f.queries).map(judge).collect()
+}
+
+fn explained_as(q: &Query, e: &Explained, place: &str, side: Side) -> Finding {
+    match (e.scans, q.uses_index) {
+        (true, true) => Finding::warn(
+            place,
+            "it looks at every document, and the plan says that it uses an index",
+            match side {
+                Side::Legacy => {
+                    "build the index on legacy, or take `uses_index` back: it is what next is compared with"
+                }
+                Side::Next => "add the index to `[[collection]] indexes`, before reads move",
+            },
+        ),
+        (true, false) => Finding::pass(place, "it looks at every document"),
+        (false, _) => Finding::pass(place, format!("it uses {}", e.indexes.join(", "))),
+    }
+}
+
+/// Next is not there yet: what the plan's indexes would do for the query.
+fn foreseen(v: &View<'_>, q: &Query, place: &str) -> Finding {
+    let Ok(filter) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&q.next) else {
+        return Finding::skipped(place, &Unanswered::NotAsked("the filter is not a JSON object"));
+    };
+    let serves = |i: &&crate::cluster::IndexSpec| i.keys.keys().next().is_some_and(|k| filter.contains_key(k));
+    let index = v.f.collection().indexes.iter().find(serves).map(|i| i.name.as_str());
+    match index.or(filter.contains_key("_id").then_some("_id_")) {
+        Some(index) => Finding::pass(place, format!("next is not there yet; {index} would serve it")),
+        None if q.uses_index => Finding::warn(
+            place,
+            "next is not there yet, and no index of the plan begins with a field of this query",
+            "add one to `[[collection]] indexes`",
+        ),
+        None => Finding::pass(place, "next is not there yet; it would look at every document, as the plan allows"),
+    }
+}
