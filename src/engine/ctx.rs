@@ -15,6 +15,7 @@ use super::server_gate::ServerGate;
 use super::steady::Steady;
 use super::strand::{self, Strand};
 use super::tail::TailState;
+use super::unique::Aside;
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
 use crate::plan::Plan;
@@ -180,6 +181,10 @@ pub(super) struct Ctx {
     pub server_gate: ServerGate,
     /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
     pub registry: KeyRegistry,
+    /// Held by whoever reads an owner's documents and writes their copies; alone by who writes keys of several workers together.
+    pub together: [tokio::sync::RwLock<()>; 2],
+    /// Keys whose copy a unique index refuses.
+    pub aside: Aside,
     /// By the side whose changes are followed.
     pub tails: [TailState; 2],
     pub live: Mutex<LiveView>,
@@ -226,6 +231,8 @@ impl Ctx {
             ownership: Ownership::default(),
             server_gate: ServerGate::default(),
             registry: KeyRegistry::default(),
+            together: Default::default(),
+            aside: Aside::default(),
             tails: [TailState::default(), TailState::default()],
             live: Mutex::default(),
             dirty: Mutex::default(),

@@ -8,6 +8,7 @@ mod backfill;
 mod cleanup;
 mod ctx;
 mod cutover;
+mod enforce;
 mod explain;
 mod in_place;
 mod keys;
@@ -30,6 +31,8 @@ mod steady;
 mod strand;
 mod tail;
 mod tasks;
+mod ttl;
+mod unique;
 mod verify;
 mod writer;
 

@@ -79,6 +79,7 @@ async fn prove(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, key: &[Key; 1
     }
     let dst = src.other();
     for _ in 0..ATTEMPTS {
+        let _together = ctx.together[src as usize].read().await;
         let ops = differences(ctx, src, key, Absent::Put).await?;
         if !ops.is_empty() {
             match writer.commit(&ops, None).await {

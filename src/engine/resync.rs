@@ -6,8 +6,9 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::ctx::{Ctx, Halt};
 use super::planted::Bug;
+use super::unique::{Group, carry_group};
 use super::writer::{NotCommitted, SlotWriter};
-use crate::cluster::{Key, TxnOp};
+use crate::cluster::{Doc, Key, TxnOp};
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -44,6 +45,8 @@ enum Part {
     Aborted(String),
     /// The cluster takes it in no case, and why.
     Refused(String),
+    /// A unique index refuses it: another document of the copy has its value.
+    Duplicate,
 }
 
 /// Brings the copies of `keys` in line with the documents that `src` owns now, and stores the checkpoint with the last of them.
@@ -64,9 +67,10 @@ pub(super) async fn resync(
     loop {
         let (part, after) = rest.split_at(writer.batch(rest.len().min(PUTS)));
         let point = checkpoint.clone().filter(|_| after.is_empty());
-        match write(ctx, writer, src, part, point).await? {
+        match write(ctx, writer, src, part, point.clone()).await? {
             Part::Done(n) => {
                 written += n;
+                ctx.aside.written(src, part);
                 writer.went_well();
                 stuck_since = None;
                 rest = after;
@@ -76,7 +80,21 @@ pub(super) async fn resync(
             }
             Part::Again => {}
             Part::TooLarge => writer.halve(),
-            Part::Aborted(_) | Part::Refused(_) if part.len() > 1 => writer.halve(),
+            Part::Aborted(_) | Part::Refused(_) | Part::Duplicate if part.len() > 1 => writer.halve(),
+            Part::Duplicate => {
+                let Some(key) = part.first() else { continue };
+                written += match carry_group(ctx, writer, src, key, point.as_ref()).await? {
+                    Group::Done(n) => n,
+                    Group::Aside => {
+                        store(ctx, writer, src, point).await?;
+                        0
+                    }
+                };
+                rest = after;
+                if rest.is_empty() {
+                    return Ok(written);
+                }
+            }
             Part::Refused(why) => return Err(unwritable(ctx, src, part, &why)),
             Part::Aborted(why) => {
                 let before = ctx.rt.now();
@@ -100,6 +118,7 @@ async fn write(
     keys: &[Key],
     checkpoint: Option<RawDocumentBuf>,
 ) -> Result<Part, Halt> {
+    let _together = ctx.together[src as usize].read().await;
     let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys, Absent::Put).await? };
     if ops.is_empty() && checkpoint.is_none() {
         return Ok(Part::Done(0));
@@ -116,9 +135,26 @@ async fn write(
         Err(NotCommitted::Again) => Ok(Part::Again),
         Err(NotCommitted::Aborted(why)) => Ok(Part::Aborted(why)),
         Err(NotCommitted::Refused(why)) => Ok(Part::Refused(why)),
-        Err(NotCommitted::Duplicate(m)) => Ok(Part::Refused(format!("a unique index has its value already: {m}"))),
+        Err(NotCommitted::Duplicate(_)) => Ok(Part::Duplicate),
         Err(NotCommitted::Halt(h)) => Err(h),
     }
+}
+
+/// Stores a position that nothing is written with.
+async fn store(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    src: Side,
+    checkpoint: Option<RawDocumentBuf>,
+) -> Result<(), Halt> {
+    while checkpoint.is_some() {
+        match write(ctx, writer, src, &[], checkpoint.clone()).await? {
+            Part::Done(_) => break,
+            Part::Refused(why) => return Err(unwritable(ctx, src, &[], &why)),
+            Part::Again | Part::Aborted(_) | Part::TooLarge | Part::Duplicate => ctx.sleep(Micros::from_ms(50)).await,
+        }
+    }
+    Ok(())
 }
 
 /// The one document of a part that cannot be written, for the person who mends it.
@@ -142,19 +178,27 @@ pub(super) enum Absent {
     Insert,
 }
 
-/// What must be written so that the copies equal the images of the owner's documents; equal bytes are not written.
-pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent: Absent) -> Result<Vec<TxnOp>, Halt> {
+/// The owner's documents, and then the copies, as they are now.
+pub(super) async fn fresh(ctx: &Arc<Ctx>, src: Side, keys: &[Key]) -> Result<(Docs, Docs), Halt> {
     let dst = src.other();
     let after = ctx.seen(src);
     let owned = ctx.retry("reading the owner's documents", || ctx.db(src).read(ctx.ns(src), keys, after)).await?;
     ctx.saw(src, owned.at);
     let after = ctx.seen(dst);
     let copies = ctx.retry("reading the copies", || ctx.db(dst).read(ctx.ns(dst), keys, after)).await?;
-    let ns = ctx.ns(dst);
+    Ok((owned.docs, copies.docs))
+}
+
+type Docs = Vec<Option<Doc>>;
+
+/// What must be written so that the copies equal the images of the owner's documents; equal bytes are not written.
+pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent: Absent) -> Result<Vec<TxnOp>, Halt> {
+    let (owned, copies) = fresh(ctx, src, keys).await?;
+    let ns = ctx.ns(src.other());
     let mut ops = Vec::new();
     let mut gone = Vec::new();
     let mut new = Vec::new();
-    for ((key, own), copy) in keys.iter().zip(owned.docs).zip(copies.docs) {
+    for ((key, own), copy) in keys.iter().zip(owned).zip(copies) {
         match own {
             None if copy.is_some() && !ctx.planted.has(Bug::DeleteIgnored) => gone.push(key.clone()),
             None => {}

@@ -35,8 +35,8 @@ pub async fn create_is_idempotent(env: Env) -> R {
 pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
     let ns = env.ns("indexed");
     ensure!(indexes(&env, &ns).await?.is_empty(), "indexes of nothing");
-    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
-    let by_ab = IndexSpec { name: "by_ab".into(), keys: doc! { "a": 1, "b": -1 }, unique: false };
+    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, ..IndexSpec::default() };
+    let by_ab = IndexSpec { name: "by_ab".into(), keys: doc! { "a": 1, "b": -1 }, unique: false, ..IndexSpec::default() };
     for index in [&by_u, &by_ab, &by_u] {
         env.admin(AdminOp::CreateIndex { ns: ns.clone(), index: index.clone() }).await?;
     }
@@ -46,7 +46,7 @@ pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
         let found = listed.iter().find(|i| i.name == want.name);
         ensure!(found == Some(want), "made {want:?}, listed {found:?}");
     }
-    let other = IndexSpec { name: "by_u".into(), keys: doc! { "x": 1 }, unique: false };
+    let other = IndexSpec { name: "by_u".into(), keys: doc! { "x": 1 }, unique: false, ..IndexSpec::default() };
     let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index: other }).await;
     ensure!(is_refused(&r), "another definition under the same name: {r:?}");
 
@@ -89,7 +89,7 @@ pub async fn a_unique_index_refuses_existing_duplicates(env: Env) -> R {
     let ns = env.ns("dups");
     env.insert(&ns, rawdoc! { "_id": 1, "u": 5 }).await?;
     env.insert(&ns, rawdoc! { "_id": 2, "u": 5 }).await?;
-    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
+    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, ..IndexSpec::default() };
     let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index }).await;
     ensure!(is_duplicate(&r) || is_refused(&r), "{r:?}");
     ensure!(indexes(&env, &ns).await?.len() == 1, "the index was made all the same");
@@ -201,7 +201,7 @@ pub async fn a_rename_is_idempotent(env: Env) -> R {
     let rename = AdminOp::Rename { from: from.clone(), to: to.clone() };
     let r = env.db.admin(&rename).await;
     ensure!(is_refused(&r), "renamed nothing: {r:?}");
-    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
+    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, ..IndexSpec::default() };
     env.admin(AdminOp::CreateIndex { ns: from.clone(), index }).await?;
     env.insert(&from, rawdoc! { "_id": 1, "u": 1 }).await?;
     for _ in 0..2 {

@@ -12,6 +12,7 @@ mod plans;
 
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)] // waits for other processes, in real time
 mod cli;
+mod constraints;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod drill;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::ctx::{Ctx, Halt};
 use super::lease::{self, Lease};
-use super::{Config, Deps, back, observe, server_gate, start, tasks};
+use super::{Config, Deps, back, observe, server_gate, start, tasks, ttl};
 use crate::cluster::{AdminDone, AdminOp, CollKind, Ns, SessionId, Validation};
 use crate::journal::{Journal, JournalError};
 use crate::rollout::{EventError, State, Status, Task};
@@ -141,6 +141,8 @@ struct Standing {
     next: [CollKind; 2],
     /// What legacy was held against before the server gate, where it is in force.
     before_gate: Option<Validation>,
+    /// What legacy's suspended TTL indexes were set to.
+    ttl: Vec<ttl::Kept>,
     /// T and its inverse as stages, and how well documents come back.
     forward: Vec<Document>,
     inverse: Vec<Document>,
@@ -232,6 +234,7 @@ async fn look(deps: &Deps) -> Result<Standing, ExplainError> {
         sessions,
         next: kinds,
         before_gate: server_gate::kept(&ctx, Side::Legacy).await?,
+        ttl: ttl::kept(&ctx, Side::Legacy).await?,
         forward: ctx.transform.pipeline(),
         inverse,
         class: ctx.transform.class(),

@@ -1,0 +1,317 @@
+//! Unique indexes other than `_id` (DESIGN rule 11): what must hold before anything is copied, and what is done when two documents of a
+//! copy hold one value.
+//!
+//! On the owner's side one document gives a value up before another takes it. A tail may bring the second first: the copy refuses it
+//! then, and with it the whole transaction. The key and whoever holds its values on the copy are then brought together, deleted and
+//! inserted in one transaction, while no other worker of the tail writes. What is refused even so is put aside for a person.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bson::{Document, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+
+use super::ctx::{Ctx, Halt, lock};
+use super::quarantine;
+use super::resync::{fresh, image};
+use super::tasks::index_list;
+use super::writer::{NotCommitted, SlotWriter};
+use crate::cluster::{AdminDone, AdminOp, IndexSpec, Key, TxnOp};
+use crate::plan::PilotLevel;
+use crate::route::{Side, bucket_of};
+use crate::runtime::Micros;
+
+/// The most documents of a group.
+const GROUP: usize = 64;
+/// Attempts at a group that is refused again, before its first key is put aside. Others move on meanwhile.
+const ATTEMPTS: u64 = 8;
+/// How often a key that was put aside is tried again.
+const AGAIN: Micros = Micros::from_secs(10);
+
+/// Keys whose copy could not be written, by the side that owns them, and when each is tried again.
+#[derive(Default)]
+pub(super) struct Aside([std::sync::Mutex<BTreeMap<Key, Micros>>; 2]);
+
+impl Aside {
+    /// How many keys of a side have no right copy.
+    pub(super) fn count(&self, src: Side) -> usize {
+        lock(&self.0[src as usize]).len()
+    }
+
+    /// Those that are due now; the next time is some while from here.
+    pub(super) fn due(&self, src: Side, now: Micros, mine: impl Fn(&Key) -> bool) -> Vec<Key> {
+        let mut all = lock(&self.0[src as usize]);
+        let due: Vec<Key> = all.iter().filter(|(k, at)| **at <= now && mine(k)).map(|(k, _)| k.clone()).collect();
+        due.iter().for_each(|k| drop(all.insert(k.clone(), now + AGAIN)));
+        due
+    }
+
+    /// These have been written.
+    pub(super) fn written(&self, src: Side, keys: &[Key]) {
+        let mut all = lock(&self.0[src as usize]);
+        if !all.is_empty() {
+            keys.iter().for_each(|k| drop(all.remove(k)));
+        }
+    }
+}
+
+/// What an earlier runner has put aside is tried again at once; what is in order by then is written like any other key.
+pub(super) async fn remember(ctx: &Arc<Ctx>, src: Side) -> Result<(), Halt> {
+    if ctx.in_place.is_none() {
+        let keys = quarantine::left(ctx, src).await?;
+        lock(&ctx.aside.0[src as usize]).extend(keys.into_iter().map(|k| (k, ctx.rt.now())));
+    }
+    Ok(())
+}
+
+fn others(list: Vec<IndexSpec>) -> Vec<IndexSpec> {
+    list.into_iter().filter(|i| i.unique && i.name != "_id_").collect()
+}
+
+fn name(index: &IndexSpec) -> String {
+    crate::scrub::short(&index.name, 60)
+}
+
+/// Looks whether next will refuse what legacy refuses, before anything is made. Each unique index of legacy needs one on next over the
+/// same values, and all writes must move in one step.
+pub(super) async fn check(ctx: &Arc<Ctx>) -> Result<(), Halt> {
+    let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
+    let on_legacy = others(index_list(ctx, Side::Legacy).await?);
+    let Some(first) = on_legacy.first() else { return Ok(()) };
+    let split = ctx.plan.stages.iter().find(|s| !matches!(s.writes, 0 | 100) || s.pilot == PilotLevel::Writes);
+    if let Some(stage) = split {
+        return Err(Halt::Broken(format!(
+            "{legacy} has the unique index `{}`, and stage `{}` moves only some of the writes: no server sees both halves, so two \
+             documents could take one value; move writes from 0 to 100 in one stage",
+            name(first),
+            stage.id
+        )));
+    }
+    let mut on_next: Vec<IndexSpec> = ctx.plan.collections.iter().flat_map(|c| c.indexes.clone()).collect();
+    on_next.extend(index_list(ctx, Side::Next).await?);
+    for index in &on_legacy {
+        let wanted = wanted(ctx, index)?;
+        let same = |i: &&IndexSpec| {
+            i.unique && !i.narrow && i.keys.len() == wanted.len() && wanted.iter().all(|f| i.keys.contains_key(f))
+        };
+        if !on_next.iter().any(|i| same(&i)) {
+            let keys: Vec<String> = wanted.iter().map(|f| format!("\"{}\" = 1", crate::scrub::short(f, 60))).collect();
+            return Err(Halt::Broken(format!(
+                "{legacy} has the unique index `{}` and {next} has none like it: what next accepts would not fit back; add to `indexes`: \
+                 {{ keys = {{ {} }}, name = \"{}\", unique = true }}",
+                name(index),
+                keys.join(", "),
+                name(index)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The fields that a unique index of next must have for one of legacy.
+fn wanted(ctx: &Ctx, index: &IndexSpec) -> Result<Vec<String>, Halt> {
+    let legacy = ctx.ns(Side::Legacy);
+    if index.narrow {
+        return Err(Halt::Broken(format!(
+            "the unique index `{}` of {legacy} is sparse, partial or has a collation: what it refuses cannot be told from its fields, so \
+             next cannot be made to refuse the same",
+            name(index)
+        )));
+    }
+    let field = |path: &String| match path.split('.').next() {
+        Some("_id") => Some(path.clone()),
+        _ => ctx.transform.carried(path),
+    };
+    let all: Option<Vec<String>> = index.keys.keys().map(field).collect();
+    all.ok_or_else(|| {
+        Halt::Broken(format!(
+            "the unique index `{}` of {legacy} is over a field that a step changes: which values are equal on next is not known; only \
+             fields that stay as they are, or are renamed, can be carried",
+            name(index)
+        ))
+    })
+}
+
+/// What became of a group.
+pub(super) enum Group {
+    /// So many documents were written.
+    Done(usize),
+    /// The key was put aside; its checkpoint is not stored yet.
+    Aside,
+}
+
+/// What became of one attempt.
+enum Attempt {
+    Done(usize),
+    Duplicate(String),
+    /// Nothing was learnt.
+    Again,
+    /// Not a group that this worker may write, and why.
+    Not(String),
+}
+
+/// Brings a key whose values others hold on the copy, together with those others.
+pub(super) async fn carry_group(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    src: Side,
+    key: &Key,
+    checkpoint: Option<&RawDocumentBuf>,
+) -> Result<Group, Halt> {
+    let mut why = String::new();
+    let mut refused = 0;
+    while refused < ATTEMPTS {
+        let attempt = {
+            // Nobody else of this tail is between its read and its commit.
+            let _alone = ctx.together[src as usize].write().await;
+            attempt(ctx, writer, src, key, checkpoint).await?
+        };
+        match attempt {
+            Attempt::Done(n) => return Ok(Group::Done(n)),
+            Attempt::Again => {}
+            Attempt::Duplicate(m) => (refused, why) = (refused + 1, m),
+            Attempt::Not(m) => (refused, why) = (ATTEMPTS, m),
+        }
+        ctx.sleep(Micros::from_ms(50 * (refused + 1))).await;
+    }
+    lock(&ctx.aside.0[src as usize]).insert(key.clone(), ctx.rt.now() + AGAIN);
+    let why = format!("another document of {} holds a value that must be unique: {why}", ctx.ns(src.other()));
+    quarantine::leave(ctx, src, key, &crate::scrub::short(&why, 300)).await?;
+    Ok(Group::Aside)
+}
+
+async fn attempt(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    src: Side,
+    key: &Key,
+    checkpoint: Option<&RawDocumentBuf>,
+) -> Result<Attempt, Halt> {
+    let dst = src.other();
+    let indexes = others(index_list(ctx, dst).await?);
+    let mut group = BTreeSet::from([key.clone()]);
+    loop {
+        let keys: Vec<Key> = group.iter().cloned().collect();
+        let (owned, copies) = fresh(ctx, src, &keys).await?;
+        let images: Vec<RawDocumentBuf> =
+            owned.iter().flatten().map(|d| image(ctx, src, d)).collect::<Result<_, _>>()?;
+        let before = group.len();
+        for holder in holders(ctx, dst, &indexes, &images).await? {
+            let owner = bucket_of(&holder).map(|b| ctx.ownership.owner_now(&holder, b));
+            if owner != Ok(src) {
+                return Ok(Attempt::Not(format!("{holder} is not owned by {}", src.name())));
+            }
+            group.insert(holder);
+        }
+        if group.len() > GROUP {
+            return Ok(Attempt::Not(format!("more than {GROUP} documents are in each other's way")));
+        }
+        if group.len() > before {
+            continue;
+        }
+        let equal = |key: &Key| {
+            let at = keys.iter().position(|k| k == key);
+            let (own, copy) = at.map_or((None, None), |i| (owned[i].as_ref(), copies[i].as_ref()));
+            own.and_then(|d| image(ctx, src, d).ok()).is_some_and(|i| copy.is_some_and(|c| *c == i))
+        };
+        let ns = ctx.ns(dst).clone();
+        let gone: Vec<Key> =
+            keys.iter().zip(&copies).filter(|(k, c)| c.is_some() && !equal(k)).map(|(k, _)| k.clone()).collect();
+        let new: Vec<RawDocumentBuf> =
+            images.into_iter().filter(|d| Key::of(d).is_ok_and(|k| !equal(&k))).collect();
+        let written = new.len().max(gone.len());
+        let ops = [TxnOp::Delete { ns: ns.clone(), keys: gone }, TxnOp::Insert { ns, docs: new }];
+        let ops: Vec<TxnOp> = ops.into_iter().filter(|op| !is_empty(op)).collect();
+        return match writer.commit(&ops, checkpoint.cloned()).await {
+            Ok(_) => {
+                ctx.aside.written(src, &keys);
+                Ok(Attempt::Done(written))
+            }
+            Err(NotCommitted::Duplicate(m)) => Ok(Attempt::Duplicate(m)),
+            Err(NotCommitted::Refused(m)) => Ok(Attempt::Not(m)),
+            Err(NotCommitted::Aborted(_) | NotCommitted::Again) => Ok(Attempt::Again),
+            Err(NotCommitted::Halt(h)) => Err(h),
+        };
+    }
+}
+
+fn is_empty(op: &TxnOp) -> bool {
+    match op {
+        TxnOp::Delete { keys, .. } => keys.is_empty(),
+        TxnOp::Insert { docs, .. } => docs.is_empty(),
+        TxnOp::Put { .. } | TxnOp::Expect { .. } => false,
+    }
+}
+
+/// Who holds a value of these documents on the copy, by any of the indexes.
+async fn holders(
+    ctx: &Arc<Ctx>,
+    dst: Side,
+    indexes: &[IndexSpec],
+    images: &[RawDocumentBuf],
+) -> Result<Vec<Key>, Halt> {
+    let mut all = Vec::new();
+    for index in indexes {
+        for doc in images {
+            let Some(values) = values_of(&index.keys, doc, index.narrow) else { continue };
+            let op = AdminOp::Holders { ns: ctx.ns(dst).clone(), values };
+            match ctx.admin(dst, "looking for who holds a value", op).await? {
+                AdminDone::Keys(keys) => all.extend(keys),
+                _ => return Err(Halt::Broken("the cluster answered Holders with something else".into())),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The values under which an index files a document. `None` for one that a narrow index need not file at all.
+fn values_of(keys: &Document, doc: &RawDocument, narrow: bool) -> Option<Vec<(String, Vec<RawBson>)>> {
+    let values = |path: &String| {
+        let mut found = Vec::new();
+        collect(RawBsonRef::Document(doc), path, &mut found);
+        match (found.is_empty(), narrow) {
+            (true, true) => return None,
+            (true, false) => found.push(RawBson::Null),
+            (false, _) => {}
+        }
+        Some((path.clone(), found))
+    };
+    keys.keys().map(values).collect()
+}
+
+/// What stands at a path, through arrays too; of an array at its end each element and the array itself.
+fn collect(at: RawBsonRef<'_>, path: &str, out: &mut Vec<RawBson>) {
+    match at {
+        RawBsonRef::Array(a) => {
+            a.into_iter().flatten().for_each(|v| collect(v, path, out));
+            if path.is_empty() {
+                out.push(RawBson::from(at));
+            }
+        }
+        _ if path.is_empty() => out.push(RawBson::from(at)),
+        RawBsonRef::Document(d) => {
+            let (head, rest) = path.split_once('.').unwrap_or((path, ""));
+            if let Ok(Some(v)) = d.get(head) {
+                collect(v, rest, out);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use bson::{doc, rawdoc};
+
+    #[test]
+    fn the_values_of_a_document_are_those_an_index_files_it_under() {
+        let d = rawdoc! { "_id": 1, "a": { "b": 5 }, "t": ["x", "y"], "items": [{ "sku": 1 }, { "sku": 2 }] };
+        let one = |path: &str| values_of(&doc! { path: 1 }, &d, false).unwrap().remove(0).1;
+        assert_eq!(one("a.b"), [RawBson::Int32(5)]);
+        assert_eq!(one("none"), [RawBson::Null]);
+        assert_eq!(one("t").len(), 3);
+        assert_eq!(one("items.sku"), [RawBson::Int32(1), RawBson::Int32(2)]);
+        assert!(values_of(&doc! { "none": 1 }, &d, true).is_none());
+    }
+}
