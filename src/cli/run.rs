@@ -19,7 +19,6 @@ use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
 use crate::route::Side;
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
-use crate::transform::Class;
 use crate::tui::run::{Exit, Options, Source};
 
 #[derive(Args, Debug)]
@@ -194,25 +193,8 @@ enum Ask {
     CohortForward,
 }
 
-/// Originals that a lossy step changes are kept where documents change in place; between two collections such a plan has no way back.
-fn refuse_lossy(plan: &Plan) -> Result<(), Failure> {
-    let steps = plan.collections.iter().filter(|c| !c.in_place()).flat_map(|c| &c.steps).enumerate();
-    match steps.into_iter().find(|(_, s)| s.class() == Class::Lossy) {
-        Some((i, s)) => Err(Failure::usage(crate::scrub::short(
-            &format!(
-                "step {} {s} is lossy: {}; originals are kept only where documents change in place, so between two collections it has no way back",
-                i + 1,
-                s.reason()
-            ),
-            400,
-        ))),
-        None => Ok(()),
-    }
-}
-
 fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome {
     let plan = read_plan(&args.plan)?;
-    refuse_lossy(&plan)?;
     let asked = ask.map(|a| commands(&plan, &a)).transpose()?.unwrap_or_default();
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };

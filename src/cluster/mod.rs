@@ -452,8 +452,11 @@ pub trait Changes: Send {
     fn next(&mut self, max_wait: Micros) -> Fut<'_, Result<ChangeBatch, Failed>>;
 }
 
+/// Values of one document under a unique index: every path holds one of its values; a missing field is null.
+pub type Held = Vec<(String, Vec<bson::RawBson>)>;
+
 /// The most documents that `AdminOp::Holders` answers with.
-pub const HOLDERS_MAX: usize = 50;
+pub const HOLDERS_MAX: usize = 100;
 
 /// An index as the plan or the server names it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -539,13 +542,13 @@ pub enum AdminOp {
         /// Seconds after the date in its field.
         seconds: i64,
     },
-    /// Finds the documents that stand in the way of values under a unique index: every path holds one of its values (a missing field is
-    /// null), the newest state. Answers `Keys`, at most [`HOLDERS_MAX`].
+    /// Finds the documents that stand in the way of values under unique indexes, in the newest state. Answers `Keys`, at most
+    /// [`HOLDERS_MAX`].
     Holders {
         /// Where.
         ns: Ns,
-        /// Paths and values.
-        values: Vec<(String, Vec<bson::RawBson>)>,
+        /// Any of these.
+        any: Vec<Held>,
     },
     /// Lists indexes, `_id_` included. Answers `Indexes`; none when the collection does not exist.
     Indexes {

@@ -194,6 +194,8 @@ pub(super) struct Ctx {
     pub stopping: AtomicBool,
     /// A rollback has been decided: the task under way comes to its next safe point and ends there.
     pub abandoned: AtomicBool,
+    /// The rollout goes back.
+    pub returning: AtomicBool,
     /// What is known of a next that does not answer, or is left behind.
     pub strand: Strand,
     pub to_runner: mpsc::UnboundedSender<Message>,
@@ -239,6 +241,7 @@ impl Ctx {
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            returning: AtomicBool::new(false),
             strand: Strand::new(deps.rt.now(), config),
             to_runner,
             seen: Default::default(),

@@ -24,7 +24,10 @@ pub(super) async fn like_legacy(ctx: &Arc<Ctx>) -> Result<Option<String>, Halt> 
             set(ctx, Side::Next, &Validation { validator: Some(same), ..legacy.clone() }).await?;
             Ok(Some("legacy's validator holds on next too".into()))
         }
-        None => Ok(Some("NEXT DOES NOT ENFORCE legacy's validator, which says more than conditions on fields that stay as they are".into())),
+        None => Ok(Some(
+            "NEXT DOES NOT ENFORCE legacy's validator, which says more than conditions on fields that stay as they are"
+                .into(),
+        )),
     }
 }
 
@@ -41,7 +44,9 @@ fn on_next(transform: &Transform, validator: &Document) -> Option<Document> {
 /// True for a condition that looks beyond its own field.
 fn says_where(v: &bson::Bson) -> bool {
     match v {
-        bson::Bson::Document(d) => d.iter().any(|(k, v)| matches!(k.as_str(), "$where" | "$expr" | "$jsonSchema") || says_where(v)),
+        bson::Bson::Document(d) => {
+            d.iter().any(|(k, v)| matches!(k.as_str(), "$where" | "$expr" | "$jsonSchema") || says_where(v))
+        }
         bson::Bson::Array(a) => a.iter().any(says_where),
         _ => false,
     }

@@ -14,6 +14,7 @@ mod in_place;
 mod keys;
 pub mod lease;
 mod live_view;
+mod lossy;
 mod observe;
 mod pilot;
 pub mod planted;

@@ -6,8 +6,12 @@ use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, Home, move_reads, move_writes, set_shadow};
+use super::in_place::undo_ns;
 use super::routing::await_acks;
-use super::{back, backfill, cutover, enforce, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail, ttl, unique};
+use super::{
+    back, backfill, cutover, enforce, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail, ttl,
+    unique,
+};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, Failed, IndexSpec, Ns, Reason};
 use crate::rollout::{State, Task};
 use crate::route::{Goes, Route, Side};
@@ -105,6 +109,10 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     ctx.admin(Side::Next, "creating next", AdminOp::Create { ns: next.clone() }).await?;
     ttl::quiet_next(ctx).await?;
     let enforced = enforce::like_legacy(ctx).await?;
+    if ctx.transform.is_lossy() {
+        // Before the first transaction: one that has to make a collection conflicts with others that do.
+        ctx.admin(Side::Legacy, "creating the store of pre-images", AdminOp::Create { ns: undo_ns() }).await?;
+    }
     routing::create(ctx).await?;
     if let Some(route) = ctx.ownership.route() {
         server_gate::put_up(ctx, &route).await?;

@@ -11,17 +11,18 @@ use std::sync::Arc;
 use bson::{Document, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::ctx::{Ctx, Halt, lock};
+use super::lossy::{self, Wanted};
 use super::quarantine;
-use super::resync::{fresh, image};
+use super::resync::fresh;
 use super::tasks::index_list;
 use super::writer::{NotCommitted, SlotWriter};
-use crate::cluster::{AdminDone, AdminOp, IndexSpec, Key, TxnOp};
+use crate::cluster::{AdminDone, AdminOp, Doc, Held, IndexSpec, Key, TxnOp};
 use crate::plan::PilotLevel;
 use crate::route::{Side, bucket_of};
 use crate::runtime::Micros;
 
 /// The most documents of a group.
-const GROUP: usize = 64;
+pub(super) const GROUP: usize = 64;
 /// Attempts at a group that is refused again, before its first key is put aside. Others move on meanwhile.
 const ATTEMPTS: u64 = 8;
 /// How often a key that was put aside is tried again.
@@ -37,19 +38,24 @@ impl Aside {
         lock(&self.0[src as usize]).len()
     }
 
+    /// True for a key that has no right copy.
+    pub(super) fn has(&self, src: Side, key: &Key) -> bool {
+        lock(&self.0[src as usize]).contains_key(key)
+    }
+
     /// Those that are due now; the next time is some while from here.
     pub(super) fn due(&self, src: Side, now: Micros, mine: impl Fn(&Key) -> bool) -> Vec<Key> {
         let mut all = lock(&self.0[src as usize]);
         let due: Vec<Key> = all.iter().filter(|(k, at)| **at <= now && mine(k)).map(|(k, _)| k.clone()).collect();
-        due.iter().for_each(|k| drop(all.insert(k.clone(), now + AGAIN)));
+        all.extend(due.iter().map(|k| (k.clone(), now + AGAIN)));
         due
     }
 
-    /// These have been written.
-    pub(super) fn written(&self, src: Side, keys: &[Key]) {
+    /// These have been written, but for those of which nobody can say what they should be.
+    pub(super) fn written(&self, src: Side, keys: &[Key], unclear: &[Key]) {
         let mut all = lock(&self.0[src as usize]);
         if !all.is_empty() {
-            keys.iter().for_each(|k| drop(all.remove(k)));
+            all.retain(|k, _| !keys.contains(k) || unclear.contains(k));
         }
     }
 }
@@ -135,7 +141,9 @@ fn wanted(ctx: &Ctx, index: &IndexSpec) -> Result<Vec<String>, Halt> {
 pub(super) enum Group {
     /// So many documents were written.
     Done(usize),
-    /// The key was put aside; its checkpoint is not stored yet.
+    /// Refused again and again: fewer keys may pass.
+    Refused,
+    /// The one key was put aside; its checkpoint is not stored yet.
     Aside,
 }
 
@@ -149,53 +157,58 @@ enum Attempt {
     Not(String),
 }
 
-/// Brings a key whose values others hold on the copy, together with those others.
+/// Brings keys whose values others hold on the copy, together with those others.
 pub(super) async fn carry_group(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
     src: Side,
-    key: &Key,
+    keys: &[Key],
     checkpoint: Option<&RawDocumentBuf>,
 ) -> Result<Group, Halt> {
     let mut why = String::new();
+    let attempts = if keys.len() > 1 { 2 } else { ATTEMPTS };
     let mut refused = 0;
-    while refused < ATTEMPTS {
+    while refused < attempts {
         let attempt = {
             // Nobody else of this tail is between its read and its commit.
             let _alone = ctx.together[src as usize].write().await;
-            attempt(ctx, writer, src, key, checkpoint).await?
+            attempt(ctx, writer, src, keys, checkpoint).await?
         };
         match attempt {
             Attempt::Done(n) => return Ok(Group::Done(n)),
             Attempt::Again => {}
             Attempt::Duplicate(m) => (refused, why) = (refused + 1, m),
-            Attempt::Not(m) => (refused, why) = (ATTEMPTS, m),
+            Attempt::Not(m) => (refused, why) = (attempts, m),
         }
-        ctx.sleep(Micros::from_ms(50 * (refused + 1))).await;
+        ctx.sleep(Micros::from_ms(20 * (refused + 1))).await;
     }
-    lock(&ctx.aside.0[src as usize]).insert(key.clone(), ctx.rt.now() + AGAIN);
+    let [key] = keys else { return Ok(Group::Refused) };
     let why = format!("another document of {} holds a value that must be unique: {why}", ctx.ns(src.other()));
-    quarantine::leave(ctx, src, key, &crate::scrub::short(&why, 300)).await?;
+    put_aside(ctx, src, key, &why).await?;
     Ok(Group::Aside)
+}
+
+/// An owner's document that its copy cannot have: listed for a person, and tried again now and then.
+pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Result<(), Halt> {
+    lock(&ctx.aside.0[src as usize]).insert(key.clone(), ctx.rt.now() + AGAIN);
+    quarantine::leave(ctx, src, key, &crate::scrub::short(why, 300)).await
 }
 
 async fn attempt(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
     src: Side,
-    key: &Key,
+    first: &[Key],
     checkpoint: Option<&RawDocumentBuf>,
 ) -> Result<Attempt, Halt> {
     let dst = src.other();
     let indexes = others(index_list(ctx, dst).await?);
-    let mut group = BTreeSet::from([key.clone()]);
+    let mut group: BTreeSet<Key> = first.iter().cloned().collect();
     loop {
         let keys: Vec<Key> = group.iter().cloned().collect();
-        let (owned, copies) = fresh(ctx, src, &keys).await?;
-        let images: Vec<RawDocumentBuf> =
-            owned.iter().flatten().map(|d| image(ctx, src, d)).collect::<Result<_, _>>()?;
+        let made = made_up(ctx, src, &keys).await?;
         let before = group.len();
-        for holder in holders(ctx, dst, &indexes, &images).await? {
+        for holder in holders(ctx, dst, &indexes, &made.new).await? {
             let owner = bucket_of(&holder).map(|b| ctx.ownership.owner_now(&holder, b));
             if owner != Ok(src) {
                 return Ok(Attempt::Not(format!("{holder} is not owned by {}", src.name())));
@@ -208,22 +221,18 @@ async fn attempt(
         if group.len() > before {
             continue;
         }
-        let equal = |key: &Key| {
-            let at = keys.iter().position(|k| k == key);
-            let (own, copy) = at.map_or((None, None), |i| (owned[i].as_ref(), copies[i].as_ref()));
-            own.and_then(|d| image(ctx, src, d).ok()).is_some_and(|i| copy.is_some_and(|c| *c == i))
-        };
+        let written = made.new.len().max(made.gone.len());
         let ns = ctx.ns(dst).clone();
-        let gone: Vec<Key> =
-            keys.iter().zip(&copies).filter(|(k, c)| c.is_some() && !equal(k)).map(|(k, _)| k.clone()).collect();
-        let new: Vec<RawDocumentBuf> =
-            images.into_iter().filter(|d| Key::of(d).is_ok_and(|k| !equal(&k))).collect();
-        let written = new.len().max(gone.len());
-        let ops = [TxnOp::Delete { ns: ns.clone(), keys: gone }, TxnOp::Insert { ns, docs: new }];
-        let ops: Vec<TxnOp> = ops.into_iter().filter(|op| !is_empty(op)).collect();
+        let mut ops = lossy::keep(ctx, &made.kept).await?;
+        if !made.gone.is_empty() {
+            ops.push(TxnOp::Delete { ns: ns.clone(), keys: made.gone });
+        }
+        if !made.new.is_empty() {
+            ops.push(TxnOp::Insert { ns, docs: made.new });
+        }
         return match writer.commit(&ops, checkpoint.cloned()).await {
             Ok(_) => {
-                ctx.aside.written(src, &keys);
+                ctx.aside.written(src, &keys, &made.unclear);
                 Ok(Attempt::Done(written))
             }
             Err(NotCommitted::Duplicate(m)) => Ok(Attempt::Duplicate(m)),
@@ -234,12 +243,41 @@ async fn attempt(
     }
 }
 
-fn is_empty(op: &TxnOp) -> bool {
-    match op {
-        TxnOp::Delete { keys, .. } => keys.is_empty(),
-        TxnOp::Insert { docs, .. } => docs.is_empty(),
-        TxnOp::Put { .. } | TxnOp::Expect { .. } => false,
+/// A group's transaction in the making: what differs is deleted and inserted.
+#[derive(Default)]
+struct Made {
+    gone: Vec<Key>,
+    new: Vec<RawDocumentBuf>,
+    /// What legacy has of them, where that must be kept.
+    kept: Vec<(Key, Option<Doc>)>,
+    unclear: Vec<Key>,
+}
+
+async fn made_up(ctx: &Arc<Ctx>, src: Side, keys: &[Key]) -> Result<Made, Halt> {
+    let (owned, copies) = fresh(ctx, src, keys).await?;
+    let mut made = Made::default();
+    for ((key, own), copy) in keys.iter().zip(owned).zip(copies) {
+        match own {
+            None if copy.is_none() => continue,
+            None => {}
+            Some(own) => match lossy::wanted(ctx, src, &own, copy.as_deref())? {
+                Wanted::Same => continue,
+                Wanted::Write(doc) => made.new.push(doc),
+                Wanted::Unclear(why) => {
+                    lossy::unclear(ctx, src, key, &why).await?;
+                    made.unclear.push(key.clone());
+                    continue;
+                }
+            },
+        }
+        if copy.is_some() {
+            made.gone.push(key.clone());
+        }
+        if lossy::applies(ctx, src) {
+            made.kept.push((key.clone(), copy));
+        }
     }
+    Ok(made)
 }
 
 /// Who holds a value of these documents on the copy, by any of the indexes.
@@ -249,22 +287,20 @@ async fn holders(
     indexes: &[IndexSpec],
     images: &[RawDocumentBuf],
 ) -> Result<Vec<Key>, Halt> {
-    let mut all = Vec::new();
-    for index in indexes {
-        for doc in images {
-            let Some(values) = values_of(&index.keys, doc, index.narrow) else { continue };
-            let op = AdminOp::Holders { ns: ctx.ns(dst).clone(), values };
-            match ctx.admin(dst, "looking for who holds a value", op).await? {
-                AdminDone::Keys(keys) => all.extend(keys),
-                _ => return Err(Halt::Broken("the cluster answered Holders with something else".into())),
-            }
-        }
+    let values = |i: &IndexSpec| images.iter().filter_map(|d| values_of(&i.keys, d, i.narrow)).collect::<Vec<_>>();
+    let any: Vec<Held> = indexes.iter().flat_map(values).collect();
+    if any.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(all)
+    let op = AdminOp::Holders { ns: ctx.ns(dst).clone(), any };
+    match ctx.admin(dst, "looking for who holds a value", op).await? {
+        AdminDone::Keys(keys) => Ok(keys),
+        _ => Err(Halt::Broken("the cluster answered Holders with something else".into())),
+    }
 }
 
 /// The values under which an index files a document. `None` for one that a narrow index need not file at all.
-fn values_of(keys: &Document, doc: &RawDocument, narrow: bool) -> Option<Vec<(String, Vec<RawBson>)>> {
+fn values_of(keys: &Document, doc: &RawDocument, narrow: bool) -> Option<Held> {
     let values = |path: &String| {
         let mut found = Vec::new();
         collect(RawBsonRef::Document(doc), path, &mut found);

@@ -26,6 +26,7 @@ mod cleanup;
 mod cli;
 mod conform;
 mod connecting;
+mod constraints;
 mod demo;
 mod explain;
 mod in_place;
@@ -108,7 +109,8 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 9] = [
+const LONG: [&str; 10] = [
+    "constraints::what_expires_is_unique_or_lost_comes_back_whole",
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
     "explain::the_printed_commands_bring_half_a_rollout_back",
@@ -148,6 +150,7 @@ fn main() {
     trials.extend(cleanup::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
+    trials.extend(constraints::trials());
     trials.extend(explain::trials());
     trials.extend(in_place::trials());
     trials.extend(losses::trials());

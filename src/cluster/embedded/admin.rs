@@ -13,7 +13,8 @@ use super::state::State;
 use super::store::{Coll, Index, Ts, comparable, lookup};
 use super::validator::Rules;
 use crate::cluster::{
-    AdminDone, AdminOp, CollKind, Doc, Failed, HOLDERS_MAX, IndexSpec, Key, Ns, Reason, SessionId, SlotState, Validation,
+    AdminDone, AdminOp, CollKind, Doc, Failed, HOLDERS_MAX, Held, IndexSpec, Key, Ns, Reason, SessionId, SlotState,
+    Validation,
 };
 use crate::runtime::{Micros, sleep};
 
@@ -126,7 +127,7 @@ impl Core {
                     }
                 }
             }
-            AdminOp::Holders { ns, values } => Ok((AdminDone::Keys(holders(s, ns, values)), None)),
+            AdminOp::Holders { ns, any } => Ok((AdminDone::Keys(holders(s, ns, any)), None)),
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(s, now, ns, &Validation::strict(validator.clone()), bits)
             }
@@ -289,13 +290,15 @@ fn indexes(s: &State, ns: &Ns) -> Vec<IndexSpec> {
 }
 
 /// Arrays are filed whole, as by the unique indexes of this model.
-fn holders(s: &State, ns: &Ns, values: &[(String, Vec<RawBson>)]) -> Vec<Key> {
-    let wanted: Vec<(&str, Vec<Vec<u8>>)> = values
-        .iter()
-        .map(|(path, all)| (path.as_str(), all.iter().map(|v| comparable(v.as_raw_bson_ref())).collect()))
-        .collect();
+fn holders(s: &State, ns: &Ns, any: &[Held]) -> Vec<Key> {
+    let entries = |held: &Held| -> Vec<(String, Vec<Vec<u8>>)> {
+        let bytes = |all: &Vec<RawBson>| all.iter().map(|v| comparable(v.as_raw_bson_ref())).collect();
+        held.iter().map(|(path, all)| (path.clone(), bytes(all))).collect()
+    };
+    let wanted: Vec<_> = any.iter().map(entries).collect();
     let holds = |doc: &Doc| {
-        wanted.iter().all(|(path, all)| all.contains(&comparable(lookup(doc, path).unwrap_or(RawBsonRef::Null))))
+        let at = |path: &str| comparable(lookup(doc, path).unwrap_or(RawBsonRef::Null));
+        wanted.iter().any(|held| held.iter().all(|(path, all)| all.contains(&at(path))))
     };
     let docs = s.colls.get(ns).into_iter().flat_map(|c| &c.docs);
     docs.filter(|(_, c)| c.newest().is_some_and(holds)).map(|(k, _)| k.clone()).take(HOLDERS_MAX).collect()

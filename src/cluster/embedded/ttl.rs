@@ -47,7 +47,9 @@ impl State {
 fn date(doc: &RawDocument, path: &str) -> Option<i64> {
     match lookup(doc, path)? {
         RawBsonRef::DateTime(d) => Some(d.timestamp_millis()),
-        RawBsonRef::Array(a) => a.into_iter().flatten().filter_map(|v| v.as_datetime()).map(|d| d.timestamp_millis()).min(),
+        RawBsonRef::Array(a) => {
+            a.into_iter().flatten().filter_map(|v| v.as_datetime()).map(|d| d.timestamp_millis()).min()
+        }
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use super::errors::Phase;
 use super::read::malformed;
 use super::{Mongo, majority};
-use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, HOLDERS_MAX, IndexSpec, Key, Ns, Reason, Validation};
+use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, HOLDERS_MAX, Held, IndexSpec, Key, Ns, Reason, Validation};
 
 impl Mongo {
     pub(super) async fn administer(&self, op: &AdminOp) -> Result<AdminDone, Failed> {
@@ -24,7 +24,7 @@ impl Mongo {
                 let index = rawdoc! { "name": &**index, "expireAfterSeconds": *seconds };
                 self.ddl(&ns.db, rawdoc! { "collMod": &*ns.coll, "index": index }).await.map(|()| AdminDone::Done)
             }
-            AdminOp::Holders { ns, values } => self.holders(ns, values).await.map(AdminDone::Keys),
+            AdminOp::Holders { ns, any } => self.holders(ns, any).await.map(AdminDone::Keys),
             AdminOp::Indexes { ns } => self.indexes(ns).await.map(AdminDone::Indexes),
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(ns, &Validation::strict(validator.clone())).await
@@ -140,15 +140,23 @@ impl Mongo {
             .collect()
     }
 
-    /// A point query on fields of a unique index, in the newest state: what stands in the way of a write need not be a majority's yet.
-    async fn holders(&self, ns: &Ns, values: &[(String, Vec<bson::RawBson>)]) -> Result<Vec<Key>, Failed> {
-        let mut filter = RawDocumentBuf::new();
-        for (path, all) in values {
-            let mut any = RawArrayBuf::new();
-            all.iter().for_each(|v| any.push(v.clone()));
-            let path = bson::raw::CString::try_from(path.as_str()).map_err(|e| refused(e.to_string()))?;
-            filter.append(&path, rawdoc! { "$in": any });
+    /// Point queries on fields of unique indexes, in the newest state: what stands in the way of a write need not be a majority's yet.
+    async fn holders(&self, ns: &Ns, any: &[Held]) -> Result<Vec<Key>, Failed> {
+        if any.is_empty() {
+            return Ok(Vec::new());
         }
+        let mut or = RawArrayBuf::new();
+        for held in any {
+            let mut one = RawDocumentBuf::new();
+            for (path, all) in held {
+                let mut values = RawArrayBuf::new();
+                all.iter().for_each(|v| values.push(v.clone()));
+                let path = bson::raw::CString::try_from(path.as_str()).map_err(|e| refused(e.to_string()))?;
+                one.append(&path, rawdoc! { "$in": values });
+            }
+            or.push(one);
+        }
+        let filter = rawdoc! { "$or": or };
         let command = rawdoc! {
             "find": &*ns.coll, "filter": filter, "projection": { "_id": 1 }, "limit": HOLDERS_MAX as i64, "singleBatch": true,
             "readConcern": { "level": "local" },

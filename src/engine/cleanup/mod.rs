@@ -262,12 +262,13 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     strays.extend(of_rollout(ctx, &quarantine).await?);
     let undo = undo_ns();
     let images = of_rollout(ctx, &undo).await?;
-    add(undo, Side::Legacy, "what documents were before they were changed in place", Fate::ByName, images);
+    add(undo, Side::Legacy, "what documents were before tidegate overwrote them", Fate::ByName, images);
     add(quarantine, Side::Legacy, "strays: writes made past the route, with both documents", Fate::ByName, strays);
     for side in Side::BOTH {
         let kept = ttl::kept(ctx, side).await?;
         if !kept.is_empty() {
-            let what = format!("what TTL indexes of {} were set to; where it stands they are set to it again", ctx.ns(side));
+            let what =
+                format!("what TTL indexes of {} were set to; where it stands they are set to it again", ctx.ns(side));
             let n = kept.len() as u64;
             left.push(item(ctx, &ttl_ns().coll, side, what, n, Fate::Removed, How::Ttl(side, kept)));
         }

@@ -47,8 +47,10 @@ pub enum ExplainError {
         /// Hash now.
         is: String,
     },
-    /// No pipeline makes legacy's documents of next's.
-    #[error("a step of the plan has no inverse: only tidegate's pre-images bring its documents back")]
+    /// No pipeline makes legacy's documents of next's alone.
+    #[error(
+        "a step of the plan is lossy: what it loses only tidegate brings back, from what legacy holds (`tidegate rollback`)"
+    )]
     Lossy,
     /// Documents change where they are.
     #[error("`{0}` changes in place: there is no second collection to bring it back from")]
@@ -211,7 +213,8 @@ async fn look(deps: &Deps) -> Result<Standing, ExplainError> {
         let short = |h: &str| h.chars().take(12).collect();
         return Err(ExplainError::OtherPlan { was: short(&state.plan_hash), is: short(&plan.hash) });
     }
-    let inverse = ctx.transform.inverse_pipeline().ok_or(ExplainError::Lossy)?;
+    // What the steps lose a pipeline cannot take from legacy's document.
+    let inverse = ctx.transform.inverse_pipeline().filter(|_| !ctx.transform.is_lossy()).ok_or(ExplainError::Lossy)?;
     let lease = lease::read(&deps.rt, &deps.clusters[0], &plan.id, ctx.seen(Side::Legacy)).await?;
     let mut sessions = [Vec::new(), Vec::new()];
     for side in Side::BOTH {

@@ -13,6 +13,9 @@ use tidegate::runtime::{Group, Micros, Rt, sleep};
 
 use super::World;
 
+/// Documents from here on are made by the application.
+pub const NEW: i64 = 1_000;
+
 /// What a document holds besides its `_id`, and how each side writes it down.
 pub type Shape = fn(Side, i64, &Value) -> RawDocumentBuf;
 
@@ -84,7 +87,7 @@ impl App {
             let Some(permit) = self.route.permit(&(&key, bucket_of(&key).unwrap())).await else { return };
             let doc = (self.shape)(permit.side, id, &value);
             let op =
-                WriteOp::Replace { ns: permit.ns.clone(), key: key.clone(), only_if: None, doc, upsert: false };
+                WriteOp::Replace { ns: permit.ns.clone(), key: key.clone(), only_if: None, doc, upsert: id >= NEW };
             match self.cluster.write(&op).await {
                 Ok(w) if w.matched == 1 => break,
                 Ok(_) => {

@@ -1,12 +1,13 @@
 //! What servers enforce or do by themselves while documents move: TTL indexes, unique indexes, validators (DESIGN rule 11).
 
 mod app;
+mod lossy;
 mod ttl;
 mod unique;
 
 use std::sync::Arc;
 
-use tidegate::cluster::{AdminDone, AdminOp, Cluster, IndexSpec, Ns};
+use tidegate::cluster::{AdminDone, AdminOp, Cluster, IndexSpec, Ns, WriteOp};
 use tidegate::engine::planted::Planted;
 use tidegate::plan::Plan;
 use tidegate::runtime::Micros;
@@ -53,4 +54,20 @@ fn passes(world: &mut World, span: Micros) {
 /// So many soaks have begun.
 fn soaks(n: usize) -> impl Fn(&World) -> bool {
     move |w| w.records("soak_began").len() >= n
+}
+
+/// To its end, and until the runner says how it ended.
+fn over(world: &mut World) {
+    world.until("it is over", LONG, World::is_over);
+    passes(world, Micros::from_ms(200));
+}
+
+/// One write past everybody.
+fn write(world: &mut World, op: WriteOp) {
+    let cluster = world.cluster.clone();
+    let write = async move {
+        cluster.write(&op).await.unwrap();
+    };
+    world.rt.spawn(tidegate::runtime::Group(71), "write", Box::pin(write));
+    passes(world, Micros::from_ms(40));
 }

@@ -10,7 +10,7 @@ use tidegate::runtime::{Micros, keyed_hash};
 use tidegate::snapshot::Command;
 
 use super::app::{App, Value};
-use super::{LONG, World, ask, index, next, passes, soaks, world};
+use super::{LONG, World, ask, index, next, over, passes, soaks, world};
 
 const PLAN: &str = concat!(
     head!("ttl", "Sessions", "simulation"),
@@ -95,7 +95,7 @@ fn nothing_expires_while_writes_are_on_next_and_next_goes_on_after_contract() {
     assert_eq!(index(&mut w, &legacy, "ttl").expire_after, Some(NEVER));
     assert_eq!(index(&mut w, &to, "gone_by").expire_after, Some(NEVER));
     assert_eq!(w.cluster.count(&legacy), DOCUMENTS as usize, "what was not renewed is kept until contract");
-    w.until("it is over", LONG, World::is_over);
+    over(&mut w);
     assert_eq!((w.outcome(), w.state().strays), ("completed", 0), "{}", w.why());
     assert_eq!(index(&mut w, &to, "gone_by").expire_after, Some(20), "as the plan says");
     let kept = Ns::new(&legacy.db, &format!("{}.quarantine.ttl", legacy.coll));
@@ -114,7 +114,7 @@ fn after_a_rollback_legacy_lets_documents_expire_as_before() {
         let (mut w, app) = begin(2, Planted::default());
         long_silence(&mut w);
         w.send(Command::Rollback { hard, to: None });
-        w.until("it is over", LONG, World::is_over);
+        over(&mut w);
         assert_eq!((w.outcome(), w.state().strays), ("rolled_back", 0), "{}", w.why());
         let legacy = w.ns();
         assert_eq!(index(&mut w, &legacy, "ttl").expire_after, Some(20));
@@ -139,6 +139,7 @@ fn a_runner_that_dies_around_the_suspension_leaves_it_to_the_next_one() {
             w.step().unwrap();
             assert_eq!(app.violation(), None, "seed {seed}");
         }
+        over(&mut w);
         let to = next(&w);
         assert_eq!(index(&mut w, &to, "gone_by").expire_after, Some(20), "seed {seed}");
         assert_eq!((w.outcome(), w.state().strays), ("completed", 0), "seed {seed}: {}", w.why());
@@ -151,7 +152,7 @@ fn cleanup_lets_documents_expire_again_where_a_record_is_left() {
     let (mut w, app) = begin(3, Planted::default());
     w.until("half of the writes are on next", LONG, soaks(2));
     w.send(Command::Rollback { hard: true, to: None });
-    w.until("it is over", LONG, World::is_over);
+    over(&mut w);
     app.stop(&mut w);
     // Next is put away with its index suspended; what it was set to is all that is left.
     let left = w.left();
@@ -161,7 +162,7 @@ fn cleanup_lets_documents_expire_again_where_a_record_is_left() {
 
 #[cfg(feature = "planted-bugs")]
 #[test]
-fn ttl_indexes_that_go_on_are_found() {
+fn planted_ttl_indexes_that_go_on_are_found() {
     use tidegate::engine::planted::Bug;
     let (mut w, app) = begin(1, Planted::one(Bug::TtlNotSuspended));
     long_silence(&mut w);
