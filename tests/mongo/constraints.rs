@@ -84,7 +84,6 @@ async fn move_to(next: &Collection<Document>, id: i32, mail: String) -> R {
 
 async fn whole(set: &ReplSet) -> R {
     let client = Client::with_uri_str(set.uri()).await.map_err(text)?;
-    client.database("admin").run_command(doc! { "setParameter": 1, "ttlMonitorSleepSecs": 1 }).await.map_err(text)?;
     let db = client.database("constraints");
     let now = DateTime::now();
     let docs = (0..DOCUMENTS).map(|id| {
