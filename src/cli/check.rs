@@ -121,7 +121,7 @@ fn classes(c: &Collection) -> Vec<Value> {
 
 fn steps(c: &Collection) {
     for (i, s) in c.steps.iter().enumerate() {
-        let store = if s.class() == Class::Lossy { "; its originals are kept in place only" } else { "" };
+        let store = if s.class() == Class::Lossy { "; its originals are kept in tidegate.undo" } else { "" };
         let line = format!("step {} {s}: {}: {}{store}", i + 1, s.class(), s.reason());
         out::line(&crate::scrub::short(&line, 300));
     }

@@ -220,9 +220,6 @@ enum Ask {
 
 fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome {
     let plan = read_plan(&args.plan)?;
-    if let Some(refusal) = engine::lossy_step(&plan) {
-        return Err(Failure::usage(refusal));
-    }
     let asked = ask.map(|a| commands(&plan, &a)).transpose()?.unwrap_or_default();
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };

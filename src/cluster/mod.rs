@@ -453,8 +453,14 @@ pub trait Changes: Send {
     fn next(&mut self, max_wait: Micros) -> Fut<'_, Result<ChangeBatch, Failed>>;
 }
 
+/// Values of one document under a unique index: every path holds one of its values; a missing field is null.
+pub type Held = Vec<(String, Vec<bson::RawBson>)>;
+
+/// The most documents that `AdminOp::Holders` answers with.
+pub const HOLDERS_MAX: usize = 100;
+
 /// An index as the plan or the server names it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct IndexSpec {
     /// Its name.
     pub name: String,
@@ -462,6 +468,10 @@ pub struct IndexSpec {
     pub keys: bson::Document,
     /// Whether it refuses duplicates.
     pub unique: bool,
+    /// A TTL index: documents expire so many seconds after the date in its field.
+    pub expire_after: Option<i64>,
+    /// It covers some documents only, or does not compare byte by byte (sparse, partial, with a collation). As read; never created.
+    pub narrow: bool,
 }
 
 /// What the server holds documents of a collection against.
@@ -523,6 +533,23 @@ pub enum AdminOp {
         ns: Ns,
         /// What.
         index: IndexSpec,
+    },
+    /// Changes after how many seconds a TTL index lets documents expire; an index that is not there, or is none, is refused.
+    SetExpiry {
+        /// Where.
+        ns: Ns,
+        /// The index by name.
+        index: String,
+        /// Seconds after the date in its field.
+        seconds: i64,
+    },
+    /// Finds the documents that stand in the way of values under unique indexes, in the newest state. Answers `Keys`, at most
+    /// [`HOLDERS_MAX`].
+    Holders {
+        /// Where.
+        ns: Ns,
+        /// Any of these.
+        any: Vec<Held>,
     },
     /// Lists indexes, `_id_` included. Answers `Indexes`; none when the collection does not exist.
     Indexes {
@@ -603,6 +630,8 @@ pub enum AdminDone {
     Sessions(Vec<SessionId>),
     /// Indexes.
     Indexes(Vec<IndexSpec>),
+    /// `_id`s.
+    Keys(Vec<Key>),
     /// What documents are held against.
     Validation(Validation),
     /// What stands there.

@@ -233,10 +233,8 @@ pub struct Options {
 /// An index with all that may matter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IndexFacts {
-    /// Name, keys, unique.
+    /// Name, keys, whether it is unique, after what time documents go.
     pub spec: IndexSpec,
-    /// Documents go so long after the date in the field.
-    pub expires: Option<Micros>,
     /// It does not hold every document: partial or sparse.
     pub partial: bool,
     /// The locale of its collation, unless that is the simple one.

@@ -111,7 +111,7 @@ async fn write_chunk(
             Err(NotCommitted::Halt(h)) => return Err(h),
             Err(NotCommitted::Aborted(_) | NotCommitted::Refused(_)) => writer.halve(),
             Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {
-                let ops = differences(ctx, Side::Legacy, held, Absent::Insert).await?;
+                let ops = differences(ctx, Side::Legacy, held, Absent::Insert).await?.ops;
                 if ops.len() <= PUTS {
                     match writer.commit(&ops, Some(checkpoint.clone())).await {
                         Ok(_) => return Ok(()),

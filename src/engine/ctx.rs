@@ -16,6 +16,7 @@ use super::server_gate::ServerGate;
 use super::steady::Steady;
 use super::strand::{self, Strand};
 use super::tail::TailState;
+use super::unique::Aside;
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
 use crate::plan::Plan;
@@ -187,6 +188,10 @@ pub(super) struct Ctx {
     pub server_gate: ServerGate,
     /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
     pub registry: KeyRegistry,
+    /// Held by whoever reads an owner's documents and writes their copies; alone by who writes keys of several workers together.
+    pub together: [tokio::sync::RwLock<()>; 2],
+    /// Keys whose copy a unique index refuses.
+    pub aside: Aside,
     /// By the side whose changes are followed.
     pub tails: [TailState; 2],
     pub live: Mutex<LiveView>,
@@ -196,6 +201,8 @@ pub(super) struct Ctx {
     pub stopping: AtomicBool,
     /// A rollback has been decided: the task under way comes to its next safe point and ends there.
     pub abandoned: AtomicBool,
+    /// The rollout goes back.
+    pub returning: AtomicBool,
     /// What is known of a next that does not answer, or is left behind.
     pub strand: Strand,
     pub to_runner: mpsc::UnboundedSender<Message>,
@@ -233,12 +240,15 @@ impl Ctx {
             ownership: Ownership::default(),
             server_gate: ServerGate::default(),
             registry: KeyRegistry::default(),
+            together: Default::default(),
+            aside: Aside::default(),
             tails: [TailState::default(), TailState::default()],
             live: Mutex::default(),
             dirty: Mutex::default(),
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            returning: AtomicBool::new(false),
             strand: Strand::new(deps.rt.now(), config),
             to_runner,
             seen: Default::default(),

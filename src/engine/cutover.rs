@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -505,7 +506,9 @@ async fn drain(ctx: &Arc<Ctx>, src: Side, marker: ClusterTime, deadline: Micros)
 
 async fn differing(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<Key>, Halt> {
     let found = compare_again(ctx, keys).await?;
-    Ok(found.into_iter().filter(|(_, f)| !f.is_equal()).map(|(k, _)| k).collect())
+    let back = ctx.returning.load(Ordering::SeqCst);
+    let left = |key: &Key| back && ctx.aside.has(Side::Next, key);
+    Ok(found.into_iter().filter(|(k, f)| !f.is_equal() && !left(k)).map(|(k, _)| k).collect())
 }
 
 /// The flip was made by an attempt that did not come to its end: which keys it would have confirmed is not known any more, so both

@@ -43,6 +43,10 @@ pub enum Bug {
     ChunkNotRegistered,
     /// One key is written by several workers of a tail.
     KeyAcrossWorkers,
+    /// What lossy steps lose is not taken from what legacy holds, nor kept.
+    PreImageNotKept,
+    /// TTL indexes go on while writes are on next.
+    TtlNotSuspended,
     /// The journal acknowledges a record before it is synced. Switched on in the journal in memory.
     JournalAckBeforeSync,
 }

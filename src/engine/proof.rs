@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::ctx::{Ctx, Halt, lock};
 use super::reconcile::Finding;
-use super::resync::{Absent, differences};
+use super::resync::{Absent, Differences, changes, differences};
 use super::tail::Asked;
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{Key, TxnOp};
@@ -79,7 +79,11 @@ async fn prove(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, key: &[Key; 1
     }
     let dst = src.other();
     for _ in 0..ATTEMPTS {
-        let ops = differences(ctx, src, key, Absent::Put).await?;
+        let _together = ctx.together[src as usize].read().await;
+        let Differences { ops, unclear } = differences(ctx, src, key, Absent::Put).await?;
+        if !unclear.is_empty() {
+            return Ok(Some(Finding::Differing));
+        }
         if !ops.is_empty() {
             match writer.commit(&ops, None).await {
                 Ok(_) => {}
@@ -90,7 +94,7 @@ async fn prove(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, key: &[Key; 1
         let after = ctx.seen(dst);
         let read = ctx.retry("reading a copy back", || ctx.db(dst).read(ctx.ns(dst), key, after)).await?;
         let copy = read.docs.first().and_then(Option::as_deref);
-        return Ok(Some(match (ops.first(), copy) {
+        return Ok(Some(match (changes(ctx, src, &ops).next(), copy) {
             (Some(TxnOp::Put { doc, .. }), Some(copy)) if !is_same(doc, copy) => Finding::Differing,
             (Some(TxnOp::Put { .. }), None) => Finding::Missing,
             (Some(TxnOp::Delete { .. }), Some(_)) => Finding::Extra,

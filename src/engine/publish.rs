@@ -436,7 +436,12 @@ fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
         let (read, applied) = tail.counts();
         read.saturating_sub(applied)
     });
+    let aside = ctx.aside.count(Side::Next) as u64;
+    let waiting = waiting.map(|n| n + aside);
     let text = match (tail.is_running(), live.apply_lag(Side::Next, now)) {
+        _ if aside > 0 => {
+            format!("NOT LOSSLESS: {aside} documents of next have no right copy on legacy, they are in quarantine")
+        }
         (true, Some(lag)) => format!("{share} are on next, legacy follows {lag} behind"),
         (true, None) => format!("{share} are on next, lag not known yet"),
         (false, _) => format!("{share} are on next and legacy does not follow"),

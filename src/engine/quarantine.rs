@@ -1,10 +1,11 @@
-//! Strays: events on keys that their side does not own. The event and both documents are put aside, and the rollout is told.
+//! Strays: events on keys that their side does not own. The event and both documents are put aside, and the rollout is told. So is it of
+//! an owner's document that its copy refuses.
 
 use std::sync::Arc;
 
 use bson::{RawBson, RawDocumentBuf, Timestamp};
 
-use super::ctx::Ctx;
+use super::ctx::{Ctx, Halt};
 use crate::cluster::{CONTROL_DB, ChangeKind, ClusterTime, Failed, Key, Ns, Reason, WriteOp};
 use crate::rollout::Event;
 use crate::route::Side;
@@ -51,4 +52,47 @@ pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: Change
     if let Err(halt) = ctx.retry("storing a stray", store).await {
         ctx.report_halt(halt).await;
     }
+}
+
+/// Lists an owner's document that cannot be written on the other side, once, with why, and tells the rollout: until a person has mended
+/// it, the way back would lose it.
+pub(super) async fn leave(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Result<(), Halt> {
+    let keys = [key.clone()];
+    let id = format!("{}/{}/refused/{key}", ctx.plan.id, src.name());
+    let ns = quarantine_ns();
+    let known = [Key::from(id.as_str())];
+    let seen = ctx.retry("looking into the list", || ctx.db(Side::Legacy).read(&ns, &known, ctx.seen(Side::Legacy)));
+    if seen.await?.docs.first().is_some_and(Option::is_some) {
+        return Ok(());
+    }
+    // Told before it is stored, as a stray is.
+    let event = Event::StrayFound { key: key.to_string(), side: src.name().to_owned(), why: Some(why.to_owned()) };
+    ctx.record(event).await;
+    let mut d = RawDocumentBuf::new();
+    d.append(bson::cstr!("_id"), id);
+    d.append(bson::cstr!("plan"), ctx.plan.id.as_str());
+    d.append(bson::cstr!("side"), src.name());
+    d.append(bson::cstr!("key"), RawBson::from(key.value()));
+    d.append(bson::cstr!("event"), "refused");
+    d.append(bson::cstr!("why"), why);
+    let read = ctx.retry("reading a document", || ctx.db(src).read(ctx.ns(src), &keys, ctx.seen(src))).await?;
+    match read.docs.into_iter().next().flatten() {
+        Some(doc) => d.append(bson::cstr!("document"), &*doc),
+        None => d.append(bson::cstr!("document"), RawBson::Null),
+    }
+    let op = WriteOp::Insert { ns: ns.clone(), doc: d };
+    ctx.retry("listing a document", || async {
+        match ctx.db(Side::Legacy).write(&op).await {
+            Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(()),
+            other => other.map(drop),
+        }
+    })
+    .await
+}
+
+/// The keys of a side that [`leave`] has listed.
+pub(super) async fn left(ctx: &Arc<Ctx>, src: Side) -> Result<Vec<Key>, Halt> {
+    let prefix = format!("{}/{}/refused/", ctx.plan.id, src.name());
+    let all = super::cleanup::with_prefix(ctx, Side::Legacy, &quarantine_ns(), &prefix).await?;
+    Ok(all.iter().filter_map(|(_, d)| Key::new(d.get("key").ok()??).ok()).collect())
 }

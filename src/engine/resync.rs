@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::ctx::{Ctx, Halt};
+use super::lossy::{self, Wanted};
 use super::planted::Bug;
+use super::unique::{GROUP, Group, carry_group};
 use super::writer::{NotCommitted, SlotWriter};
-use crate::cluster::{Key, TxnOp};
+use crate::cluster::{Doc, Key, TxnOp};
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -44,6 +46,8 @@ enum Part {
     Aborted(String),
     /// The cluster takes it in no case, and why.
     Refused(String),
+    /// A unique index refuses it: another document of the copy has its value.
+    Duplicate,
 }
 
 /// Brings the copies of `keys` in line with the documents that `src` owns now, and stores the checkpoint with the last of them.
@@ -64,7 +68,7 @@ pub(super) async fn resync(
     loop {
         let (part, after) = rest.split_at(writer.batch(rest.len().min(PUTS)));
         let point = checkpoint.clone().filter(|_| after.is_empty());
-        match write(ctx, writer, src, part, point).await? {
+        match write(ctx, writer, src, part, point.clone()).await? {
             Part::Done(n) => {
                 written += n;
                 writer.went_well();
@@ -77,6 +81,25 @@ pub(super) async fn resync(
             Part::Again => {}
             Part::TooLarge => writer.halve(),
             Part::Aborted(_) | Part::Refused(_) if part.len() > 1 => writer.halve(),
+            Part::Duplicate if part.len() > GROUP / 2 => writer.halve(),
+            Part::Duplicate => {
+                written += match carry_group(ctx, writer, src, part, point.as_ref()).await? {
+                    Group::Done(n) => n,
+                    Group::Refused => {
+                        writer.halve();
+                        continue;
+                    }
+                    Group::Aside => {
+                        store(ctx, writer, src, point).await?;
+                        0
+                    }
+                };
+                stuck_since = None;
+                rest = after;
+                if rest.is_empty() {
+                    return Ok(written);
+                }
+            }
             Part::Refused(why) => return Err(unwritable(ctx, src, part, &why)),
             Part::Aborted(why) => {
                 let before = ctx.rt.now();
@@ -100,25 +123,51 @@ async fn write(
     keys: &[Key],
     checkpoint: Option<RawDocumentBuf>,
 ) -> Result<Part, Halt> {
-    let ops = if keys.is_empty() { Vec::new() } else { differences(ctx, src, keys, Absent::Put).await? };
+    let _together = ctx.together[src as usize].read().await;
+    let Differences { ops, unclear } = match keys.is_empty() {
+        true => Differences::default(),
+        false => differences(ctx, src, keys, Absent::Put).await?,
+    };
     if ops.is_empty() && checkpoint.is_none() {
+        ctx.aside.written(src, keys, &unclear);
         return Ok(Part::Done(0));
     }
     let bytes = |op: &TxnOp| match op {
         TxnOp::Put { doc, .. } => doc.as_bytes().len(),
-        TxnOp::Insert { .. } | TxnOp::Delete { .. } | TxnOp::Expect { .. } => 0,
+        TxnOp::Insert { docs, .. } => docs.iter().map(|d| d.as_bytes().len()).sum(),
+        TxnOp::Delete { .. } | TxnOp::Expect { .. } => 0,
     };
     if keys.len() > 1 && ops.iter().map(bytes).sum::<usize>() > BYTES {
         return Ok(Part::TooLarge);
     }
     match writer.commit(&ops, checkpoint).await {
-        Ok(_) => Ok(Part::Done(ops.len())),
+        Ok(_) => {
+            ctx.aside.written(src, keys, &unclear);
+            Ok(Part::Done(changes(ctx, src, &ops).count()))
+        }
         Err(NotCommitted::Again) => Ok(Part::Again),
         Err(NotCommitted::Aborted(why)) => Ok(Part::Aborted(why)),
         Err(NotCommitted::Refused(why)) => Ok(Part::Refused(why)),
-        Err(NotCommitted::Duplicate(m)) => Ok(Part::Refused(format!("a unique index has its value already: {m}"))),
+        Err(NotCommitted::Duplicate(_)) => Ok(Part::Duplicate),
         Err(NotCommitted::Halt(h)) => Err(h),
     }
+}
+
+/// Stores a position that nothing is written with.
+async fn store(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    src: Side,
+    checkpoint: Option<RawDocumentBuf>,
+) -> Result<(), Halt> {
+    while checkpoint.is_some() {
+        match write(ctx, writer, src, &[], checkpoint.clone()).await? {
+            Part::Done(_) => break,
+            Part::Refused(why) => return Err(unwritable(ctx, src, &[], &why)),
+            Part::Again | Part::Aborted(_) | Part::TooLarge | Part::Duplicate => ctx.sleep(Micros::from_ms(50)).await,
+        }
+    }
+    Ok(())
 }
 
 /// The one document of a part that cannot be written, for the person who mends it.
@@ -142,30 +191,48 @@ pub(super) enum Absent {
     Insert,
 }
 
-/// What must be written so that the copies equal the images of the owner's documents; equal bytes are not written.
-pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent: Absent) -> Result<Vec<TxnOp>, Halt> {
+/// The owner's documents, and then the copies, as they are now.
+pub(super) async fn fresh(ctx: &Arc<Ctx>, src: Side, keys: &[Key]) -> Result<(Docs, Docs), Halt> {
     let dst = src.other();
     let after = ctx.seen(src);
     let owned = ctx.retry("reading the owner's documents", || ctx.db(src).read(ctx.ns(src), keys, after)).await?;
     ctx.saw(src, owned.at);
     let after = ctx.seen(dst);
     let copies = ctx.retry("reading the copies", || ctx.db(dst).read(ctx.ns(dst), keys, after)).await?;
-    let ns = ctx.ns(dst);
-    let mut ops = Vec::new();
-    let mut gone = Vec::new();
-    let mut new = Vec::new();
-    for ((key, own), copy) in keys.iter().zip(owned.docs).zip(copies.docs) {
-        match own {
-            None if copy.is_some() && !ctx.planted.has(Bug::DeleteIgnored) => gone.push(key.clone()),
-            None => {}
-            Some(doc) => {
-                let wanted = image(ctx, src, &doc)?;
-                if copy.is_none() && absent == Absent::Insert {
-                    new.push(wanted);
-                } else if copy.is_none_or(|c| c.as_bytes() != wanted.as_bytes()) {
-                    ops.push(TxnOp::Put { ns: ns.clone(), doc: wanted });
+    Ok((owned.docs, copies.docs))
+}
+
+type Docs = Vec<Option<Doc>>;
+
+/// What must be written so that the copies equal the images of the owner's documents; equal bytes are not written.
+pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent: Absent) -> Result<Differences, Halt> {
+    let (owned, copies) = fresh(ctx, src, keys).await?;
+    let ns = ctx.ns(src.other());
+    let lossy = lossy::applies(ctx, src);
+    let (mut ops, mut gone, mut new, mut kept) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut unclear = Vec::new();
+    for ((key, own), copy) in keys.iter().zip(owned).zip(copies) {
+        let change = match own {
+            None if copy.is_some() && !ctx.planted.has(Bug::DeleteIgnored) => Change::Gone,
+            None => continue,
+            Some(doc) => match lossy::wanted(ctx, src, &doc, copy.as_deref())? {
+                Wanted::Same => continue,
+                Wanted::Write(doc) => Change::Put(doc),
+                Wanted::Unclear(why) => {
+                    lossy::unclear(ctx, src, key, &why).await?;
+                    unclear.push(key.clone());
+                    continue;
                 }
-            }
+            },
+        };
+        let absent_now = copy.is_none();
+        if lossy && !ctx.planted.has(Bug::PreImageNotKept) {
+            kept.push((key.clone(), copy));
+        }
+        match change {
+            Change::Gone => gone.push(key.clone()),
+            Change::Put(doc) if absent_now && absent == Absent::Insert => new.push(doc),
+            Change::Put(doc) => ops.push(TxnOp::Put { ns: ns.clone(), doc }),
         }
     }
     if !new.is_empty() {
@@ -174,5 +241,28 @@ pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent:
     if !gone.is_empty() {
         ops.push(TxnOp::Delete { ns: ns.clone(), keys: gone });
     }
-    Ok(ops)
+    let mut all = lossy::keep(ctx, &kept).await?;
+    all.extend(ops);
+    Ok(Differences { ops: all, unclear })
+}
+
+/// What must be written to copies.
+#[derive(Default)]
+pub(super) struct Differences {
+    /// In order.
+    pub ops: Vec<TxnOp>,
+    /// Keys of which nobody can say what their copies should be; they are listed for a person.
+    pub unclear: Vec<Key>,
+}
+
+/// What is done to a copy.
+enum Change {
+    Put(RawDocumentBuf),
+    Gone,
+}
+
+/// How many of the operations change copies; the others keep what was there before.
+pub(super) fn changes<'a>(ctx: &'a Ctx, src: Side, ops: &'a [TxnOp]) -> impl Iterator<Item = &'a TxnOp> {
+    let ns = ctx.ns(src.other());
+    ops.iter().filter(move |op| !matches!(op, TxnOp::Expect { .. }) && op.ns() == ns)
 }

@@ -98,6 +98,7 @@ impl Runner {
         let renew_at = began + Micros(lease::LEASE.0 / 3);
         lock(&ctx.live).metrics.set_slo(ctx.plan.slo);
         ctx.strand.follow(&state);
+        ctx.returning.store(state.back.is_some(), Ordering::SeqCst);
         ctx.clock.not_before(state.latest_ms());
         let baseline = state.baseline.as_ref().and_then(|b| serde_json::from_value(b.clone()).ok()).map(Arc::new);
         Runner {
@@ -144,6 +145,7 @@ impl Runner {
         }
         self.ctx.paused.store(self.state.paused.is_some(), Ordering::SeqCst);
         self.ctx.strand.follow(&self.state);
+        self.ctx.returning.store(self.state.back.is_some(), Ordering::SeqCst);
         self.publisher.set_state(self.state.clone());
         self.show(&record);
         (self.on_record)(&record);

@@ -98,7 +98,7 @@ fn gated(before: &Validation, side: Side, route: &Route) -> Validation {
 }
 
 /// What stood there before, when `found` is the gate itself: a stale runner may have set it once more after it was taken away.
-fn without_gate(found: Validation, plan: &str) -> Validation {
+pub(super) fn without_gate(found: Validation, plan: &str) -> Validation {
     let is_gate = |d: &Document| d.get_str("$comment").is_ok_and(|c| c == mark(plan));
     let Some(v) = &found.validator else { return found };
     if is_gate(v) {
@@ -137,7 +137,7 @@ async fn keep(ctx: &Arc<Ctx>, side: Side) -> Result<Validation, Halt> {
     if let Some(kept) = kept(ctx, side).await? {
         return Ok(kept);
     }
-    let now = without_gate(read(ctx, side).await?, &ctx.plan.id);
+    let now = without_gate(validation_of(ctx, side).await?, &ctx.plan.id);
     if let Some(refusal) = Refusal::lenient(ctx.ns(side), &now) {
         return Err(refusal.into());
     }
@@ -178,23 +178,28 @@ pub(super) async fn kept(ctx: &Arc<Ctx>, side: Side) -> Result<Option<Validation
     }))
 }
 
-async fn read(ctx: &Arc<Ctx>, side: Side) -> Result<Validation, Halt> {
+/// What documents of a side are held against now.
+pub(super) async fn validation_of(ctx: &Arc<Ctx>, side: Side) -> Result<Validation, Halt> {
     match ctx.admin(side, "reading a validator", AdminOp::Validation { ns: ctx.ns(side).clone() }).await? {
         AdminDone::Validation(v) => Ok(v),
         _ => Err(Halt::Broken("the cluster answered Validation with something else".into())),
     }
 }
 
-/// Validators cannot be fenced: right before, it is looked whether the lease is still this runner's.
-async fn set(ctx: &Arc<Ctx>, side: Side, validation: &Validation) -> Result<(), Halt> {
-    let held = lease::read(&ctx.rt, ctx.db(Side::Legacy), &ctx.plan.id, ctx.seen(Side::Legacy)).await;
-    match held {
-        Ok(Some(l)) if l.epoch > ctx.epoch => return Err(Halt::Fenced(l.epoch)),
-        Ok(_) => {}
-        Err(e) => return Err(Halt::Broken(e.to_string())),
+/// Looks whether the lease is still this runner's, right before something that cannot be fenced.
+pub(super) async fn still_held(ctx: &Ctx) -> Result<(), Halt> {
+    match lease::read(&ctx.rt, ctx.db(Side::Legacy), &ctx.plan.id, ctx.seen(Side::Legacy)).await {
+        Ok(Some(l)) if l.epoch > ctx.epoch => Err(Halt::Fenced(l.epoch)),
+        Ok(_) => Ok(()),
+        Err(e) => Err(Halt::Broken(e.to_string())),
     }
+}
+
+/// Validators cannot be fenced: right before, it is looked whether the lease is still this runner's.
+pub(super) async fn set(ctx: &Arc<Ctx>, side: Side, validation: &Validation) -> Result<(), Halt> {
+    still_held(ctx).await?;
     let op = AdminOp::SetValidation { ns: ctx.ns(side).clone(), validation: validation.clone() };
-    ctx.admin(side, &format!("setting the server gate on {}", side.name()), op).await.map(drop)
+    ctx.admin(side, &format!("setting the validator of {}", side.name()), op).await.map(drop)
 }
 
 /// Brings the gate in line with a route. Nothing where it is not in force, or stands like that already.
@@ -298,7 +303,7 @@ async fn look(ctx: &Arc<Ctx>, mut inner: MutexGuard<'_, Inner>) -> Result<(), Ha
             }
             continue;
         };
-        let found = ask(ctx, side, read(ctx, side)).await?;
+        let found = ask(ctx, side, validation_of(ctx, side)).await?;
         if found.is_some_and(|v| v != *wanted) {
             tracing::warn!(side = side.name(), "the server gate was changed by somebody else and is set again");
             ask(ctx, side, set(ctx, side, wanted)).await?;

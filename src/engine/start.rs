@@ -225,7 +225,7 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
 
 /// Not while a side is put away, nor after: those tasks take the gate down themselves.
 async fn take_up_gate(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
-    let ends = matches!(state.current_task(&ctx.plan), Some(Task::Quarantine | Task::Isolate));
+    let ends = matches!(state.current_task(&ctx.plan), Some(Task::Quarantine | Task::Isolate | Task::RestoreTtl));
     let over = matches!(state.status, Status::Completed | Status::RolledBack);
     if ends || over || state.isolating { Ok(()) } else { super::server_gate::take_up(ctx).await }
 }

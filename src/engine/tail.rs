@@ -230,6 +230,7 @@ pub(super) async fn start(ctx: &Arc<Ctx>, src: Side, from: ClusterTime) -> Resul
     if state.is_running() {
         return Ok(());
     }
+    super::unique::remember(ctx, src).await?;
     let mut start = None::<StreamPos>;
     let mut writers = Vec::new();
     for i in 0..WORKERS {
@@ -462,6 +463,9 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
             if !state.is_running() {
                 return;
             }
+            if try_again(&ctx, src, index) {
+                continue;
+            }
             ctx.wait(work, Micros::from_ms(500)).await;
             continue;
         };
@@ -478,7 +482,9 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
         // Routed when they were read; a range may have changed hands since, and then they are strays after all.
         let routed = keys.into_iter().filter_map(|k| bucket_of(&k).ok().map(|b| (k, b))).collect();
         let (held, strays) = ctx.ownership.begin_write(src, routed).await;
-        for key in strays {
+        // One that is only tried again is none.
+        let written: BTreeSet<&Key> = units.iter().filter(|u| u.first.is_some()).flat_map(|u| &u.keys).collect();
+        for key in strays.into_iter().filter(|k| written.contains(k)) {
             super::quarantine::put_aside(&ctx, src, &key, ChangeKind::Update, at).await;
         }
         let keys: Vec<Key> = held.iter().map(|(k, _)| k.clone()).collect();
@@ -501,6 +507,23 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
         }
         state.moved.notify_waiters();
     }
+}
+
+/// Queues the worker's keys that a unique index had refused, when they are due. True when there are any.
+fn try_again(ctx: &Ctx, src: Side, index: usize) -> bool {
+    // Whoever owns it by now, nobody has written anything: it is no stray.
+    let owned = |key: &Key, b: Bucket| ctx.ownership.owner_now(key, b) == src;
+    let mine = |key: &Key| bucket_of(key).is_ok_and(|b| worker_of(b) == index && owned(key, b));
+    let keys = ctx.aside.due(src, ctx.rt.now(), mine);
+    let mut inner = lock(&ctx.tails[src as usize].inner);
+    let due = !keys.is_empty() && inner.workers[index].queue.is_empty();
+    if due {
+        inner.queued += keys.len();
+        // Nothing was read with it: its position is stored only when a later unit's is.
+        let pos = StreamPos { token: None, at: inner.read_through };
+        inner.workers[index].queue.push_back(Unit { keys, first: None, pos, flush: false });
+    }
+    due
 }
 
 /// Takes whole units up to a transaction's worth of keys.

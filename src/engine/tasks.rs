@@ -6,10 +6,14 @@ use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, Home, move_reads, move_writes, set_shadow};
+use super::in_place::undo_ns;
 use super::refusal::Refusal;
 use super::routing::await_acks;
-use super::{back, backfill, cutover, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail};
-use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, IndexSpec, Ns};
+use super::{
+    back, backfill, cutover, enforce, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail, ttl,
+    unique,
+};
+use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, Failed, IndexSpec, Ns, Reason};
 use crate::rollout::{State, Task};
 use crate::route::{Goes, Route, Side};
 use crate::runtime::Micros;
@@ -32,6 +36,11 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::Baseline => back::baseline(ctx).await,
         Task::Create => create(ctx).await.map(Some),
         Task::StartTail => start_tail(ctx, Side::Legacy).await.map(Some),
+        Task::SuspendTtl => ttl::suspend(ctx).await.map(Some),
+        Task::RestoreTtl => {
+            let stays = if state.back.is_some() { Side::Legacy } else { Side::Next };
+            ttl::restore(ctx, stays).await.map(Some)
+        }
         Task::StartReverse => start_tail(ctx, Side::Next).await.map(Some),
         Task::Backfill => {
             let copied = backfill::run(ctx).await?;
@@ -42,7 +51,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
             }
             Ok(copied.map(|n| json!({ "text": format!("{n} documents copied"), "copied": n })))
         }
-        Task::Indexes => indexes(ctx).await.map(Some),
+        Task::Indexes => indexes(ctx, held).await,
         Task::Reconcile => reconcile_until_clean(ctx, held).await,
         Task::Shadow { percent } => set_shadow(ctx, percent, held).await,
         Task::MoveReads { below } => move_reads(ctx, below, held).await,
@@ -74,7 +83,7 @@ pub(super) async fn kind(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<CollKind
     }
 }
 
-async fn index_list(ctx: &Arc<Ctx>, side: Side) -> Result<Vec<IndexSpec>, Halt> {
+pub(super) async fn index_list(ctx: &Arc<Ctx>, side: Side) -> Result<Vec<IndexSpec>, Halt> {
     match ctx.admin(side, "listing indexes", AdminOp::Indexes { ns: ctx.ns(side).clone() }).await? {
         AdminDone::Indexes(list) => Ok(list),
         _ => Err(Halt::Broken("the cluster answered Indexes with something else".into())),
@@ -86,9 +95,7 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     if kind(ctx, Side::Legacy, legacy).await? != CollKind::Collection {
         return Err(Refusal::NotPlain(legacy.clone()).into());
     }
-    if let Some(unique) = index_list(ctx, Side::Legacy).await?.iter().find(|i| i.unique && i.name != "_id_") {
-        return Err(Refusal::unique(legacy, &unique.name).into());
-    }
+    unique::check(ctx).await?;
     if !matches!(kind(ctx, Side::Next, next).await?, CollKind::Absent | CollKind::Collection) {
         return Err(Refusal::NextNotPlain(next.clone()).into());
     }
@@ -99,11 +106,18 @@ async fn create(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
         return Err(Refusal::NextFilled(next.clone()).into());
     }
     ctx.admin(Side::Next, "creating next", AdminOp::Create { ns: next.clone() }).await?;
+    ttl::quiet_next(ctx).await?;
+    let enforced = enforce::like_legacy(ctx).await?;
+    if ctx.transform.is_lossy() {
+        // Before the first transaction: one that has to make a collection conflicts with others that do.
+        ctx.admin(Side::Legacy, "creating the store of pre-images", AdminOp::Create { ns: undo_ns() }).await?;
+    }
     routing::create(ctx).await?;
     if let Some(route) = ctx.ownership.route() {
         server_gate::put_up(ctx, &route).await?;
     }
-    Ok(json!({ "text": format!("{next} and the route created") }))
+    let more = enforced.map_or(String::new(), |t| format!("; {t}"));
+    Ok(json!({ "text": format!("{next} and the route created{more}") }))
 }
 
 /// Fixes the time from which a side's changes are followed.
@@ -115,16 +129,44 @@ pub(super) async fn start_tail(ctx: &Arc<Ctx>, side: Side) -> Result<Value, Halt
     )
 }
 
-pub(super) async fn indexes(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
+/// Builds the plan's indexes. `None` when the engine is stopping.
+pub(super) async fn indexes(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
     let wanted = ctx.plan.collections.first().map_or(&[][..], |c| &c.indexes);
     for index in wanted {
-        let op = AdminOp::CreateIndex { ns: ctx.ns(Side::Next).clone(), index: index.clone() };
-        ctx.admin(Side::Next, "building an index", op).await?;
+        if !build(ctx, index, held).await? {
+            return Ok(None);
+        }
     }
     let there = index_list(ctx, Side::Next).await?;
     match wanted.iter().find(|w| !there.iter().any(|t| t.name == w.name && t.keys == w.keys)) {
         Some(lacking) => Err(Halt::Broken(format!("the index `{}` is not there after it was built", lacking.name))),
-        None => Ok(json!({ "text": format!("{} indexes built", wanted.len()) })),
+        None => Ok(Some(json!({ "text": format!("{} indexes built", wanted.len()) }))),
+    }
+}
+
+/// False when the engine is stopping. Two documents of the copy may hold one value for a moment, while the tail has brought the one and
+/// not yet the other: a unique index is tried again then.
+async fn build(ctx: &Arc<Ctx>, index: &IndexSpec, held: Held<'_>) -> Result<bool, Halt> {
+    let there = index_list(ctx, Side::Next).await?;
+    if there.iter().any(|t| t.name == index.name && t.keys == index.keys && t.unique == index.unique) {
+        return Ok(true);
+    }
+    let op = AdminOp::CreateIndex { ns: ctx.ns(Side::Next).clone(), index: ttl::as_built(ctx, index).await? };
+    loop {
+        let built = || async {
+            match ctx.db(Side::Next).admin(&op).await {
+                Err(Failed::NotDone(Reason::DuplicateKey { message, .. })) => Ok(Some(message)),
+                other => other.map(|_| None),
+            }
+        };
+        let Some(message) = ctx.retry("building an index", built).await? else { return Ok(true) };
+        if ctx.is_leaving() {
+            return Ok(false);
+        }
+        let name = crate::scrub::short(&index.name, 60);
+        let why = crate::scrub::short(&message, 200);
+        held(format!("the unique index `{name}` cannot be built yet, two documents hold one value: {why}"));
+        ctx.sleep(Micros::from_secs(2)).await;
     }
 }
 

@@ -49,7 +49,8 @@ fn read_one(r: &mut Reader, t: &Table<'_, '_>) -> Option<Collection> {
     }
     let shape = shape.and_then(|s| shape::read(r, s));
     let steps = steps::read(r, t);
-    let indexes = read_indexes(r, t);
+    let in_place = legacy_ns.is_some() && legacy_ns == next_ns;
+    let indexes = read_indexes(r, t, in_place);
     Some(Collection { legacy: legacy_ns?, next: next_ns?, steps, indexes, shape })
 }
 
@@ -88,26 +89,45 @@ fn read_ns(r: &mut Reader, text: &At<String>) -> Option<Ns> {
     Some(ns)
 }
 
-fn read_indexes(r: &mut Reader, t: &Table<'_, '_>) -> Vec<IndexSpec> {
+fn read_indexes(r: &mut Reader, t: &Table<'_, '_>, in_place: bool) -> Vec<IndexSpec> {
     let mut all: Vec<IndexSpec> = Vec::new();
     for t in r.tables(t, "indexes", "this index") {
-        r.only(&t, &["name", "keys", "unique"]);
+        r.only(&t, &["name", "keys", "unique", "expire_after_seconds"]);
         let name = r.required(&t, "name", "\"by_customer\"");
         if !t.table.contains_key("keys") {
             r.missing(&t, "keys", "{ customer_name = 1 }");
         }
         let keys = r.table(&t, "keys", "the index keys").and_then(|k| read_keys(r, &k));
         let unique = r.boolean(&t, "unique").is_some_and(|b| b.value);
+        let expire = read_expiry(r, &t, keys.as_ref(), in_place);
         let Some(name) = name else { continue };
         if name.value.is_empty() || name.value == "_id_" || name.value.contains(['\0', '*']) {
             r.error(name.span, format!("`{}` is not a usable index name", name.value), "expected another name", None);
         } else if all.iter().any(|i| i.name == name.value) {
             r.error(name.span, format!("two indexes are named `{}`", name.value), "expected another name", None);
         } else if let Some(keys) = keys {
-            all.push(IndexSpec { name: name.value, keys, unique });
+            all.push(IndexSpec { name: name.value, keys, unique, expire_after: expire, narrow: false });
         }
     }
     all
+}
+
+/// After how many seconds documents expire by a TTL index; less than what a suspended one is set to.
+fn read_expiry(r: &mut Reader, t: &Table<'_, '_>, keys: Option<&Document>, in_place: bool) -> Option<i64> {
+    let seconds = r.integer(t, "expire_after_seconds", 0, i64::from(i32::MAX) - 1)?;
+    if in_place {
+        let help = "leave it out, and make the index once the rollout is over";
+        let message = "what expires in place does not come back with a rollback";
+        r.error(seconds.span, message, "expected no `expire_after_seconds`", Some(help.into()));
+    } else if let Some(keys) = keys
+        && (keys.len() != 1 || keys.contains_key("_id") || keys.values().any(|v| v.as_i32().is_none()))
+    {
+        let message = "a TTL index has one key, a field with a date, and not `_id`";
+        r.error(seconds.span, message, "expected `keys = { expires_at = 1 }`", None);
+    } else {
+        return Some(seconds.value);
+    }
+    None
 }
 
 fn read_keys(r: &mut Reader, t: &Table<'_, '_>) -> Option<Document> {

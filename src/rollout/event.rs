@@ -199,6 +199,24 @@ pub enum Event {
         /// `legacy` or `next`.
         side: String,
     },
+    /// A TTL index will be suspended: no document expires by it.
+    TtlSuspended {
+        /// `legacy` or `next`.
+        side: String,
+        /// The index by name.
+        index: String,
+        /// What it was set to, seconds.
+        seconds: i64,
+    },
+    /// A suspended TTL index will be set to what it was.
+    TtlRestored {
+        /// `legacy` or `next`.
+        side: String,
+        /// The index by name.
+        index: String,
+        /// What it is set to, seconds.
+        seconds: i64,
+    },
     /// The runner was told to stop, and did so at a safe point.
     Stopped {},
     /// Nothing follows.
@@ -308,6 +326,12 @@ impl Event {
                 format!("CONFLICT: {key} was written on both sides; both versions are kept in tidegate.quarantine")
             }
             Event::ConflictResolved { key, side } => format!("conflict of {key} resolved: {side}'s version"),
+            Event::TtlSuspended { side, index, seconds } => {
+                format!("TTL index `{index}` of {side} suspended, it was {seconds} s: nothing expires by it")
+            }
+            Event::TtlRestored { side, index, seconds } => {
+                format!("TTL index `{index}` of {side} lets documents expire again after {seconds} s")
+            }
             Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }

@@ -232,7 +232,7 @@ impl State {
             Event::ConflictResolved { key, side } => {
                 self.conflicts.insert(key.clone(), Some(side.clone()));
             }
-            Event::Stopped {} => {}
+            Event::TtlSuspended { .. } | Event::TtlRestored { .. } | Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }
     }

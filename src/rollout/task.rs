@@ -27,6 +27,10 @@ pub enum Task {
         /// Percent.
         percent: u8,
     },
+    /// No TTL index lets documents expire on either side any more. Before any write moves.
+    SuspendTtl,
+    /// The side that stays lets documents expire again as before.
+    RestoreTtl,
     /// Fix the time from which next's changes are followed back into legacy. Before any write moves.
     StartReverse,
     /// Move reads of the buckets below this to next.
@@ -107,6 +111,8 @@ impl Task {
             Task::Indexes => "indexes",
             Task::Reconcile => "reconcile",
             Task::Shadow { .. } => "shadow reads",
+            Task::SuspendTtl => "suspend TTL",
+            Task::RestoreTtl => "restore TTL",
             Task::StartReverse => "start reverse tail",
             Task::MoveReads { .. } => "move reads",
             Task::MoveWrites { .. } => "cutover",
@@ -171,16 +177,16 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
         if stage.shadow != 0 {
             tasks.push(Task::Shadow { percent: 0 });
         }
-        tasks.extend([Task::Reconcile, Task::StopReverse, Task::Quarantine]);
+        tasks.extend([Task::Reconcile, Task::StopReverse, Task::Quarantine, Task::RestoreTtl]);
     }
     tasks
 }
 
-/// Next's changes are followed back into legacy before the first write moves, be it the cohort's or a bucket's.
+/// Nothing expires by itself, and next's changes are followed back into legacy before the first write moves, be it the cohort's or a bucket's.
 fn start_reverse(plan: &Plan, index: usize, tasks: &mut Vec<Task>) {
     let none = plan.stages[..index].iter().all(|s| s.writes == 0 && s.pilot < PilotLevel::Writes);
     if none && !tasks.contains(&Task::StartReverse) {
-        tasks.push(Task::StartReverse);
+        tasks.extend([Task::SuspendTtl, Task::StartReverse]);
     }
 }
 
@@ -246,6 +252,9 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
     if back.to.is_none() {
         tasks.extend([Task::StopReverse, Task::Isolate]);
     }
+    if settings(plan, back.to).2 == 0 && back.keep.is_none() && pilot_of(plan, back.to) < PilotLevel::Writes {
+        tasks.push(Task::RestoreTtl);
+    }
     tasks
 }
 
@@ -262,6 +271,7 @@ fn stranded_tasks() -> Vec<Task> {
         Task::StopReverse,
         Task::Isolate,
         Task::Conflicts,
+        Task::RestoreTtl,
     ]
 }
 

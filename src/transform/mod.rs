@@ -4,6 +4,7 @@
 //! be right is refused, never carried approximately. Untouched fields are copied as bytes, whatever they hold. No I/O, no clock,
 //! no decoded documents. `server` has the same steps as aggregation stages.
 
+mod carried;
 mod class;
 mod compute;
 mod convert;

@@ -35,8 +35,9 @@ pub async fn create_is_idempotent(env: Env) -> R {
 pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
     let ns = env.ns("indexed");
     ensure!(indexes(&env, &ns).await?.is_empty(), "indexes of nothing");
-    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
-    let by_ab = IndexSpec { name: "by_ab".into(), keys: doc! { "a": 1, "b": -1 }, unique: false };
+    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, ..IndexSpec::default() };
+    let by_ab =
+        IndexSpec { name: "by_ab".into(), keys: doc! { "a": 1, "b": -1 }, unique: false, ..IndexSpec::default() };
     for index in [&by_u, &by_ab, &by_u] {
         env.admin(AdminOp::CreateIndex { ns: ns.clone(), index: index.clone() }).await?;
     }
@@ -46,7 +47,7 @@ pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
         let found = listed.iter().find(|i| i.name == want.name);
         ensure!(found == Some(want), "made {want:?}, listed {found:?}");
     }
-    let other = IndexSpec { name: "by_u".into(), keys: doc! { "x": 1 }, unique: false };
+    let other = IndexSpec { name: "by_u".into(), keys: doc! { "x": 1 }, unique: false, ..IndexSpec::default() };
     let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index: other }).await;
     ensure!(is_refused(&r), "another definition under the same name: {r:?}");
 
@@ -89,10 +90,54 @@ pub async fn a_unique_index_refuses_existing_duplicates(env: Env) -> R {
     let ns = env.ns("dups");
     env.insert(&ns, rawdoc! { "_id": 1, "u": 5 }).await?;
     env.insert(&ns, rawdoc! { "_id": 2, "u": 5 }).await?;
-    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
+    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, ..IndexSpec::default() };
     let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index }).await;
     ensure!(is_duplicate(&r) || is_refused(&r), "{r:?}");
     ensure!(indexes(&env, &ns).await?.len() == 1, "the index was made all the same");
+    Ok(())
+}
+
+pub async fn a_ttl_index_is_set_by_its_name(env: Env) -> R {
+    let ns = env.ns("expiring");
+    let index =
+        IndexSpec { name: "ttl".into(), keys: doc! { "at": 1 }, expire_after: Some(3_600), ..IndexSpec::default() };
+    env.admin(AdminOp::CreateIndex { ns: ns.clone(), index: index.clone() }).await?;
+    for seconds in [i64::from(i32::MAX), i64::from(i32::MAX), 60, 0] {
+        env.admin(AdminOp::SetExpiry { ns: ns.clone(), index: "ttl".into(), seconds }).await?;
+        let wanted = IndexSpec { expire_after: Some(seconds), ..index.clone() };
+        let found = indexes(&env, &ns).await?.into_iter().find(|i| i.name == "ttl");
+        ensure!(found.as_ref() == Some(&wanted), "set to {seconds}: {found:?}");
+    }
+    let r = env.db.admin(&AdminOp::SetExpiry { ns: ns.clone(), index: "none".into(), seconds: 1 }).await;
+    ensure!(is_refused(&r), "an index that is not there: {r:?}");
+    Ok(())
+}
+
+pub async fn whoever_holds_a_value_is_found(env: Env) -> R {
+    let ns = env.ns("held");
+    for doc in [
+        rawdoc! { "_id": 1, "u": 5, "sub": { "v": "a" } },
+        rawdoc! { "_id": 2, "u": 6, "sub": { "v": "b" } },
+        rawdoc! { "_id": 3, "sub": { "v": "b" } },
+    ] {
+        env.insert(&ns, doc).await?;
+    }
+    let held = |path: &str, v: bson::RawBson| (path.to_owned(), vec![v]);
+    let (null, five) = (bson::RawBson::Null, bson::RawBson::Double(5.0));
+    let b = || bson::RawBson::from("b");
+    for (any, wanted) in [
+        (vec![vec![held("u", five.clone())]], vec![1]),
+        (vec![vec![held("u", null.clone())]], vec![3]),
+        (vec![vec![held("sub.v", b())]], vec![2, 3]),
+        (vec![vec![held("sub.v", b()), held("u", null)]], vec![3]),
+        (vec![vec![held("sub.v", b()), held("u", five.clone())], vec![held("u", five)]], vec![1]),
+        (vec![], vec![]),
+    ] {
+        let done = env.admin(AdminOp::Holders { ns: ns.clone(), any: any.clone() }).await?;
+        let AdminDone::Keys(mut keys) = done else { return Err(format!("{done:?}")) };
+        keys.sort();
+        ensure!(keys == wanted.into_iter().map(Key::from).collect::<Vec<Key>>(), "{any:?}: {keys:?}");
+    }
     Ok(())
 }
 
@@ -201,7 +246,7 @@ pub async fn a_rename_is_idempotent(env: Env) -> R {
     let rename = AdminOp::Rename { from: from.clone(), to: to.clone() };
     let r = env.db.admin(&rename).await;
     ensure!(is_refused(&r), "renamed nothing: {r:?}");
-    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
+    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, ..IndexSpec::default() };
     env.admin(AdminOp::CreateIndex { ns: from.clone(), index }).await?;
     env.insert(&from, rawdoc! { "_id": 1, "u": 1 }).await?;
     for _ in 0..2 {

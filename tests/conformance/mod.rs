@@ -69,6 +69,8 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ddl::create_is_idempotent,
         ddl::indexes_are_listed_and_enforced,
         ddl::a_unique_index_refuses_existing_duplicates,
+        ddl::a_ttl_index_is_set_by_its_name,
+        ddl::whoever_holds_a_value_is_found,
         ddl::a_validator_refuses_plain_writes_only,
         ddl::validation_is_read_back_as_it_was_set,
         ddl::a_validator_of_buckets_refuses_by_the_hash_of_the_id,

@@ -10,11 +10,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[macro_use]
 mod plans;
 
+mod check;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)] // waits for other processes, in real time
 mod cli;
-mod check;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod constraints;
 mod drill;
 mod drill_back;
 mod embedded;

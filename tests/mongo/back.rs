@@ -153,7 +153,7 @@ fn range_then_all(set: &ReplSet) -> R {
     let route = TOKIO.block_on(async {
         let client = mongodb::Client::with_uri_str(set.uri()).await.map_err(|e| e.to_string())?;
         let routes = client.database("tidegate").collection::<mongodb::bson::Document>("routes");
-        routes.find_one(doc! { "_id": &place.id }).await.map_err(|e| e.to_string())?.ok_or("no route")
+        routes.find_one(doc! { "_id": &place.id }).await.map_err(|e| e.to_string())?.ok_or("no route".to_owned())
     })?;
     let below = ["writes_next_below", "reads_next_below"].map(|f| route.get_i32(f).unwrap_or(-1));
     if below != [200, 200] || !back.lines().iter().any(|l| l["kind"] == "returned" && l["body"]["id"] == "canary") {

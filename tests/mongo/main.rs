@@ -27,6 +27,7 @@ mod cleanup;
 mod cli;
 mod conform;
 mod connecting;
+mod constraints;
 mod demo;
 mod explain;
 mod in_place;
@@ -122,9 +123,10 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 11] = [
+const LONG: [&str; 12] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",
+    "constraints::what_expires_is_unique_or_lost_comes_back_whole",
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
     "explain::the_printed_commands_bring_half_a_rollout_back",
@@ -165,6 +167,7 @@ fn main() {
     trials.extend(cleanup::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
+    trials.extend(constraints::trials());
     trials.extend(explain::trials());
     trials.extend(in_place::trials());
     trials.extend(losses::trials());

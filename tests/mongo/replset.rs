@@ -129,6 +129,8 @@ impl ReplSet {
             .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--replSet", NAME])
             .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256", "--logappend"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
+            // Seconds between two looks for what has expired.
+            .args(["--setParameter", "ttlMonitorSleepSecs=1"])
             // Failpoints: the only honest way to see what becomes of a lost answer.
             .args(["--setParameter", "enableTestCommands=1"])
             .args(&self.more)

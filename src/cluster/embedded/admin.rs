@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bson::{RawBsonRef, doc};
+use bson::{RawBson, RawBsonRef, doc};
 
 use super::Core;
 use super::faults::OpKind;
@@ -10,10 +10,11 @@ use super::ops::{Fate, OnItsWay};
 use super::slots::{self, fences, parse_slot, session_doc, slot_doc};
 use super::stage::Stage;
 use super::state::State;
-use super::store::{Coll, Index, Ts};
+use super::store::{Coll, Index, Ts, comparable, lookup};
 use super::validator::Rules;
 use crate::cluster::{
-    AdminDone, AdminOp, CollKind, Failed, IndexSpec, Key, Ns, Reason, SessionId, SlotState, Validation,
+    AdminDone, AdminOp, CollKind, Doc, Failed, HOLDERS_MAX, Held, IndexSpec, Key, Ns, Reason, SessionId, SlotState,
+    Validation,
 };
 use crate::runtime::{Micros, sleep};
 
@@ -37,6 +38,8 @@ impl Core {
             }
             AdminOp::Create { ns }
             | AdminOp::Indexes { ns }
+            | AdminOp::SetExpiry { ns, .. }
+            | AdminOp::Holders { ns, .. }
             | AdminOp::SetValidator { ns, .. }
             | AdminOp::Validation { ns }
             | AdminOp::SetValidation { ns, .. }
@@ -52,6 +55,7 @@ impl Core {
             op,
             AdminOp::Sessions { .. }
                 | AdminOp::Indexes { .. }
+                | AdminOp::Holders { .. }
                 | AdminOp::Kind { .. }
                 | AdminOp::Count { .. }
                 | AdminOp::Validation { .. }
@@ -112,6 +116,18 @@ impl Core {
                 _ => Err(refused(format!("{ns} is a view (48)"))),
             },
             AdminOp::CreateIndex { ns, index } => self.create_index(s, now, ns, index, bits),
+            AdminOp::SetExpiry { ns, index, seconds } => {
+                let found = s.colls.get_mut(ns).and_then(|c| c.indexes.iter_mut().find(|i| i.spec.name == *index));
+                match found.and_then(|i| i.spec.expire_after.as_mut()) {
+                    None => Err(refused(format!("{ns} has no TTL index {} (27)", crate::scrub::short(index, 80)))),
+                    Some(now_set) if now_set == seconds => done(None),
+                    Some(now_set) => {
+                        *now_set = *seconds;
+                        done(Some(s.commit_ddl(&self.config, now, &[ns], &[], bits)))
+                    }
+                }
+            }
+            AdminOp::Holders { ns, any } => Ok((AdminDone::Keys(holders(s, ns, any)), None)),
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(s, now, ns, &Validation::strict(validator.clone()), bits)
             }
@@ -269,8 +285,23 @@ fn kind(s: &State, ns: &Ns) -> CollKind {
 
 fn indexes(s: &State, ns: &Ns) -> Vec<IndexSpec> {
     let Some(coll) = s.colls.get(ns) else { return Vec::new() };
-    let id = IndexSpec { name: "_id_".into(), keys: doc! { "_id": 1 }, unique: true };
+    let id = IndexSpec { name: "_id_".into(), keys: doc! { "_id": 1 }, unique: true, ..IndexSpec::default() };
     std::iter::once(id).chain(coll.indexes.iter().map(|i| i.spec.clone())).collect()
+}
+
+/// Arrays are filed whole, as by the unique indexes of this model.
+fn holders(s: &State, ns: &Ns, any: &[Held]) -> Vec<Key> {
+    let entries = |held: &Held| -> Vec<(String, Vec<Vec<u8>>)> {
+        let bytes = |all: &Vec<RawBson>| all.iter().map(|v| comparable(v.as_raw_bson_ref())).collect();
+        held.iter().map(|(path, all)| (path.clone(), bytes(all))).collect()
+    };
+    let wanted: Vec<_> = any.iter().map(entries).collect();
+    let holds = |doc: &Doc| {
+        let at = |path: &str| comparable(lookup(doc, path).unwrap_or(RawBsonRef::Null));
+        wanted.iter().any(|held| held.iter().all(|(path, all)| all.contains(&at(path))))
+    };
+    let docs = s.colls.get(ns).into_iter().flat_map(|c| &c.docs);
+    docs.filter(|(_, c)| c.newest().is_some_and(holds)).map(|(k, _)| k.clone()).take(HOLDERS_MAX).collect()
 }
 
 fn sessions_of(s: &State, rollout: &str) -> Vec<SessionId> {

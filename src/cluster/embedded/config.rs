@@ -65,6 +65,8 @@ pub struct Config {
     pub stale_for: Micros,
     /// How often the cluster time moves while nobody writes.
     pub noop_every: Micros,
+    /// How often the primary looks for documents that a TTL index lets expire (a server: every 60 s).
+    pub expire_every: Micros,
     /// The most events in one batch of a change stream (a transaction is never split).
     pub batch: usize,
 }
@@ -84,6 +86,7 @@ impl Default for Config {
             election: (Micros::from_ms(1_000), Micros::from_ms(2_000)),
             stale_for: Micros::from_secs(3),
             noop_every: Micros::from_ms(100),
+            expire_every: Micros::from_secs(5),
             batch: 1_000,
         }
     }

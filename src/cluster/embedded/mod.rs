@@ -1,8 +1,8 @@
 //! A deterministic model of a replica set, in memory: what drills run against and what simulation tests the engine with.
 //!
 //! One timeline of commits on a primary, a majority point that lags behind it, version chains for older snapshots, and faults that
-//! can be set while it runs. It does no I/O and takes time and randomness from the runtime only. What it does not have: TTL, more
-//! than one statement's worth of query language, transactions that block (a conflict is found at commit: the first committer wins).
+//! can be set while it runs. It does no I/O and takes time and randomness from the runtime only. What it does not have: more than one
+//! statement's worth of query language, transactions that block (a conflict is found at commit: the first committer wins).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +27,7 @@ mod store;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod ttl;
 mod validator;
 
 pub use config::{Config, Latency};
@@ -75,6 +76,7 @@ impl Core {
         // A poisoned lock means a task panicked; that panic is the failure to look at.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.advance(&self.config, now);
+        state.expire(&self.config, now);
         f(&mut state, now)
     }
 }

@@ -97,6 +97,8 @@ pub(super) struct State {
     pub(super) counters: super::Counters,
     /// Moved by every commit and by every one rolled back.
     pub(super) version: Arc<AtomicU64>,
+    /// When documents expire next.
+    pub(super) expire_at: Micros,
     /// The servers' wall clocks are off by this much, milliseconds. Cluster time is not: it never goes back.
     pub(super) clock_off_ms: i64,
 }
@@ -123,6 +125,7 @@ impl State {
             faults: FaultState::new(config.nodes),
             counters: super::Counters::default(),
             version: Arc::default(),
+            expire_at: now + config.expire_every,
             clock_off_ms: 0,
         };
         let start = state.clock(now);

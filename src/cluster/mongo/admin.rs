@@ -6,7 +6,7 @@ use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use super::errors::Phase;
 use super::read::malformed;
 use super::{Mongo, majority};
-use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, IndexSpec, Ns, Reason, Validation};
+use crate::cluster::{AdminDone, AdminOp, CollKind, Failed, HOLDERS_MAX, Held, IndexSpec, Key, Ns, Reason, Validation};
 
 impl Mongo {
     pub(super) async fn administer(&self, op: &AdminOp) -> Result<AdminDone, Failed> {
@@ -20,6 +20,11 @@ impl Mongo {
                 self.done_if(made, |kind| kind == CollKind::Collection, ns).await
             }
             AdminOp::CreateIndex { ns, index } => self.create_index(ns, index).await,
+            AdminOp::SetExpiry { ns, index, seconds } => {
+                let index = rawdoc! { "name": &**index, "expireAfterSeconds": *seconds };
+                self.ddl(&ns.db, rawdoc! { "collMod": &*ns.coll, "index": index }).await.map(|()| AdminDone::Done)
+            }
+            AdminOp::Holders { ns, any } => self.holders(ns, any).await.map(AdminDone::Keys),
             AdminOp::Indexes { ns } => self.indexes(ns).await.map(AdminDone::Indexes),
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(ns, &Validation::strict(validator.clone())).await
@@ -98,6 +103,9 @@ impl Mongo {
         if index.unique {
             spec.append(bson::cstr!("unique"), true);
         }
+        if let Some(seconds) = index.expire_after {
+            spec.append(bson::cstr!("expireAfterSeconds"), seconds);
+        }
         let mut specs = RawArrayBuf::new();
         specs.push(spec);
         let command = rawdoc! { "createIndexes": &*ns.coll, "indexes": specs, "writeConcern": majority() };
@@ -114,17 +122,36 @@ impl Mongo {
             }
             other => other?,
         };
-        specs
-            .into_iter()
-            .map(|mut d| {
-                let Some(Bson::Document(keys)) = d.remove("key") else {
-                    return Err(malformed("an index without keys"));
-                };
-                Ok(IndexSpec {
-                    name: d.get_str("name").map_err(malformed)?.to_owned(),
-                    keys,
-                    unique: d.get_bool("unique").unwrap_or(false),
-                })
+        specs.iter().map(spec_of).collect()
+    }
+
+    /// Point queries on fields of unique indexes, in the newest state: what stands in the way of a write need not be a majority's yet.
+    async fn holders(&self, ns: &Ns, any: &[Held]) -> Result<Vec<Key>, Failed> {
+        if any.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut or = RawArrayBuf::new();
+        for held in any {
+            let mut one = RawDocumentBuf::new();
+            for (path, all) in held {
+                let mut values = RawArrayBuf::new();
+                all.iter().for_each(|v| values.push(v.clone()));
+                let path = bson::raw::CString::try_from(path.as_str()).map_err(|e| refused(e.to_string()))?;
+                one.append(&path, rawdoc! { "$in": values });
+            }
+            or.push(one);
+        }
+        let filter = rawdoc! { "$or": or };
+        let command = rawdoc! {
+            "find": &*ns.coll, "filter": filter, "projection": { "_id": 1 }, "limit": HOLDERS_MAX as i64, "singleBatch": true,
+            "readConcern": { "level": "local" },
+        };
+        let found = self.list(&ns.db, command).await?;
+        found
+            .iter()
+            .map(|d| {
+                let raw = RawDocumentBuf::try_from(d).map_err(malformed)?;
+                Key::of(&raw).map_err(malformed)
             })
             .collect()
     }
@@ -173,6 +200,29 @@ impl Mongo {
             Ok("collection") if !options.get_bool("capped").unwrap_or(false) => CollKind::Collection,
             _ => CollKind::Other,
         })
+    }
+}
+
+/// An index as the server lists it.
+pub(super) fn spec_of(d: &Document) -> Result<IndexSpec, Failed> {
+    Ok(IndexSpec {
+        name: d.get_str("name").map_err(malformed)?.to_owned(),
+        keys: d.get_document("key").map_err(malformed)?.clone(),
+        unique: d.get_bool("unique").unwrap_or(false),
+        expire_after: d.get("expireAfterSeconds").and_then(seconds),
+        narrow: d.get_bool("sparse").unwrap_or(false)
+            || ["partialFilterExpression", "collation"].iter().any(|o| d.contains_key(o)),
+    })
+}
+
+/// A number of seconds as the server stores it, whatever its type. What is no number lets nothing expire.
+fn seconds(v: &Bson) -> Option<i64> {
+    match v {
+        Bson::Int32(n) => Some(i64::from(*n)),
+        Bson::Int64(n) => Some(*n),
+        Bson::Double(n) if n.is_nan() => Some(i64::from(i32::MAX)),
+        Bson::Double(n) => Some(*n as i64),
+        _ => None,
     }
 }
 

@@ -16,6 +16,7 @@ use super::ctx::{Ctx, Halt, markers_ns};
 use super::in_place::undo_ns;
 use super::lease::{self, LeaseError};
 use super::quarantine::quarantine_ns;
+use super::ttl::{self, Kept, ttl_ns};
 use super::{Config, Deps, back, server_gate, start, tasks};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, CollKind, Doc, Key, Ns, PageLimit, WriteOp};
 use crate::journal::{Journal, JournalError, Record};
@@ -111,6 +112,8 @@ enum How {
     /// Acknowledgements, with their beats: those that still beat belong to a process that lives.
     Acks(Vec<(Key, i64)>),
     Journal(Vec<Record>),
+    /// TTL indexes that are still suspended, with what they were set to.
+    Ttl(Side, Vec<Kept>),
     Drop(Ns, CollKind),
     Rename(Ns, Ns),
 }
@@ -171,17 +174,21 @@ fn item(ctx: &Ctx, coll: &str, on: Side, what: String, documents: u64, fate: Fat
 
 /// Everything in a control collection whose text `_id` goes on after `<plan>/`. The mark in `fences` whose `_id` is no longer than that is
 /// none of it: it keeps a stale runner from opening a slot that it has not had yet, and stays as the lease does.
-async fn of_plan(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<Vec<(Key, Doc)>, Halt> {
-    let prefix = format!("{}/", ctx.plan.id);
+pub(super) async fn of_plan(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<Vec<(Key, Doc)>, Halt> {
+    with_prefix(ctx, side, ns, &format!("{}/", ctx.plan.id)).await
+}
+
+/// Everything in a control collection whose text `_id` begins so.
+pub(super) async fn with_prefix(ctx: &Arc<Ctx>, side: Side, ns: &Ns, prefix: &str) -> Result<Vec<(Key, Doc)>, Halt> {
     let mut all = Vec::new();
     let each = |key: Key, doc: Doc| {
-        let ours = matches!(key.value(), RawBsonRef::String(s) if s.starts_with(&prefix));
+        let ours = matches!(key.value(), RawBsonRef::String(s) if s.starts_with(prefix));
         if ours {
             all.push((key, doc));
         }
         ours
     };
-    scan(ctx, side, ns, Some(Key::from(prefix.as_str())), each).await?;
+    scan(ctx, side, ns, Some(Key::from(prefix)), each).await?;
     Ok(all)
 }
 
@@ -255,8 +262,17 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     strays.extend(of_rollout(ctx, &quarantine).await?);
     let undo = undo_ns();
     let images = of_rollout(ctx, &undo).await?;
-    add(undo, Side::Legacy, "what documents were before they were changed in place", Fate::ByName, images);
+    add(undo, Side::Legacy, "what documents were before tidegate overwrote them", Fate::ByName, images);
     add(quarantine, Side::Legacy, "strays: writes made past the route, with both documents", Fate::ByName, strays);
+    for side in Side::BOTH {
+        let kept = ttl::kept(ctx, side).await?;
+        if !kept.is_empty() {
+            let what =
+                format!("what TTL indexes of {} were set to; where it stands they are set to it again", ctx.ns(side));
+            let n = kept.len() as u64;
+            left.push(item(ctx, &ttl_ns().coll, side, what, n, Fate::Removed, How::Ttl(side, kept)));
+        }
+    }
     let beat = |d: &Doc| d.get_i64("beat").unwrap_or(0);
     let acks: Vec<(Key, i64)> =
         of_plan(ctx, Side::Legacy, &acks_ns()).await?.into_iter().map(|(k, d)| (k, beat(&d))).collect();
@@ -367,6 +383,10 @@ pub async fn cleanup(
                 }
                 "removed".to_owned()
             }
+            (How::Ttl(side, kept), _) => {
+                ttl::bring_back(&ctx, *side, kept, false).await?;
+                "removed".to_owned()
+            }
             (How::Acks(acks), _) => stale_acks(&ctx, acks).await?,
             (How::Drop(ns, kind), _) => drop_it(&ctx, l.on, ns, *kind).await?,
             (How::Rename(from, to), _) => {
@@ -381,7 +401,7 @@ pub async fn cleanup(
     Ok(())
 }
 
-async fn delete(ctx: &Arc<Ctx>, on: Side, ns: &Ns, key: &Key) -> Result<(), Halt> {
+pub(super) async fn delete(ctx: &Arc<Ctx>, on: Side, ns: &Ns, key: &Key) -> Result<(), Halt> {
     let op = WriteOp::Delete { ns: ns.clone(), key: key.clone(), only_if: None };
     let written = ctx.retry("removing a document", || ctx.db(on).write(&op)).await?;
     ctx.saw(on, written.at);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Expect, Standing, Step};
 use crate::cluster::{CONTROL_DB, CollKind, SessionId};
 use crate::engine::back::isolated_ns;
+use crate::engine::ttl;
 use crate::journal::{By, ClusterStore, Record};
 use crate::rollout::Event;
 use crate::route::{Bucket, Side};
@@ -44,6 +45,7 @@ pub(super) fn all(s: &Standing) -> Vec<Step> {
         way.reads_to_legacy();
     }
     way.put_next_away();
+    way.let_documents_expire();
     way.journal_the_end();
     way.steps
 }
@@ -313,6 +315,20 @@ impl<'a> Way<'a> {
             );
         }
         self.await_acks("Every process reads and writes legacy");
+    }
+
+    /// TTL indexes were suspended before the first write moved.
+    fn let_documents_expire(&mut self) {
+        let legacy = self.s.ns(Side::Legacy).clone();
+        for kept in self.s.ttl.clone() {
+            self.push((Side::Legacy, &legacy.db),
+                &format!("Let documents expire again by {}", crate::scrub::short(&kept.index, 80)),
+                ttl::command(&legacy.coll, &kept),
+                Expect::Ok,
+                "tidegate had suspended this TTL index while writes were on next. What has expired meanwhile goes with the server's next round.",
+                "ok is 1. What was kept of it, in tidegate.ttl, is taken away by `tidegate cleanup`.",
+            );
+        }
     }
 
     fn put_next_away(&mut self) {

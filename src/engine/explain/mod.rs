@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::ctx::{Ctx, Halt};
 use super::lease::{self, Lease};
-use super::{Config, Deps, back, observe, server_gate, start, tasks};
+use super::{Config, Deps, back, observe, server_gate, start, tasks, ttl};
 use crate::cluster::{AdminDone, AdminOp, CollKind, Ns, SessionId, Validation};
 use crate::journal::{Journal, JournalError};
 use crate::rollout::{EventError, State, Status, Task};
@@ -47,8 +47,10 @@ pub enum ExplainError {
         /// Hash now.
         is: String,
     },
-    /// No pipeline makes legacy's documents of next's.
-    #[error("a step of the plan has no inverse: only tidegate's pre-images bring its documents back")]
+    /// No pipeline makes legacy's documents of next's alone.
+    #[error(
+        "a step of the plan is lossy: what it loses only tidegate brings back, from what legacy holds (`tidegate rollback`)"
+    )]
     Lossy,
     /// Documents change where they are.
     #[error("`{0}` changes in place: there is no second collection to bring it back from")]
@@ -141,6 +143,8 @@ struct Standing {
     next: [CollKind; 2],
     /// What legacy was held against before the server gate, where it is in force.
     before_gate: Option<Validation>,
+    /// What legacy's suspended TTL indexes were set to.
+    ttl: Vec<ttl::Kept>,
     /// T and its inverse as stages, and how well documents come back.
     forward: Vec<Document>,
     inverse: Vec<Document>,
@@ -209,7 +213,8 @@ async fn look(deps: &Deps) -> Result<Standing, ExplainError> {
         let short = |h: &str| h.chars().take(12).collect();
         return Err(ExplainError::OtherPlan { was: short(&state.plan_hash), is: short(&plan.hash) });
     }
-    let inverse = ctx.transform.inverse_pipeline().ok_or(ExplainError::Lossy)?;
+    // What the steps lose a pipeline cannot take from legacy's document.
+    let inverse = ctx.transform.inverse_pipeline().filter(|_| !ctx.transform.is_lossy()).ok_or(ExplainError::Lossy)?;
     let lease = lease::read(&deps.rt, &deps.clusters[0], &plan.id, ctx.seen(Side::Legacy)).await?;
     let mut sessions = [Vec::new(), Vec::new()];
     for side in Side::BOTH {
@@ -232,6 +237,7 @@ async fn look(deps: &Deps) -> Result<Standing, ExplainError> {
         sessions,
         next: kinds,
         before_gate: server_gate::kept(&ctx, Side::Legacy).await?,
+        ttl: ttl::kept(&ctx, Side::Legacy).await?,
         forward: ctx.transform.pipeline(),
         inverse,
         class: ctx.transform.class(),

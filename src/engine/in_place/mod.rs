@@ -7,7 +7,7 @@ mod carry;
 mod compare;
 pub(crate) mod judge;
 mod pass;
-mod record;
+pub(super) mod record;
 mod tasks;
 mod view;
 

@@ -19,11 +19,12 @@ pub(super) struct Kept {
 }
 
 /// The record's key for a document's.
-pub(super) fn key_of(ctx: &Ctx, key: &Key) -> Result<Key, Halt> {
+pub(in crate::engine) fn key_of(ctx: &Ctx, key: &Key) -> Result<Key, Halt> {
     Key::new(RawBsonRef::Document(&id(ctx, key))).map_err(|e| Halt::Broken(format!("the _id {key}: {e}")))
 }
 
-fn id(ctx: &Ctx, key: &Key) -> RawDocumentBuf {
+/// The record's `_id`.
+pub(in crate::engine) fn id(ctx: &Ctx, key: &Key) -> RawDocumentBuf {
     let mut id = RawDocumentBuf::new();
     id.append(bson::cstr!("rollout"), ctx.plan.id.as_str());
     id.append(bson::cstr!("key"), RawBson::from(key.value()));

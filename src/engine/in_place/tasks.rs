@@ -37,7 +37,7 @@ pub(in crate::engine) async fn run(
         Task::Create => create(ctx).await.map(Some),
         Task::StartTail => start_tail(ctx, Side::Legacy).await.map(Some),
         Task::Backfill => backfill(ctx).await,
-        Task::Indexes => indexes(ctx).await.map(Some),
+        Task::Indexes => indexes(ctx, held).await,
         Task::Undo { hard } => undo(ctx, hard).await,
         Task::Quiet => quiet(ctx, place, held).await,
         Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,

@@ -1,12 +1,13 @@
 //! Legacy and next: what stands under their names, their indexes, validators and options.
 
 use super::super::refusal::Refusal;
-use super::super::{back, tasks};
+use super::super::{back, tasks, unique};
 use super::{Finding, View};
 use crate::cluster::Ns;
 use crate::cluster::survey::{IndexFacts, Options, Stands};
 use crate::plan::Step;
 use crate::route::Side;
+use crate::transform::Transform;
 
 /// What a server takes for a namespace, bytes.
 const NAME_BYTES: usize = 255;
@@ -138,39 +139,49 @@ pub(super) fn unique_indexes(v: &View<'_>) -> Vec<Finding> {
                 ),
                 "",
             ),
-            Some(first) => Finding::fail(
-                &v.legacy(),
-                Refusal::unique(v.f.legacy_ns(), &first.spec.name),
-                "make it a plain index for the time of the rollout (drop it, create it again without `unique`) and let the application keep it unique, \
-                 or wait for a version that carries it",
-            ),
+            Some(_) => {
+                let specs = |all: &[IndexFacts]| all.iter().map(|i| i.spec.clone()).collect::<Vec<_>>();
+                let next = v.f.next.indexes.as_deref().map(specs).unwrap_or_default();
+                let t = Transform::new(&v.f.collection().steps);
+                match unique::refusal(&v.f.plan, &t, &specs(all), &next) {
+                    Some(refusal) => Finding::fail(
+                        &v.legacy(),
+                        refusal,
+                        "do that, or make it a plain index for the time of the rollout (drop it, create it again without `unique`) and let the \
+                         application keep it unique",
+                    ),
+                    None => {
+                        Finding::pass(&v.legacy(), format!("next refuses what {} refuse", named(unique.into_iter())))
+                    }
+                }
+            }
         }
     })
 }
 
 pub(super) fn ttl_indexes(v: &View<'_>) -> Vec<Finding> {
     legacy_indexes(v, |all| {
-        let ttl: Vec<&IndexFacts> = all.iter().filter(|i| i.expires.is_some()).collect();
-        let Some(first) = ttl.first() else { return Finding::pass(&v.legacy(), "no TTL index") };
-        let name = &first.spec.name;
+        let ttl: Vec<&IndexFacts> = all.iter().filter(|i| i.spec.expire_after.is_some()).collect();
+        if ttl.is_empty() {
+            return Finding::pass(&v.legacy(), "no TTL index");
+        }
         let what = format!("{} deletes documents by itself (TTL)", named(ttl.iter().copied()));
-        let suspend = format!(
-            "suspend it first: db.runCommand({{ collMod: \"{}\", index: {{ name: \"{name}\", expireAfterSeconds: 2147483647 }} }}); \
-             give next its TTL index when legacy is gone, or set it back after a rollback",
-            v.f.legacy_ns().coll
-        );
-        match (v.f.in_place(), v.f.writes_move()) {
-            (true, _) => {
-                Finding::note(&v.legacy(), format!("{what}; what it deletes stays in tidegate.undo until cleanup"), "")
-            }
-            (false, true) => Finding::fail(
+        if v.f.in_place() {
+            let note = format!("{what}; what it deletes stays in tidegate.undo until cleanup");
+            return Finding::note(&v.legacy(), note, "");
+        }
+        let on_next = v.f.collection().indexes.iter().any(|i| i.expire_after.is_some());
+        match on_next {
+            true => Finding::note(
                 &v.legacy(),
-                format!(
-                    "{what}; it is not suspended: once next owns a document, its deletion on legacy is a stray, and next keeps it"
-                ),
-                &suspend,
+                format!("{what}; it is suspended by name before the first write moves, until contract or return"),
+                "",
             ),
-            (false, false) => Finding::warn(&v.legacy(), format!("{what}; next gets no such index"), &suspend),
+            false => Finding::warn(
+                &v.legacy(),
+                format!("{what}; no index of the plan does the same on next: after contract nothing expires there"),
+                "add it to `indexes` with `expire_after_seconds`: it is built suspended, and works from contract on",
+            ),
         }
     })
 }
@@ -333,7 +344,6 @@ pub(super) fn next_rules(v: &View<'_>) -> Vec<Finding> {
     let mut rules = Vec::new();
     if let Ok(all) = &v.f.next.indexes {
         let planned = |i: &IndexFacts| v.f.collection().indexes.iter().any(|p| p.name == i.spec.name);
-        rules.extend(all.iter().filter(|i| i.expires.is_some()).map(|i| format!("a TTL index `{}`", i.spec.name)));
         let unique = all.iter().filter(|i| i.spec.unique && i.spec.name != "_id_" && !planned(i));
         rules.extend(unique.map(|i| format!("a unique index `{}`", i.spec.name)));
     }
@@ -342,11 +352,11 @@ pub(super) fn next_rules(v: &View<'_>) -> Vec<Finding> {
     }
     vec![match (&v.f.next.indexes, rules.is_empty()) {
         (Err(why), _) => Finding::skipped(&v.next(), why),
-        (Ok(_), true) => Finding::pass(&v.next(), "nothing on it refuses or deletes documents"),
+        (Ok(_), true) => Finding::pass(&v.next(), "nothing on it refuses documents"),
         (Ok(_), false) => Finding::warn(
             &v.next(),
-            format!("it has {}: documents are refused or deleted there that legacy keeps", rules.join(", ")),
-            "take them off until the copy is compared; a TTL index comes last, when legacy is gone",
+            format!("it has {}: documents are refused there that legacy keeps", rules.join(", ")),
+            "take them off until the copy is compared",
         ),
     }]
 }

@@ -116,10 +116,4 @@ impl Facts {
     pub(super) fn is_under_way(&self) -> bool {
         self.own().and_then(|k| k.journal.as_ref()).is_some_and(|j| !j.closed)
     }
-
-    /// Some writes move to next.
-    pub(super) fn writes_move(&self) -> bool {
-        let moves = |s: &crate::plan::Stage| s.writes > 0 || s.pilot == crate::plan::PilotLevel::Writes;
-        !self.in_place() && self.plan.stages.iter().any(moves)
-    }
 }

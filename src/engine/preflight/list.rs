@@ -108,15 +108,10 @@ pub static CHECKS: &[Check] = &[
     check(
         "legacy-unique-indexes",
         Collections,
-        "unique indexes other than that of `_id` cannot be carried yet",
+        "next must refuse what the unique indexes of legacy refuse",
         collections::unique_indexes,
     ),
-    check(
-        "legacy-ttl",
-        Collections,
-        "TTL indexes delete by themselves and are not suspended",
-        collections::ttl_indexes,
-    ),
+    check("legacy-ttl", Collections, "TTL indexes are suspended while writes are on next", collections::ttl_indexes),
     check(
         "legacy-indexes",
         Collections,

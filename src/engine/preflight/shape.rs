@@ -1,20 +1,25 @@
 //! The plan held against what is there: what its steps mean for readers, and how its queries would be answered.
 
-use super::super::refusal::lossy_step;
 use super::{Finding, View};
 use crate::cluster::survey::{Explained, Stands, Unanswered};
 use crate::plan::{Query, Step};
 use crate::route::Side;
+use crate::scrub::short;
+use crate::transform::Class;
 
 pub(super) fn lossy(v: &View<'_>) -> Vec<Finding> {
-    vec![match lossy_step(&v.f.plan) {
-        Some(refusal) => Finding::fail(
+    let steps = v.f.collection().steps.iter().enumerate();
+    let lossy: Vec<String> = steps
+        .filter(|(_, s)| s.class() == Class::Lossy)
+        .map(|(i, s)| format!("step {} {} is lossy: {}", i + 1, short(&s.to_string(), 160), short(&s.reason(), 160)))
+        .collect();
+    vec![match lossy.is_empty() {
+        true => Finding::pass("the plan", "every step has a way back"),
+        false => Finding::note(
             "the plan",
-            refusal,
-            "make the step exact (docs/steps.md), or migrate in place, where originals are kept",
+            format!("{}; originals are kept in tidegate.undo before they are first overwritten", lossy.join("; ")),
+            "a document made anew on next has no original: what a step loses of it stays lost (docs/steps.md)",
         ),
-        None if v.f.in_place() => Finding::pass("the plan", "originals are kept in place"),
-        None => Finding::pass("the plan", "every step has a way back"),
     }]
 }
 

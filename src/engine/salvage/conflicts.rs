@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::super::ctx::{Ctx, Halt};
+use super::super::lossy;
 use super::super::quarantine::quarantine_ns;
-use super::super::resync::image;
 use super::super::writer::{NotCommitted, SlotWriter};
 use super::ATTEMPTS;
 use super::record::{read, record, records};
@@ -63,7 +63,14 @@ async fn resolve(ctx: &Arc<Ctx>, text: &str, side: Side) -> Result<(), Halt> {
         if side == Side::Next {
             ops.push(TxnOp::Expect { ns: ns.clone(), key: key.clone(), doc: legacy.clone() });
             ops.push(match &next {
-                Some(doc) => TxnOp::Put { ns: ns.clone(), doc: image(ctx, Side::Next, doc)? },
+                Some(doc) => match lossy::version(ctx, doc, legacy.as_deref()) {
+                    Some(doc) => TxnOp::Put { ns: ns.clone(), doc },
+                    None => {
+                        return Err(Halt::Broken(format!(
+                            "next's version of {text} has no form on legacy; mend it by hand"
+                        )));
+                    }
+                },
                 None => TxnOp::Delete { ns: ns.clone(), keys: vec![key.clone()] },
             });
         }

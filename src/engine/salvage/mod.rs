@@ -21,14 +21,14 @@ use self::record::{keep, outcome, read, record, record_id, records};
 use self::verdict::{Verdict, judge};
 use super::ctx::{Ctx, Halt, lock};
 use super::cutover::Held;
+use super::lossy;
 use super::planted::Bug;
 use super::quarantine::quarantine_ns;
 use super::reconcile::{Cursor, compare, pair};
-use super::resync::image;
 use super::strand::{self, await_fenced};
 use super::tasks::{all_follow, seal};
 use super::writer::{NotCommitted, SlotWriter};
-use crate::cluster::{ClusterTime, Key, TxnOp};
+use crate::cluster::{ClusterTime, Doc, Key, TxnOp};
 use crate::rollout::Event;
 use crate::route::{Bucket, Side, bucket_of};
 use crate::runtime::Micros;
@@ -156,7 +156,8 @@ async fn carry(
             found.push((key, outcome.to_owned()));
             continue;
         }
-        let wanted = next[i].as_ref().map(|d| image(ctx, Side::Next, d)).transpose().map_err(drop);
+        let version = |d: &Doc| lossy::version(ctx, d, legacy[i].as_deref()).ok_or(());
+        let wanted = next[i].as_ref().map(version).transpose();
         let verdict = judge(wanted, legacy[i].as_deref(), touched.first(key));
         let ns = ctx.ns(Side::Legacy);
         let outcome = match &verdict {

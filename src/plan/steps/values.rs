@@ -40,7 +40,7 @@ pub(super) fn convert(r: &mut Reader, s: &Table<'_, '_>, touched: &mut Touched) 
         }
         (Keeps::None(what), false) => {
             let message = format!("{} to {} always loses {what}", from.name(), to.name());
-            let help = "say `lossy = true`: originals are kept where documents change in place";
+            let help = "say `lossy = true`: originals are kept in `tidegate.undo`";
             r.error(span, message, "", Some(help.into()));
             return None;
         }
@@ -102,8 +102,7 @@ pub(super) fn map(r: &mut Reader, s: &Table<'_, '_>, touched: &mut Touched) -> O
         injective = false;
         if lossy.is_none() {
             let message = format!("`{}` and `{}` become the same value", text(other), text(from));
-            let help =
-                "give each its own value, or say `lossy = true`: originals are kept where documents change in place";
+            let help = "give each its own value, or say `lossy = true`: originals are kept in `tidegate.undo`";
             r.error(span.clone(), message, "the way back cannot tell them apart", Some(help.into()));
             return None;
         }
@@ -190,8 +189,7 @@ pub(super) fn pipeline(r: &mut Reader, s: &Table<'_, '_>) -> Option<Step> {
         }
         (false, Some(_)) => Some(Step::Pipeline { forward: forward?, inverse: None }),
         (false, None) => {
-            let help =
-                "add `inverse = '[…]'`; or say `lossy = true`: originals are kept where documents change in place";
+            let help = "add `inverse = '[…]'`; or say `lossy = true`: originals are kept in `tidegate.undo`";
             r.error(
                 s.span.clone(),
                 "`inverse` is missing: without it this step cannot be undone",

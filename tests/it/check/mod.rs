@@ -90,12 +90,7 @@ pub fn order(id: impl Into<bson::Bson>) -> Document {
 }
 
 pub fn index(name: &str, keys: Document) -> IndexFacts {
-    IndexFacts {
-        spec: IndexSpec { name: name.into(), keys, unique: false },
-        expires: None,
-        partial: false,
-        collation: None,
-    }
+    IndexFacts { spec: IndexSpec { name: name.into(), keys, ..IndexSpec::default() }, partial: false, collation: None }
 }
 
 fn member(n: usize) -> Member {

@@ -1,7 +1,7 @@
 //! Migrations in place on the embedded cluster, there and back, while an application writes both shapes.
 
 mod app;
-mod world;
+pub mod world;
 
 use super::sim::many::{in_parallel, seeds};
 use app::{Order, Writes};

@@ -2,6 +2,7 @@
 
 use bson::{Bson, Document, doc};
 
+use super::super::admin::spec_of;
 use super::super::observe::members_of_status;
 use crate::cluster::survey::{
     Explained, IndexFacts, Options, Privilege, Resource, Rights, SetConfig, SetStatus, Size, Stands,
@@ -167,12 +168,7 @@ pub(super) fn stands(listed: Option<&Document>) -> Stands {
 
 pub(super) fn index(d: &Document) -> IndexFacts {
     IndexFacts {
-        spec: IndexSpec {
-            name: short(d.get_str("name").unwrap_or("?"), 120),
-            keys: d.get_document("key").cloned().unwrap_or_default(),
-            unique: truth(d, "unique").unwrap_or(false),
-        },
-        expires: whole(d, "expireAfterSeconds").map(Micros::from_secs),
+        spec: IndexSpec { name: short(d.get_str("name").unwrap_or("?"), 120), ..spec_of(d).unwrap_or_default() },
         partial: d.contains_key("partialFilterExpression") || truth(d, "sparse").unwrap_or(false),
         collation: locale(d),
     }
