@@ -461,6 +461,8 @@ pub struct IndexSpec {
     pub keys: bson::Document,
     /// Whether it refuses duplicates.
     pub unique: bool,
+    /// Whatever else the server has for it (`sparse`, `expireAfterSeconds`, `partialFilterExpression`, …); a plan asks for none of it.
+    pub options: bson::Document,
 }
 
 /// What the server holds documents of a collection against.
@@ -522,6 +524,13 @@ pub enum AdminOp {
         ns: Ns,
         /// What.
         index: IndexSpec,
+    },
+    /// Drops an index by its name; absent is fine. `_id_` is refused.
+    DropIndex {
+        /// Where.
+        ns: Ns,
+        /// Its name.
+        name: String,
     },
     /// Lists indexes, `_id_` included. Answers `Indexes`; none when the collection does not exist.
     Indexes {

@@ -73,7 +73,7 @@ pub(super) async fn kind(ctx: &Arc<Ctx>, side: Side, ns: &Ns) -> Result<CollKind
     }
 }
 
-async fn index_list(ctx: &Arc<Ctx>, side: Side) -> Result<Vec<IndexSpec>, Halt> {
+pub(super) async fn index_list(ctx: &Arc<Ctx>, side: Side) -> Result<Vec<IndexSpec>, Halt> {
     match ctx.admin(side, "listing indexes", AdminOp::Indexes { ns: ctx.ns(side).clone() }).await? {
         AdminDone::Indexes(list) => Ok(list),
         _ => Err(Halt::Broken("the cluster answered Indexes with something else".into())),

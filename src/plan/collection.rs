@@ -104,7 +104,7 @@ fn read_indexes(r: &mut Reader, t: &Table<'_, '_>) -> Vec<IndexSpec> {
         } else if all.iter().any(|i| i.name == name.value) {
             r.error(name.span, format!("two indexes are named `{}`", name.value), "expected another name", None);
         } else if let Some(keys) = keys {
-            all.push(IndexSpec { name: name.value, keys, unique });
+            all.push(IndexSpec { name: name.value, keys, unique, options: Document::new() });
         }
     }
     all

@@ -35,8 +35,8 @@ pub async fn create_is_idempotent(env: Env) -> R {
 pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
     let ns = env.ns("indexed");
     ensure!(indexes(&env, &ns).await?.is_empty(), "indexes of nothing");
-    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
-    let by_ab = IndexSpec { name: "by_ab".into(), keys: doc! { "a": 1, "b": -1 }, unique: false };
+    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, options: doc! {} };
+    let by_ab = IndexSpec { name: "by_ab".into(), keys: doc! { "a": 1, "b": -1 }, unique: false, options: doc! {} };
     for index in [&by_u, &by_ab, &by_u] {
         env.admin(AdminOp::CreateIndex { ns: ns.clone(), index: index.clone() }).await?;
     }
@@ -46,7 +46,7 @@ pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
         let found = listed.iter().find(|i| i.name == want.name);
         ensure!(found == Some(want), "made {want:?}, listed {found:?}");
     }
-    let other = IndexSpec { name: "by_u".into(), keys: doc! { "x": 1 }, unique: false };
+    let other = IndexSpec { name: "by_u".into(), keys: doc! { "x": 1 }, unique: false, options: doc! {} };
     let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index: other }).await;
     ensure!(is_refused(&r), "another definition under the same name: {r:?}");
 
@@ -85,11 +85,33 @@ pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
     Ok(())
 }
 
+pub async fn an_index_is_dropped_by_name(env: Env) -> R {
+    let ns = env.ns("dropped_index");
+    let drop = |name: &str| AdminOp::DropIndex { ns: ns.clone(), name: name.into() };
+    env.admin(drop("by_u")).await?;
+    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, options: doc! {} };
+    let sparse = IndexSpec { options: doc! { "sparse": true }, ..by_u.clone() };
+    env.admin(AdminOp::CreateIndex { ns: ns.clone(), index: sparse.clone() }).await?;
+    let listed = indexes(&env, &ns).await?;
+    ensure!(listed.iter().any(|i| *i == sparse), "options are not listed: {listed:?}");
+    env.insert(&ns, rawdoc! { "_id": 1, "u": 5 }).await?;
+    for _ in 0..2 {
+        env.admin(drop("by_u")).await?;
+        ensure!(indexes(&env, &ns).await?.len() == 1, "still there");
+    }
+    env.insert(&ns, rawdoc! { "_id": 2, "u": 5 }).await?;
+    let r = env.db.admin(&drop("_id_")).await;
+    ensure!(is_refused(&r), "{r:?}");
+    let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index: by_u }).await;
+    ensure!(r.is_err(), "a unique index over duplicates: {r:?}");
+    Ok(())
+}
+
 pub async fn a_unique_index_refuses_existing_duplicates(env: Env) -> R {
     let ns = env.ns("dups");
     env.insert(&ns, rawdoc! { "_id": 1, "u": 5 }).await?;
     env.insert(&ns, rawdoc! { "_id": 2, "u": 5 }).await?;
-    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
+    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, options: doc! {} };
     let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index }).await;
     ensure!(is_duplicate(&r) || is_refused(&r), "{r:?}");
     ensure!(indexes(&env, &ns).await?.len() == 1, "the index was made all the same");
@@ -201,7 +223,7 @@ pub async fn a_rename_is_idempotent(env: Env) -> R {
     let rename = AdminOp::Rename { from: from.clone(), to: to.clone() };
     let r = env.db.admin(&rename).await;
     ensure!(is_refused(&r), "renamed nothing: {r:?}");
-    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
+    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, options: doc! {} };
     env.admin(AdminOp::CreateIndex { ns: from.clone(), index }).await?;
     env.insert(&from, rawdoc! { "_id": 1, "u": 1 }).await?;
     for _ in 0..2 {

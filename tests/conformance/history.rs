@@ -60,7 +60,7 @@ pub async fn random_history(rt: Rt, db: Db, name: String, seed: u64, ops: usize)
     for ns in &colls {
         env.admin(AdminOp::Create { ns: ns.clone() }).await?;
     }
-    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true };
+    let index = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, options: bson::Document::new() };
     env.admin(AdminOp::CreateIndex { ns: colls[1].clone(), index }).await?;
     let mut slot = env.open("w", 1).await?;
     let mut epoch = 1;

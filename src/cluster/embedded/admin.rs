@@ -37,6 +37,7 @@ impl Core {
             }
             AdminOp::Create { ns }
             | AdminOp::Indexes { ns }
+            | AdminOp::DropIndex { ns, .. }
             | AdminOp::SetValidator { ns, .. }
             | AdminOp::Validation { ns }
             | AdminOp::SetValidation { ns, .. }
@@ -112,6 +113,16 @@ impl Core {
                 _ => Err(refused(format!("{ns} is a view (48)"))),
             },
             AdminOp::CreateIndex { ns, index } => self.create_index(s, now, ns, index, bits),
+            AdminOp::DropIndex { name, .. } if name == "_id_" => Err(refused("cannot drop _id index (72)".into())),
+            AdminOp::DropIndex { ns, name } => {
+                let indexes = s.colls.get_mut(ns).map(|c| &mut c.indexes);
+                let gone = indexes.is_some_and(|all| {
+                    let before = all.len();
+                    all.retain(|i| i.spec.name != *name);
+                    all.len() < before
+                });
+                done(gone.then(|| s.commit_ddl(&self.config, now, &[ns], &[], bits)))
+            }
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(s, now, ns, &Validation::strict(validator.clone()), bits)
             }
@@ -269,7 +280,7 @@ fn kind(s: &State, ns: &Ns) -> CollKind {
 
 fn indexes(s: &State, ns: &Ns) -> Vec<IndexSpec> {
     let Some(coll) = s.colls.get(ns) else { return Vec::new() };
-    let id = IndexSpec { name: "_id_".into(), keys: doc! { "_id": 1 }, unique: true };
+    let id = IndexSpec { name: "_id_".into(), keys: doc! { "_id": 1 }, unique: true, options: Default::default() };
     std::iter::once(id).chain(coll.indexes.iter().map(|i| i.spec.clone())).collect()
 }
 

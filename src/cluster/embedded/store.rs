@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn undoing_the_newest_version_restores_the_one_before_and_its_index_entries() {
         let (mut coll, key) = (Coll::default(), Key::from(1));
-        let spec = IndexSpec { name: "v".into(), keys: doc! { "v": 1 }, unique: true };
+        let spec = IndexSpec { name: "v".into(), keys: doc! { "v": 1 }, unique: true, options: Default::default() };
         coll.indexes.push(Index { spec, entries: Some(BTreeMap::new()) });
         coll.set(&key, 10, d(1));
         let before = coll.indexes[0].entries.clone();

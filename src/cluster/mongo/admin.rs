@@ -20,6 +20,7 @@ impl Mongo {
                 self.done_if(made, |kind| kind == CollKind::Collection, ns).await
             }
             AdminOp::CreateIndex { ns, index } => self.create_index(ns, index).await,
+            AdminOp::DropIndex { ns, name } => self.drop_index(ns, name).await,
             AdminOp::Indexes { ns } => self.indexes(ns).await.map(AdminDone::Indexes),
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(ns, &Validation::strict(validator.clone())).await
@@ -98,12 +99,31 @@ impl Mongo {
         if index.unique {
             spec.append(bson::cstr!("unique"), true);
         }
+        let odd = |e: &dyn std::fmt::Display| refused(format!("the options of the index {}: {e}", index.name));
+        for part in raw(&index.options)?.iter() {
+            let (name, value) = part.map_err(|e| odd(&e))?;
+            spec.append(name, value.to_owned());
+        }
         let mut specs = RawArrayBuf::new();
         specs.push(spec);
         let command = rawdoc! { "createIndexes": &*ns.coll, "indexes": specs, "writeConcern": majority() };
         // No time limit: a build takes as long as the collection is large.
         self.run_for(&ns.db, command, Phase::Write, None).await?;
         Ok(AdminDone::Done)
+    }
+
+    async fn drop_index(&self, ns: &Ns, name: &str) -> Result<AdminDone, Failed> {
+        // `*` would be all of them.
+        if name == "*" || name == "_id_" {
+            return Err(refused(format!("the index {name} is not dropped")));
+        }
+        match self.ddl(&ns.db, rawdoc! { "dropIndexes": &*ns.coll, "index": name }).await {
+            Err(Failed::NotDone(Reason::Refused(m))) => match self.indexes(ns).await?.iter().any(|i| i.name == name) {
+                true => Err(refused(m)),
+                false => Ok(AdminDone::Done),
+            },
+            other => other.map(|()| AdminDone::Done),
+        }
     }
 
     async fn indexes(&self, ns: &Ns) -> Result<Vec<IndexSpec>, Failed> {
@@ -120,11 +140,13 @@ impl Mongo {
                 let Some(Bson::Document(keys)) = d.remove("key") else {
                     return Err(malformed("an index without keys"));
                 };
-                Ok(IndexSpec {
-                    name: d.get_str("name").map_err(malformed)?.to_owned(),
-                    keys,
-                    unique: d.get_bool("unique").unwrap_or(false),
-                })
+                let (name, unique) =
+                    (d.get_str("name").map_err(malformed)?.to_owned(), d.get_bool("unique").unwrap_or(false));
+                // The version of its format and older servers' namespace say nothing about what it does.
+                for known in ["name", "unique", "v", "ns", "background"] {
+                    d.remove(known);
+                }
+                Ok(IndexSpec { name, keys, unique, options: d })
             })
             .collect()
     }
