@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bson::{RawDocumentBuf, rawdoc};
 use proptest::prelude::*;
-use tidegate::cluster::embedded::{self, Embedded};
+use tidegate::cluster::embedded::{self, Embedded, Fates, OpKind, Rates};
 use tidegate::cluster::{AdminDone, AdminOp, CONTROL_DB, Cluster, Db, Fence, IndexSpec, Key, Ns, TxnOp, WriteOp};
 use tidegate::engine::{
     self, Deps, End, Engine, REPAIR_MAX, Repair, RepairEnd, RepairFate, RepairReport, StartError, repair_look,
@@ -17,7 +17,7 @@ use tidegate::rollout::{Event, State, Status};
 use tidegate::route::client::RouteClient;
 use tidegate::route::{Side, bucket_of};
 use tidegate::runtime::sim::Sim;
-use tidegate::runtime::{Group, Micros, Rt};
+use tidegate::runtime::{Group, Micros, Rt, keyed_hash};
 use tidegate::snapshot::Command;
 
 const PLAN: &str = concat!(
@@ -180,6 +180,14 @@ impl World {
             None => WriteOp::Delete { ns, key, only_if: None },
         };
         self.sim.block_on(async move { cluster.write(&op).await }).unwrap().unwrap();
+    }
+
+    /// As [`World::write`], of a value; whether it was acknowledged.
+    fn try_write(&self, side: Side, id: i64, n: i64) -> bool {
+        let (ns, key, cluster) = (self.ns(side), Key::from(id), self.clusters[side as usize].clone());
+        let doc = shape(side, id, n);
+        let op = WriteOp::Replace { ns, key, only_if: None, doc, upsert: true };
+        self.sim.block_on(async move { cluster.write(&op).await }).unwrap().is_ok()
     }
 
     /// Damage that no tail takes for a stray: as if tidegate had made it itself.
@@ -422,6 +430,74 @@ fn a_repair_that_is_killed_is_run_again() {
         assert_eq!((w.odd(), w.state().strays_open()), (vec![], 0), "after {after_ms} ms\n{}", w.log());
         assert_eq!((w.values(Side::Legacy).get(&mine[30]), w.values(Side::Next).get(&theirs[30])), (Some(&-5), None));
         assert_eq!(counts(&w.mend(both)), [0, 0, 0, 0]);
+    }
+}
+
+/// The cluster loses answers, aborts and elects while repairs are killed one after the other; the application writes the strays' own keys.
+#[test]
+fn in_rough_weather_nothing_acknowledged_is_overwritten() {
+    for seed in 0..12 {
+        let draw = |what: u64, n: u64| keyed_hash(seed, 0x7265_7061, what, 0) % n;
+        let (mine, theirs) = (owned(Side::Legacy), owned(Side::Next));
+        let strays: Vec<(i64, Option<i64>)> =
+            (10..16).map(|i| (if i % 2 == 0 { mine[i] } else { theirs[i] }, (i % 3 > 0).then_some(-5))).collect();
+        let mut w = with_strays(seed % 2 == 0, &strays);
+        for (i, id) in mine[20..40].iter().chain(&theirs[20..40]).enumerate() {
+            w.damage(owner(*id).other(), *id, (draw(i as u64, 2) == 0).then_some(-1));
+        }
+        let before: BTreeMap<Side, BTreeMap<i64, i64>> = Side::BOTH.into_iter().map(|s| (s, w.values(s))).collect();
+        let all = "schema = 1\n[repair]\nid = \"all\"\n[[action]]\ndo = \"carry-stray\"\n[[action]]\ndo = \"resync\"\n";
+        let both = Repair { template: RepairTemplate::parse(all, "all.toml").unwrap(), ..repair(RepairKind::Resync) };
+        w.follow();
+        let mut written = BTreeMap::new();
+        for (c, cluster) in w.clusters.iter().enumerate() {
+            let faults = cluster.faults();
+            faults.set_fates(Fates { landed: 1, never: 1, late: 1 });
+            for kind in [OpKind::Transact, OpKind::Write, OpKind::Admin] {
+                faults.set_rates(
+                    kind,
+                    Rates { not_done: 20_000, unknown: 30_000 + 20_000 * draw(c as u64 + 50, 3) as u32 },
+                );
+            }
+        }
+        for round in 0..4 {
+            let Ok(engine) = w.try_start(Some(both.clone())) else { continue };
+            w.run(Micros::from_ms(200 + draw(60 + round, 2_500)));
+            // An application that follows the route writes one of the strays' keys at any moment.
+            let (id, _) = strays[draw(70 + round, strays.len() as u64) as usize];
+            let n = 5_000 + round as i64;
+            if w.try_write(owner(id), id, n) {
+                written.insert(id, n);
+            }
+            if draw(80 + round, 3) == 0 {
+                w.clusters[0].faults().step_down();
+            }
+            w.run(Micros::from_ms(draw(90 + round, 1_500)));
+            if engine.ended().is_none() {
+                w.rt.kill(w.group());
+            }
+        }
+        w.clusters.iter().for_each(|c| c.faults().clear());
+        w.run(Micros::from_secs(10));
+        let report = w.mend(both.clone());
+        for (id, n) in &written {
+            let now = w.values(owner(*id))[id];
+            assert_eq!(now, *n, "seed {seed}: order {id} was overwritten; {report:?}\n{}", w.log());
+        }
+        // Whatever is left is an open stray that was written since: a person's, and nothing else differs.
+        let open: Vec<i64> = w.state().strays.iter().map(|s| s.rsplit('/').next().unwrap().parse().unwrap()).collect();
+        assert!(w.odd().iter().all(|id| open.contains(id)), "seed {seed}: {:?}, open {open:?}\n{}", w.odd(), w.log());
+        assert!(open.iter().all(|id| written.contains_key(id)), "seed {seed}: {open:?} {written:?}; {report:?}");
+        for (id, n) in &strays {
+            if !written.contains_key(id) {
+                assert_eq!(w.values(owner(*id)).get(id), n.as_ref(), "seed {seed}: order {id} is not carried");
+            }
+        }
+        for (side, values) in &before {
+            for id in owned(*side).iter().filter(|id| strays.iter().all(|(s, _)| s != *id)) {
+                assert_eq!(w.values(*side).get(id), values.get(id), "seed {seed}: an owner's order {id} was changed");
+            }
+        }
     }
 }
 

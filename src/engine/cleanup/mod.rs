@@ -256,7 +256,13 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     let undo = undo_ns();
     let images = of_rollout(ctx, &undo).await?;
     add(undo, Side::Legacy, "what documents were before they were changed in place", Fate::ByName, images);
-    add(quarantine, Side::Legacy, "strays: writes made past the route, with both documents", Fate::ByName, strays);
+    add(
+        quarantine,
+        Side::Legacy,
+        "strays with both documents, conflicts, and what repairs have replaced or removed",
+        Fate::ByName,
+        strays,
+    );
     let beat = |d: &Doc| d.get_i64("beat").unwrap_or(0);
     let acks: Vec<(Key, i64)> =
         of_plan(ctx, Side::Legacy, &acks_ns()).await?.into_iter().map(|(k, d)| (k, beat(&d))).collect();

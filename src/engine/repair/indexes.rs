@@ -44,7 +44,7 @@ pub(super) async fn survey(ctx: &Arc<Ctx>) -> Result<Survey, Halt> {
             }
         }
     }
-    Ok(Survey { work: Work::Indexes(wrong), would, other, notes: Vec::new() })
+    Ok(Survey { work: Work::Indexes(wrong), would, other, beyond: 0, notes: Vec::new() })
 }
 
 fn words(index: &IndexSpec) -> String {

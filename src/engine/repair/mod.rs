@@ -158,6 +158,8 @@ struct Survey {
     would: Vec<RepairItem>,
     /// What is a person's, or needs nothing.
     other: Vec<RepairItem>,
+    /// Differences that there was no room to name.
+    beyond: u64,
     notes: Vec<String>,
 }
 
@@ -216,6 +218,7 @@ pub async fn repair_look(deps: &Deps, repair: &Repair) -> Result<RepairReport, R
         let mut part = RepairPart::new(action.kind);
         part.refused = too_many(&scope, &found);
         part.notes = found.notes;
+        part.beyond = found.beyond;
         if !running && matches!(found.work, Work::Copies(_)) && !found.would.is_empty() {
             part.notes
                 .push("no runner keeps both sides in step now: what was written since it stopped differs too".into());
@@ -283,6 +286,7 @@ async fn carry_out(
     let mut part = RepairPart::new(scope.action.kind);
     part.refused = too_many(scope, &found);
     part.notes = found.notes;
+    part.beyond = found.beyond;
     part.items = found.other;
     if part.refused.is_some() || found.would.is_empty() {
         return Ok(Some(part));

@@ -71,7 +71,7 @@ pub(super) async fn survey(ctx: &Arc<Ctx>, scope: &Scope<'_>, state: &State) -> 
             other.push(item(crate::scrub::short(name, 120), None, what, RepairFate::Person));
         }
     }
-    Ok(Survey { work: Work::Release(named), would, other, notes: Vec::new() })
+    Ok(Survey { work: Work::Release(named), would, other, beyond: 0, notes: Vec::new() })
 }
 
 fn of_name<'a>(groups: &'a [Group], name: &str) -> Vec<(&'a Key, &'a Stray)> {

@@ -54,6 +54,8 @@ pub struct RepairPart {
     pub refused: Option<String>,
     /// The keys compared again afterwards: equal, different, and the wall-clock time in milliseconds that this is true of.
     pub verified: Option<(u64, u64, i64)>,
+    /// Differences of its kind that it knows of and had no room to name: it is for the next time.
+    pub beyond: u64,
     /// What else is worth knowing.
     pub notes: Vec<String>,
 }
@@ -119,7 +121,7 @@ impl RepairReport {
         let refused = self.parts.iter().any(|p| p.refused.is_some());
         if self.count(RepairFate::Person) > 0 || refused || self.stopped.is_some() {
             RepairEnd::Person
-        } else if differing > 0 || self.count(RepairFate::Would) > 0 {
+        } else if differing > 0 || self.count(RepairFate::Would) > 0 || self.parts.iter().any(|p| p.beyond > 0) {
             RepairEnd::Differences
         } else {
             RepairEnd::Mended

@@ -54,14 +54,18 @@ pub(super) async fn survey(ctx: &Arc<Ctx>, scope: &Scope<'_>, state: &State) -> 
         let key = crate::scrub::short(name, 100);
         other.push(RepairItem { key, side: None, what, fate: RepairFate::Nothing });
     }
+    let beyond = (out.missing + out.extra + out.differing).saturating_sub(out.found.len() as u64);
     let mut notes = Vec::new();
+    if beyond > 0 {
+        notes.push(format!("{beyond} more keys differ than are listed: repair again afterwards"));
+    }
     if beside > 0 {
         notes.push(format!("{beside} other keys differ in ways that this does not mend"));
     }
     if out.in_flight > 0 {
         notes.push(format!("{} keys are being written and cannot be judged at this moment", out.in_flight));
     }
-    Ok(Some(Survey { work: Work::Copies(keys), would, other, notes }))
+    Ok(Some(Survey { work: Work::Copies(keys), would, other, beyond, notes }))
 }
 
 /// What is wrong with each key, in a few words.

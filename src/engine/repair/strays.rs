@@ -133,7 +133,7 @@ pub(super) async fn survey(ctx: &Arc<Ctx>, scope: &Scope<'_>, state: &State) -> 
         let key = crate::scrub::short(name, 100);
         other.push(RepairItem { key, side: None, what, fate: RepairFate::Nothing });
     }
-    Ok(Some(Survey { work: Work::Strays(groups), would, other, notes: Vec::new() }))
+    Ok(Some(Survey { work: Work::Strays(groups), would, other, beyond: 0, notes: Vec::new() }))
 }
 
 fn words(group: &Group, verdict: &Carry) -> String {
