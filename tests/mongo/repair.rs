@@ -30,7 +30,7 @@ indexes = [{ keys = { n = 1 }, name = "by_n" }]
 [[stage]]
 id = "copy"
 do = ["create", "backfill", "indexes"]
-soak = "5s"
+soak = "3s"
 [[stage]]
 id = "half"
 reads = 50

@@ -244,16 +244,15 @@ pub(super) async fn run(
     let handled = BTreeSet::new();
     for action in &repair.template.actions {
         let scope = Scope { action, repair, handled: &handled };
-        let part = match survey(ctx, &scope, &publisher.state()).await? {
-            Some(found) => carry_out(ctx, &scope, &mut keeper, found, holder).await?,
-            None => None,
-        };
-        let Some(part) = part else {
+        if let Some(found) = survey(ctx, &scope, &publisher.state()).await? {
+            let part = carry_out(ctx, &scope, &mut keeper, found, holder).await?;
+            report.parts.push(part);
+        }
+        if ctx.is_leaving() {
             let why = publisher.state().needs_operator;
             report.stopped = Some(why.unwrap_or_else(|| "it was stopped; begin it again".into()));
             break;
-        };
-        report.parts.push(part);
+        }
     }
     Ok(report)
 }
@@ -275,21 +274,22 @@ async fn await_tails(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
     Ok(())
 }
 
-/// One action: intended, done, and its keys compared again, each in the journal. `None` when the engine is stopping.
+/// One action: intended, done, and its keys compared again, each in the journal. What it had not come to when the engine was stopped is left
+/// as it was found.
 async fn carry_out(
     ctx: &Arc<Ctx>,
     scope: &Scope<'_>,
     keeper: &mut SlotWriter,
     found: Survey,
     holder: &str,
-) -> Result<Option<RepairPart>, Halt> {
+) -> Result<RepairPart, Halt> {
     let mut part = RepairPart::new(scope.action.kind);
     part.refused = too_many(scope, &found);
     part.notes = found.notes;
     part.beyond = found.beyond;
     part.items = found.other;
     if part.refused.is_some() || found.would.is_empty() {
-        return Ok(Some(part));
+        return Ok(part);
     }
     let (template, action) = (scope.repair.template.id.clone(), part.action.to_owned());
     let reason = scope.repair.reason.as_ref().map(|r| crate::scrub::short(r, 300));
@@ -320,13 +320,13 @@ async fn carry_out(
         evidence: json!({ "for_a_person": first(&people) }),
     };
     ctx.record(ended).await;
-    if !keys.is_empty() {
-        let Some((matched, differing, through_ms)) = verify(ctx, keys).await? else { return Ok(None) };
+    if !keys.is_empty()
+        && let Some((matched, differing, through_ms)) = verify(ctx, keys).await?
+    {
         ctx.record(Event::RepairVerified { template, action, matched, differing, through_ms }).await;
         part.verified = Some((matched, differing, through_ms));
     }
-    let stopped = ctx.is_leaving() && part.count(RepairFate::Would) > 0;
-    Ok((!stopped).then_some(part))
+    Ok(part)
 }
 
 fn first(items: &[RepairItem]) -> Vec<String> {

@@ -23,8 +23,8 @@ const ATTEMPTS: usize = 20;
 
 /// Something in quarantine that was named.
 pub(super) enum Named {
-    /// A stray: the owner's version stands.
-    Stray(Key, Stray),
+    /// A stray: the owner's version stands. The copy is written afresh unless another stray of the key stays open.
+    Stray { key: Key, stray: Stray, last: bool },
     /// A stray that quarantine has no record of.
     Lost(String),
     /// What a repair has replaced or removed on a side.
@@ -47,7 +47,7 @@ pub(super) async fn survey(ctx: &Arc<Ctx>, scope: &Scope<'_>, state: &State) -> 
         for (key, stray) in strays {
             let what = format!("stray of {}: the owner's version stands", stray.id);
             add(
-                Named::Stray(key.clone(), stray.clone()),
+                Named::Stray { key: key.clone(), stray: stray.clone(), last: false },
                 item(key.to_string(), Some(stray.side), &what, RepairFate::Would),
             );
         }
@@ -69,6 +69,15 @@ pub(super) async fn survey(ctx: &Arc<Ctx>, scope: &Scope<'_>, state: &State) -> 
                 "neither an open stray nor a document kept by a repair"
             };
             other.push(item(crate::scrub::short(name, 120), None, what, RepairFate::Person));
+        }
+    }
+    let ids: BTreeSet<String> = named
+        .iter()
+        .filter_map(|n| if let Named::Stray { stray, .. } = n { Some(stray.id.clone()) } else { None })
+        .collect();
+    for found in &mut named {
+        if let Named::Stray { key, last, .. } = found {
+            *last = groups.iter().filter(|g| g.key == *key).all(|g| g.strays.iter().all(|s| ids.contains(&s.id)));
         }
     }
     Ok(Survey { work: Work::Release(named), would, other, beyond: 0, notes: Vec::new() })
@@ -111,13 +120,19 @@ pub(super) async fn release(
                 ctx.record(Event::StrayResolved { key, side, kept: id.clone(), how: how.clone() }).await;
                 Ok(())
             }
-            Named::Stray(key, stray) => {
+            Named::Stray { key, stray, last } => {
                 let op = TxnOp::Put { ns: quarantine_ns(), doc: with_outcome(&stray.record, &how) };
                 let stored = put(keeper, &[op]).await?;
                 if stored.is_ok() {
                     resolved(ctx, key, stray, &how).await;
                 }
-                stored
+                match (stored, last) {
+                    (Ok(()), true) => {
+                        keys.insert(key.clone());
+                        rewrite(ctx, keeper, key, "it is resolved").await?
+                    }
+                    (stored, _) => stored,
+                }
             }
             Named::Kept { key, side, record } => {
                 keys.insert(key.clone());
@@ -187,8 +202,13 @@ async fn take_back(
         return Ok(Err(format!("it is put back, but its record cannot be written: {why}")));
     }
     // The tail takes what tidegate wrote itself for its own echo: the copy is written here.
+    rewrite(ctx, keeper, key, "it is put back").await
+}
+
+/// Writes the copy of a key afresh. The inner `Err` says why it is a person's.
+async fn rewrite(ctx: &Arc<Ctx>, keeper: &mut SlotWriter, key: &Key, done: &str) -> Result<Result<(), String>, Halt> {
     match mend_keys(ctx, keeper, RepairKind::Release, std::slice::from_ref(key)).await?.into_iter().next() {
-        Some((_, Mended::Failed(why))) => Ok(Err(format!("it is put back, but its copy cannot be written: {why}"))),
+        Some((_, Mended::Failed(why))) => Ok(Err(format!("{done}, but its copy cannot be written: {why}"))),
         _ => Ok(Ok(())),
     }
 }
