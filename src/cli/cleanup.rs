@@ -1,15 +1,14 @@
 //! `tidegate cleanup`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use super::live::World;
 use super::{DONE, Failure, Json, Outcome, out, read_plan, shown};
-use crate::engine::{self, Deps, Fate, Left};
-use crate::journal::{ClusterStore, read_file};
+use crate::engine::{self, Fate, Left};
+use crate::journal::read_file;
 
 #[derive(Args, Debug)]
 pub(super) struct CleanupArgs {
@@ -34,8 +33,7 @@ pub(super) struct CleanupArgs {
 
 pub(super) fn run(args: &CleanupArgs) -> Outcome {
     let world = World::connect(read_plan(&args.plan)?)?;
-    let journal = ClusterStore::new(world.clusters[0].clone(), world.rt.clone(), &world.plan.id);
-    let deps = Deps { journal: Arc::new(journal), ..world.deps() };
+    let deps = world.looking();
     let left = world.block_on(engine::cleanup_list(&deps)).map_err(Failure::new)?;
     engine::cleanup_names(&left, &args.drop).map_err(Failure::usage)?;
     let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", world.plan.id)));

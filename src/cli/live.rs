@@ -8,7 +8,7 @@ use crate::cluster::mongo::{Mongo, Probe};
 use crate::cluster::survey::Survey;
 use crate::engine::Deps;
 use crate::engine::preflight::{Facts, Surveys, gather};
-use crate::journal::{JournalStore, MemStore};
+use crate::journal::{ClusterStore, JournalStore, MemStore};
 use crate::plan::{Plan, resolve_env};
 use crate::runtime::live::Live;
 use crate::runtime::{Group, Micros, Rt, sleep};
@@ -75,6 +75,12 @@ impl World {
             plan: self.plan.clone(),
             on_record: Arc::new(|_| {}),
         }
+    }
+
+    /// As [`World::deps`], with the journal that is in the database: for whoever only looks.
+    pub(super) fn looking(&self) -> Deps {
+        let journal = ClusterStore::new(self.clusters[0].clone(), self.rt.clone(), &self.plan.id);
+        Deps { journal: Arc::new(journal), ..self.deps() }
     }
 
     /// Ends every task without waiting for what the driver may still have under way.

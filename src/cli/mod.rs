@@ -30,6 +30,8 @@ mod pace;
 #[cfg(feature = "mongo")]
 mod preflight;
 #[cfg(feature = "mongo")]
+mod repair;
+#[cfg(feature = "mongo")]
 mod run;
 mod scenarios;
 mod signals;
@@ -72,9 +74,9 @@ enum Command {
     /// Bring a rollout back to legacy, from whatever it is doing
     #[cfg(feature = "mongo")]
     Rollback(run::RollbackArgs),
-    /// Resolve what only a person can: keys written on both sides while next did not answer
+    /// Mend what a comparison or a stray has shown, and resolve what only a person can
     #[cfg(feature = "mongo")]
-    Repair(run::RepairArgs),
+    Repair(repair::RepairArgs),
     /// Check a plan, and whether its clusters and documents are fit for it; changes nothing
     Check(check::CheckArgs),
     /// Compare both sides of a rollout, document by document
@@ -171,7 +173,7 @@ fn dispatch(command: Command) -> Outcome {
         #[cfg(feature = "mongo")]
         Command::Rollback(args) => run::rollback(args),
         #[cfg(feature = "mongo")]
-        Command::Repair(args) => run::repair(args),
+        Command::Repair(args) => repair::run(args),
         Command::Check(args) => check::run(&args),
         #[cfg(feature = "mongo")]
         Command::Verify(args) => verify::run(&args),

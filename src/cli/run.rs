@@ -17,7 +17,7 @@ use crate::engine::{self, Config, Deps, End, Engine};
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
 use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
-use crate::route::{BUCKETS, Bucket, Side};
+use crate::route::{BUCKETS, Bucket};
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
 use crate::tui::run::{Exit, Options, Source};
 
@@ -73,17 +73,6 @@ pub(super) struct RollbackArgs {
     explain: bool,
 }
 
-#[derive(Args, Debug)]
-pub(super) struct RepairArgs {
-    #[command(flatten)]
-    common: Common,
-    /// Which side's version is right of a key that was written on both sides while next did not answer; may be repeated
-    #[arg(long, value_name = "KEY=legacy|next", required = true, value_parser = resolution)]
-    resolve: Vec<(String, Side)>,
-    #[command(flatten)]
-    held: TakeOver,
-}
-
 /// `512..`, `512..1024` or `50%..`. A route has one boundary, so that what goes back is everything from a bucket on.
 fn range(text: &str) -> Result<Bucket, String> {
     let wanted = "expected the first bucket and two dots, as in `512..`, or percent, as in `50%..`";
@@ -99,21 +88,6 @@ fn range(text: &str) -> Result<Bucket, String> {
         None => from.parse().ok(),
     };
     bucket.filter(|b| (1..BUCKETS).contains(b)).ok_or_else(|| format!("{wanted}; from bucket 1 to {}", BUCKETS - 1))
-}
-
-/// `KEY=legacy|next`; the key as the journal and the screen show it.
-fn resolution(text: &str) -> Result<(String, Side), String> {
-    let side = |name: &str| Side::BOTH.into_iter().find(|s| s.name() == name);
-    let (key, name) = text.rsplit_once('=').ok_or("expected KEY=legacy or KEY=next")?;
-    match (key, side(name)) {
-        ("", _) => Err("the key is missing before `=`".into()),
-        (_, None) => Err(format!(
-            "`{}` is not a side; {}",
-            crate::scrub::short(name, 40),
-            nearest(name, ["legacy", "next"].into_iter())
-        )),
-        (key, Some(side)) => Ok((key.to_owned(), side)),
-    }
 }
 
 /// What to do about another holder.
@@ -135,10 +109,10 @@ impl TakeOver {
 }
 
 #[derive(Args, Debug)]
-struct Common {
+pub(super) struct Common {
     /// The plan
     #[arg(value_name = "PLAN")]
-    plan: PathBuf,
+    pub(super) plan: PathBuf,
     /// No dashboard: print the journal's records and a summary
     #[arg(long)]
     headless: bool,
@@ -153,11 +127,18 @@ struct Common {
     journal: Option<PathBuf>,
     /// Who runs it, for the lease and the journal [default: user@host:pid]
     #[arg(id = "as", long = "as", value_name = "NAME")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     #[command(flatten)]
     theme: ThemeArg,
     #[command(flatten)]
-    json: Json,
+    pub(super) json: Json,
+}
+
+impl Common {
+    /// Stops at a safe point when only an operator can go on.
+    pub(super) fn until_needed(self) -> Common {
+        Common { exit_when_needed: true, ..self }
+    }
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,14 +175,8 @@ pub(super) fn rollback(args: RollbackArgs) -> Outcome {
     begin(&args.common, config, Some(ask))
 }
 
-pub(super) fn repair(args: RepairArgs) -> Outcome {
-    // What is still open afterwards is for the next call.
-    let common = Common { exit_when_needed: true, ..args.common };
-    begin(&common, Config { resolve: args.resolve, ..args.held.config() }, None)
-}
-
 /// What is asked of the rollout as soon as it is taken up.
-enum Ask {
+pub(super) enum Ask {
     /// How far back, and how.
     Back {
         hard: bool,
@@ -218,12 +193,12 @@ enum Ask {
     CohortForward,
 }
 
-fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome {
+pub(super) fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome {
     let plan = read_plan(&args.plan)?;
     let asked = ask.map(|a| commands(&plan, &a)).transpose()?.unwrap_or_default();
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless { None } else { Some(look::ui(&args.theme)?) };
-    let file = args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)));
+    let file = journal_file(args, &plan);
     let world = if config.resume { World::connect_begun(plan)? } else { World::connect(plan)? };
     let printing = Arc::new(AtomicBool::new(headless));
     let deps = deps(&world, &file, printing.clone(), args.json.json)?;
@@ -269,7 +244,17 @@ fn commands(plan: &Plan, ask: &Ask) -> Result<Vec<Command>, Failure> {
     })
 }
 
-fn deps(world: &World, file: &std::path::Path, printing: Arc<AtomicBool>, as_json: bool) -> Result<Deps, Failure> {
+/// Where the local copy of the journal is.
+pub(super) fn journal_file(args: &Common, plan: &Plan) -> PathBuf {
+    args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)))
+}
+
+pub(super) fn deps(
+    world: &World,
+    file: &std::path::Path,
+    printing: Arc<AtomicBool>,
+    as_json: bool,
+) -> Result<Deps, Failure> {
     let truth = ClusterStore::new(world.clusters[0].clone(), world.rt.clone(), &world.plan.id);
     let copy = FileStore::open_or_create(file, world.rt.clone()).map_err(Failure::new)?;
     let on_record = move |r: &Record| {

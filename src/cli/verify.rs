@@ -43,6 +43,9 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         for example in &found.examples {
             out::line(&format!("  {}", crate::scrub::short(example, 200)));
         }
+        if !found.is_clean() {
+            out::say("`tidegate repair PLAN` says what can be mended, and how");
+        }
     }
     let code = if found.is_clean() { DONE } else { FAILED };
     world.shut_down();

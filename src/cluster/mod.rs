@@ -470,8 +470,17 @@ pub struct IndexSpec {
     pub unique: bool,
     /// A TTL index: documents expire so many seconds after the date in its field.
     pub expire_after: Option<i64>,
-    /// It covers some documents only, or does not compare byte by byte (sparse, partial, with a collation). As read; never created.
-    pub narrow: bool,
+    /// Whatever else the server has for it (`sparse`, `partialFilterExpression`, `collation`, …); a plan asks for none of it.
+    pub options: bson::Document,
+}
+
+impl IndexSpec {
+    /// It covers some documents only, or does not compare byte by byte: sparse, partial or with a collation.
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
+        self.options.get_bool("sparse").unwrap_or(false)
+            || ["partialFilterExpression", "collation"].iter().any(|o| self.options.contains_key(o))
+    }
 }
 
 /// What the server holds documents of a collection against.
@@ -550,6 +559,13 @@ pub enum AdminOp {
         ns: Ns,
         /// Any of these.
         any: Vec<Held>,
+    },
+    /// Drops an index by its name; absent is fine. `_id_` is refused.
+    DropIndex {
+        /// Where.
+        ns: Ns,
+        /// Its name.
+        name: String,
     },
     /// Lists indexes, `_id_` included. Answers `Indexes`; none when the collection does not exist.
     Indexes {

@@ -12,6 +12,7 @@ use super::keys::KeyRegistry;
 use super::live_view::LiveView;
 use super::planted::Planted;
 use super::refusal::Refusal;
+use super::repair::RepairReport;
 use super::server_gate::ServerGate;
 use super::steady::Steady;
 use super::strand::{self, Strand};
@@ -63,6 +64,8 @@ pub(super) enum Message {
     Record(Event, oneshot::Sender<()>),
     /// A newer runner was seen.
     Fenced(i64),
+    /// The repair that this runner was started for has ended.
+    Repaired(RepairReport),
 }
 
 /// The route in force, and a range of buckets that nobody knows the owner of.

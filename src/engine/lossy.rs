@@ -62,6 +62,23 @@ fn back(t: &Transform, next: &RawDocument, legacy: Option<&RawDocument>) -> Want
     }
 }
 
+/// What a copy is to be, or why nobody can say.
+pub(super) fn image_over(
+    ctx: &Ctx,
+    src: Side,
+    own: &RawDocument,
+    copy: Option<&RawDocument>,
+) -> Result<RawDocumentBuf, String> {
+    match (wanted(ctx, src, own, copy), copy) {
+        (Ok(Wanted::Same), Some(copy)) => Ok(copy.to_owned()),
+        // Only a copy that is there can be as it should be.
+        (Ok(Wanted::Same), None) => Err("there is no copy".into()),
+        (Ok(Wanted::Write(doc)), _) => Ok(doc),
+        (Ok(Wanted::Unclear(why)), _) => Err(why),
+        (Err(why), _) => Err(why.to_string()),
+    }
+}
+
 /// Lists an owner's document of which nobody can say what legacy should hold.
 pub(super) async fn unclear(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Result<(), Halt> {
     put_aside(ctx, src, key, &format!("it cannot go back to legacy: {why}")).await

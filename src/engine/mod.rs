@@ -24,6 +24,7 @@ mod publish;
 mod quarantine;
 mod reconcile;
 mod refusal;
+mod repair;
 mod resync;
 mod routing;
 mod runner;
@@ -47,6 +48,9 @@ pub use cleanup::{CleanupError, Fate, Left, cleanup, cleanup_list, cleanup_names
 pub use ctx::Halt;
 pub use explain::{Expect, ExplainError, Step as WayBackStep, WayBack, explain};
 pub use refusal::Refusal;
+pub use repair::{
+    REPAIR_MAX, Repair, RepairEnd, RepairError, RepairFate, RepairItem, RepairPart, RepairReport, repair_look,
+};
 pub use runner::End;
 pub use start::{StartError, start};
 pub use verify::{VerifyError, VerifyOutcome, verify};
@@ -99,6 +103,8 @@ pub struct Config {
     pub strand_reason: Option<String>,
     /// Which side's version is right of a key that was written on both, by the key's text.
     pub resolve: Vec<(String, Side)>,
+    /// Carry out this repair and nothing else, then stop.
+    pub repair: Option<Arc<Repair>>,
     /// Deliberate mistakes, for the simulator only.
     pub planted: planted::Planted,
 }
@@ -122,6 +128,12 @@ impl Engine {
     pub fn send(&self, command: Command) -> Option<oneshot::Receiver<Reply>> {
         let (tx, rx) = oneshot::channel();
         self.commands.try_send((command, tx)).ok().map(|()| rx)
+    }
+
+    /// What the repair that this engine was started for came to, once it has.
+    #[must_use]
+    pub fn repaired(&self) -> Option<Arc<RepairReport>> {
+        self.publisher.repaired()
     }
 
     /// How the rollout ended, once it has.

@@ -40,7 +40,7 @@ pub(super) async fn judge_moving(ctx: &Arc<Ctx>, keys: &[Key]) -> Vec<(Key, Find
             continue;
         }
         let (tx, rx) = oneshot::channel();
-        tail.ask(bucket, Asked { key: key.clone(), answer: tx });
+        tail.ask(bucket, Asked::Judge { key: key.clone(), answer: tx });
         if let Either::Left(Ok(finding)) = race(rx, sleep(&ctx.rt, PATIENCE)).await {
             found.push((key.clone(), finding));
         }
@@ -49,12 +49,18 @@ pub(super) async fn judge_moving(ctx: &Arc<Ctx>, keys: &[Key]) -> Vec<(Key, Find
 }
 
 /// The worker's part: re-syncs the key and compares the copy with what was read of the owner for it.
-pub(super) async fn answer(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, asked: Asked) {
-    let Ok(bucket) = bucket_of(&asked.key) else { return };
-    let (held, _) = ctx.ownership.begin_write(src, vec![(asked.key.clone(), bucket)]).await;
+pub(super) async fn answer(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    src: Side,
+    key: Key,
+    answer: oneshot::Sender<Finding>,
+) {
+    let Ok(bucket) = bucket_of(&key) else { return };
+    let (held, _) = ctx.ownership.begin_write(src, vec![(key.clone(), bucket)]).await;
     // Empty when the bucket has changed hands since it was asked.
     if !held.is_empty() {
-        let keys = [asked.key];
+        let keys = [key];
         if src == Side::Legacy {
             ctx.registry.begin_tail(&keys).await;
         }
@@ -64,7 +70,7 @@ pub(super) async fn answer(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, a
         }
         match finding {
             // Whoever asked may have given up.
-            Ok(Some(finding)) => drop(asked.answer.send(finding)),
+            Ok(Some(finding)) => drop(answer.send(finding)),
             Ok(None) => {}
             Err(halt) => ctx.report_halt(halt).await,
         }

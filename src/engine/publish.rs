@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Config;
 use super::ctx::{Ctx, lock};
 use super::live_view::{LiveView, Progress};
+use super::repair::RepairReport;
 use super::runner::End;
 use crate::metrics::OpKind;
 use crate::plan::Advance;
@@ -25,6 +26,7 @@ struct Inner {
     state: State,
     open: bool,
     end: Option<End>,
+    repaired: Option<Arc<RepairReport>>,
     last: Option<(Micros, Arc<Snapshot>)>,
 }
 
@@ -42,7 +44,7 @@ impl Publisher {
             ctx: ctx.clone(),
             holder: crate::scrub::short(&config.holder, 60),
             drill: config.drill,
-            inner: Mutex::new(Inner { state, open: false, end: None, last: None }),
+            inner: Mutex::new(Inner { state, open: false, end: None, repaired: None, last: None }),
         }
     }
 
@@ -69,6 +71,14 @@ impl Publisher {
         let mut inner = lock(&self.inner);
         inner.end = Some(end);
         inner.last = None;
+    }
+
+    pub(super) fn set_repaired(&self, report: RepairReport) {
+        lock(&self.inner).repaired = Some(Arc::new(report));
+    }
+
+    pub(super) fn repaired(&self) -> Option<Arc<RepairReport>> {
+        lock(&self.inner).repaired.clone()
     }
 
     pub(super) fn end(&self) -> Option<End> {
@@ -394,7 +404,7 @@ fn traffic(state: &State, live: &LiveView) -> TrafficView {
         lost: oracle.then_some(n(t.lost)),
         stale_owner: n(t.stale_owner),
         stale_copy: n(t.stale_copy),
-        stray: state.strays,
+        stray: state.strays_open(),
         shadow: (n(t.shadow_different), n(t.shadow_compared)),
     }
 }

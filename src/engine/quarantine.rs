@@ -27,7 +27,8 @@ pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: Change
         return;
     }
     // Told before it is stored: cut off between the two, a restart tells it again rather than never.
-    ctx.record(Event::StrayFound { key: key.to_string(), side: src.name().to_owned(), why: None }).await;
+    let found = Event::StrayFound { key: key.to_string(), side: src.name().to_owned(), why: None, kept: id.clone() };
+    ctx.record(found).await;
     let mut d = RawDocumentBuf::new();
     d.append(bson::cstr!("_id"), id);
     d.append(bson::cstr!("plan"), ctx.plan.id.as_str());
@@ -66,7 +67,12 @@ pub(super) async fn leave(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Re
         return Ok(());
     }
     // Told before it is stored, as a stray is.
-    let event = Event::StrayFound { key: key.to_string(), side: src.name().to_owned(), why: Some(why.to_owned()) };
+    let event = Event::StrayFound {
+        key: key.to_string(),
+        side: src.name().to_owned(),
+        why: Some(why.to_owned()),
+        kept: id.clone(),
+    };
     ctx.record(event).await;
     let mut d = RawDocumentBuf::new();
     d.append(bson::cstr!("_id"), id);

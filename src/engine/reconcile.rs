@@ -20,6 +20,8 @@ pub(super) const ROUNDS: usize = 20;
 pub(super) const BUSY_ROUND: usize = 3;
 /// Keys kept for comparing again; more than that and the pass is started over later.
 const KEYS_MAX: usize = 2_000_000;
+/// Differing keys that a pass names when it is asked to.
+const FOUND_MAX: usize = 200_000;
 
 /// How one key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,17 @@ impl Finding {
     pub(super) fn is_equal(self) -> bool {
         matches!(self, Finding::Matched | Finding::Absent)
     }
+
+    /// The word for it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Finding::Matched => "matched",
+            Finding::Absent => "absent",
+            Finding::Missing => "missing",
+            Finding::Extra => "extra",
+            Finding::Differing => "differing",
+        }
+    }
 }
 
 /// The outcome of a pass.
@@ -51,6 +64,8 @@ pub(super) struct Outcome {
     pub differing: u64,
     pub in_flight: u64,
     pub examples: Vec<String>,
+    /// Which keys differ and how, as far as there is room; only of a pass that asks for them.
+    pub found: Vec<(Key, Finding)>,
     /// In place: documents of neither shape, and why; they count as differing.
     pub mixed: Vec<(Key, String)>,
     /// In place: documents of neither shape that are listed and left for a person.
@@ -107,8 +122,14 @@ impl Outcome {
             Finding::Extra => self.extra += 1,
             Finding::Differing => self.differing += 1,
         }
-        if !finding.is_equal() && self.examples.len() < 5 {
-            self.examples.push(format!("{key} {}", format!("{finding:?}").to_lowercase()));
+        if finding.is_equal() {
+            return;
+        }
+        if self.examples.len() < 5 {
+            self.examples.push(format!("{key} {}", finding.word()));
+        }
+        if self.found.len() < FOUND_MAX {
+            self.found.push((key.clone(), finding));
         }
     }
 }
@@ -132,12 +153,17 @@ pub(super) fn compare(ctx: &Ctx, owner: Side, legacy: Option<&RawDocument>, next
     }
 }
 
-fn owner_of(ctx: &Ctx, key: &Key) -> Side {
+pub(super) fn owner_of(ctx: &Ctx, key: &Key) -> Side {
     bucket_of(key).map_or(Side::Legacy, |b| ctx.ownership.owner_now(key, b))
 }
 
 /// One whole pass. `None` when the engine is stopping.
 pub(super) async fn pass(ctx: &Arc<Ctx>) -> Result<Option<Outcome>, Halt> {
+    Ok(pass_naming(ctx, ROUNDS).await?.map(|out| Outcome { found: Vec::new(), ..out }))
+}
+
+/// As [`pass`], and names the keys that differ, after so many rounds.
+pub(super) async fn pass_naming(ctx: &Arc<Ctx>, rounds: usize) -> Result<Option<Outcome>, Halt> {
     if ctx.in_place.is_some() {
         return super::in_place::reconcile(ctx).await;
     }
@@ -145,11 +171,12 @@ pub(super) async fn pass(ctx: &Arc<Ctx>) -> Result<Option<Outcome>, Halt> {
     lock(&ctx.live).reconcile.begin();
     let mut out = Outcome::default();
     let Some(scanned) = scan_both(ctx, &mut out).await? else { return Ok(None) };
-    if !settle(ctx, &mut out, scanned).await? {
+    if !settle(ctx, &mut out, scanned, rounds).await? {
         return Ok(None);
     }
+    let found = std::mem::take(&mut out.found);
     lock(&ctx.live).reconcile.finish(&out);
-    Ok(Some(out))
+    Ok(Some(Outcome { found, ..out }))
 }
 
 /// What the scan found.
@@ -256,13 +283,44 @@ pub(super) fn pair(a: &mut Cursor, b: &mut Cursor) -> Option<Pair> {
 
 /// Compares again whatever differed or had an event up to a marker, until it is judged. The outcome is true of the data at that
 /// marker: keys touched later stay in `dirty`, for whoever must know what has moved since. False when the engine is stopping.
-async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<bool, Halt> {
+async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned, rounds: usize) -> Result<bool, Halt> {
     let Some(through_ms) = pass_markers(ctx).await? else { return Ok(false) };
     out.through_ms = through_ms;
     let mut open = scanned.open;
     open.extend(lock(&ctx.dirty).replace(BTreeSet::new()).unwrap_or_default());
+    let Some(judged) = judge(ctx, open, rounds).await? else { return Ok(false) };
+    let left = |key: &Key| ctx.returning.load(Ordering::SeqCst) && ctx.aside.has(Side::Next, key);
+    let counted = judged.keys().filter(|k| scanned.matched.binary_search(&fingerprint(k)).is_ok()).count();
+    out.matched = out.matched.saturating_sub(counted as u64);
+    for (key, finding) in judged {
+        if !finding.is_equal() && left(&key) {
+            // Listed for a person, with next's version; nothing holds the way back up for it.
+            out.aside += 1;
+            continue;
+        }
+        let moving = !finding.is_equal() && lock(&ctx.dirty).as_ref().is_some_and(|d| d.contains(&key));
+        if moving {
+            out.in_flight += 1;
+        } else {
+            out.count(&key, finding);
+        }
+    }
+    if out.aside > 0 {
+        let n = out.aside;
+        out.text = Some(format!("{} documents match on both sides, {n} are in quarantine for a person", out.matched));
+    }
+    Ok(true)
+}
+
+/// Compares keys again and again, until each is equal or the rounds are over. A key that is not, and had an event since, is in flight.
+/// `None` when the engine is stopping.
+pub(super) async fn judge(
+    ctx: &Arc<Ctx>,
+    mut open: BTreeSet<Key>,
+    rounds: usize,
+) -> Result<Option<BTreeMap<Key, Finding>>, Halt> {
     let mut judged: BTreeMap<Key, Finding> = BTreeMap::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let keys: Vec<Key> = std::mem::take(&mut open).into_iter().collect();
         for (key, finding) in compare_again(ctx, &keys).await? {
             if !finding.is_equal() {
@@ -285,30 +343,10 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned) -> Result<b
         ctx.sleep(Micros::from_ms(50 * (round as u64 + 1))).await;
         // What was under way when it was read has been applied by then, or its key has an event.
         if pass_markers(ctx).await?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
     }
-    let left = |key: &Key| ctx.returning.load(Ordering::SeqCst) && ctx.aside.has(Side::Next, key);
-    let counted = judged.keys().filter(|k| scanned.matched.binary_search(&fingerprint(k)).is_ok()).count();
-    out.matched = out.matched.saturating_sub(counted as u64);
-    for (key, finding) in judged {
-        if !finding.is_equal() && left(&key) {
-            // Listed for a person, with next's version; nothing holds the way back up for it.
-            out.aside += 1;
-            continue;
-        }
-        let moving = !finding.is_equal() && lock(&ctx.dirty).as_ref().is_some_and(|d| d.contains(&key));
-        if moving {
-            out.in_flight += 1;
-        } else {
-            out.count(&key, finding);
-        }
-    }
-    if out.aside > 0 {
-        let n = out.aside;
-        out.text = Some(format!("{} documents match on both sides, {n} are in quarantine for a person", out.matched));
-    }
-    Ok(true)
+    Ok(Some(judged))
 }
 
 /// Waits until every running tail has applied everything up to a marker taken now. Returns the wall-clock time of the markers, or
@@ -347,7 +385,7 @@ pub(super) async fn compare_again(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<(K
     Ok(found)
 }
 
-async fn read(ctx: &Arc<Ctx>, side: Side, keys: &[Key]) -> Result<Vec<Option<Doc>>, Halt> {
+pub(super) async fn read(ctx: &Arc<Ctx>, side: Side, keys: &[Key]) -> Result<Vec<Option<Doc>>, Halt> {
     let after = ctx.seen(side);
     let read = ctx.retry("reading to compare", || ctx.db(side).read(ctx.ns(side), keys, after)).await?;
     ctx.saw(side, read.at);

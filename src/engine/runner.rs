@@ -11,6 +11,7 @@ use super::ctx::{Ctx, Halt, Message, as_task, lock};
 use super::lease::{self, Lease};
 use super::planted::Bug;
 use super::publish::Publisher;
+use super::repair::{self, Repair, RepairReport};
 use super::{strand, tasks};
 use crate::gate::{Baseline, GateState, TriggerState, Tripped};
 use crate::journal::{By, Journal, JournalError, Record};
@@ -70,6 +71,8 @@ pub(super) struct Runner {
     baseline: Option<Arc<Baseline>>,
     began: Micros,
     task_running: bool,
+    /// No stage is worked on: this is carried out, and then the runner stops.
+    repair: Option<Arc<Repair>>,
 }
 
 /// The run is over.
@@ -115,7 +118,13 @@ impl Runner {
             baseline,
             began,
             task_running: false,
+            repair: None,
         }
+    }
+
+    /// Has it carry out a repair instead of the rollout's tasks.
+    pub(super) fn only_repairs(&mut self, repair: Option<Arc<Repair>>) {
+        self.repair = repair;
     }
 
     pub(super) fn state(&self) -> &State {
@@ -187,6 +196,12 @@ impl Runner {
     async fn message(&mut self, message: Message) -> Result<(), Over> {
         match message {
             Message::Fenced(newer) => Err(Over(End::Fenced(format!("epoch {newer} has taken over")))),
+            Message::Repaired(report) => {
+                self.task_running = false;
+                self.publisher.set_repaired(report);
+                self.ctx.stopping.store(true, Ordering::SeqCst);
+                Ok(())
+            }
             Message::Record(event, done) => {
                 let stray = matches!(event, Event::StrayFound { .. }).then(|| event.text());
                 self.journal_now(event).await?;
@@ -206,6 +221,10 @@ impl Runner {
                 if matches!(input, Input::TaskDone { .. } | Input::TaskFailed { .. } | Input::TaskStopped) {
                     self.task_running = false;
                     self.ctx.abandoned.store(false, Ordering::SeqCst);
+                }
+                if self.repair.is_some() && matches!(input, Input::Broken { .. }) {
+                    // What holds a tail up holds the repair up, too.
+                    self.ctx.stopping.store(true, Ordering::SeqCst);
                 }
                 // What an abandoned task still says is not about the task that follows it.
                 if abandoned { Ok(()) } else { self.input(By::Engine, input).await }
@@ -283,6 +302,10 @@ impl Runner {
         if !self.publisher.is_open() || self.ctx.is_stopping() {
             return Ok(());
         }
+        if let Some(repair) = self.repair.clone() {
+            self.start_repair(repair);
+            return Ok(());
+        }
         if !self.baseline_taken().await? {
             return Ok(());
         }
@@ -346,10 +369,29 @@ impl Runner {
         self.ctx.spawn("task", async move { carry_out(ctx, &state, task).await });
     }
 
+    /// No trigger acts meanwhile: the runner would be gone before a rollback is done.
+    fn start_repair(&mut self, repair: Arc<Repair>) {
+        if self.task_running {
+            return;
+        }
+        self.task_running = true;
+        let (ctx, publisher, holder) = (self.ctx.clone(), self.publisher.clone(), self.lease.holder.clone());
+        self.ctx.spawn("repair", async move {
+            let report = match repair::run(&ctx, &repair, &holder, &publisher).await {
+                Ok(report) => report,
+                Err(halt @ Halt::Fenced(_)) => return ctx.report_halt(halt).await,
+                Err(halt) => RepairReport::cut_off(&repair, &halt.to_string()),
+            };
+            // A closed channel means that the runner has ended.
+            let _ = ctx.to_runner.send(Message::Repaired(report));
+        });
+    }
+
     /// Evaluates the gates of the current stage.
     fn look(&mut self) {
         let now = self.ctx.rt.now();
         let mut live = lock(&self.ctx.live);
+        live.metrics.set("writes.stray", None, now, self.state.strays_open() as f64);
         if self.gates_of != Some(self.state.stage) {
             let stage = self.ctx.plan.stages.get(self.state.stage);
             let gate = |g: &crate::plan::Gate| GateState::new(g.clone()).with_baseline(self.baseline.clone());
@@ -413,7 +455,7 @@ impl Runner {
                 "acknowledged": t.acknowledged,
                 "lost": oracle.then_some(t.lost),
                 "stale": t.stale_owner,
-                "stray": self.state.strays,
+                "stray": self.state.strays_open(),
             },
             "documents": {
                 "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,

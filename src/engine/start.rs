@@ -36,6 +36,9 @@ pub enum StartError {
     /// There is nothing to resume.
     #[error("rollout `{0}` has not been begun: use `tidegate run`")]
     Nothing(String),
+    /// Where it stands there is nothing to repair.
+    #[error("{0}")]
+    NoRepair(String),
     /// It is over.
     #[error("rollout `{0}` is finished; its journal is closed (`tidegate cleanup` makes room for another run)")]
     Finished(String),
@@ -95,6 +98,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     let publisher = Arc::new(Publisher::new(&ctx, config, state.clone()));
     let (commands, command_inbox) = mpsc::channel(32);
     let mut runner = Runner::new(ctx.clone(), journal, state, deps.on_record.clone(), publisher.clone(), held.clone());
+    runner.only_repairs(config.repair.clone());
     for r in &records {
         runner.show(r);
     }
@@ -147,6 +151,11 @@ pub(super) async fn fence_out(ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
 
 fn admissible(deps: &Deps, config: &Config, state: &State, begun: bool) -> Result<(), StartError> {
     let id = deps.plan.id.clone();
+    if config.repair.is_some()
+        && let Some(why) = super::repair::refusal(state, &deps.plan)
+    {
+        return Err(StartError::NoRepair(why));
+    }
     if state.closed {
         return Err(StartError::Finished(id));
     }

@@ -14,6 +14,7 @@ use super::ctx::{Ctx, Halt, lock};
 use super::in_place::{Source, carry};
 use super::planted::Bug;
 use super::reconcile::Finding;
+use super::repair;
 use super::resync::resync;
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{Change, ChangeBatch, ChangeKind, ClusterTime, Failed, Key, Reason, StreamPos};
@@ -38,10 +39,12 @@ struct Unit {
     flush: bool,
 }
 
-/// A key to be judged by the worker that writes its copy.
-pub(super) struct Asked {
-    pub key: Key,
-    pub answer: oneshot::Sender<Finding>,
+/// What a worker is asked for between two batches: nobody else writes the copies of its buckets.
+pub(super) enum Asked {
+    /// A key to be judged.
+    Judge { key: Key, answer: oneshot::Sender<Finding> },
+    /// Copies to be written afresh.
+    Mend(repair::Job),
 }
 
 #[derive(Default)]
@@ -119,7 +122,7 @@ impl TailState {
         }
     }
 
-    /// Has the worker of `bucket` judge a key.
+    /// Asks the worker of `bucket`.
     pub(super) fn ask(&self, bucket: Bucket, asked: Asked) {
         if let Some(worker) = lock(&self.inner).workers.get_mut(worker_of(bucket)) {
             worker.asked.push_back(asked);
@@ -443,7 +446,7 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
 }
 
 /// A bucket always goes to the same worker: one key, one writer.
-fn worker_of(bucket: Bucket) -> usize {
+pub(super) fn worker_of(bucket: Bucket) -> usize {
     usize::from(bucket) % WORKERS
 }
 
@@ -453,8 +456,10 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
         let work = state.work[index].notified();
         let asked = lock(&state.inner).workers[index].asked.pop_front();
         let was_asked = asked.is_some();
-        if let Some(asked) = asked {
-            super::proof::answer(&ctx, &mut writer, src, asked).await;
+        match asked {
+            Some(Asked::Judge { key, answer }) => super::proof::answer(&ctx, &mut writer, src, key, answer).await,
+            Some(Asked::Mend(job)) => repair::answer(&ctx, &mut writer, src, job).await,
+            None => {}
         }
         let Some(units) = take(state, index) else {
             if was_asked {

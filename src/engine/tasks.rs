@@ -182,8 +182,10 @@ pub(super) async fn reconcile_until_clean(ctx: &Arc<Ctx>, held: Held<'_>) -> Res
         if out.is_clean() {
             return Ok(Some(out.evidence()));
         }
+        let lasting = out.missing + out.extra + out.differing > 0;
+        let mend = if lasting { "; `tidegate repair PLAN` says how to mend what stays" } else { "" };
         held(format!(
-            "missing {}, extra {}, differing {}, in flight {}: {}",
+            "missing {}, extra {}, differing {}, in flight {}: {}{mend}",
             out.missing,
             out.extra,
             out.differing,

@@ -128,6 +128,14 @@ pub(super) async fn as_built(ctx: &Arc<Ctx>, index: &IndexSpec) -> Result<IndexS
     }
 }
 
+/// True for an index that is as the plan has it, be it suspended for the time of the rollout.
+pub(super) fn is_as_planned(there: &IndexSpec, planned: &IndexSpec) -> bool {
+    let suspended = planned.expire_after.is_some() && there.expire_after == Some(NEVER);
+    let there =
+        IndexSpec { expire_after: if suspended { planned.expire_after } else { there.expire_after }, ..there.clone() };
+    there == *planned
+}
+
 /// The task: before the first write moves, nothing expires on either side any more.
 pub(super) async fn suspend(ctx: &Arc<Ctx>) -> Result<Value, Halt> {
     if ctx.planted.has(Bug::TtlNotSuspended) {

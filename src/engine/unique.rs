@@ -112,7 +112,7 @@ pub(super) fn refusal(plan: &Plan, t: &Transform, legacy: &[IndexSpec], next: &[
             Err(why) => return refuse(index, why.to_owned()),
         };
         let same = |i: &IndexSpec| {
-            i.unique && !i.narrow && i.keys.len() == wanted.len() && wanted.iter().all(|f| i.keys.contains_key(f))
+            i.unique && !i.is_narrow() && i.keys.len() == wanted.len() && wanted.iter().all(|f| i.keys.contains_key(f))
         };
         if !collection.indexes.iter().chain(next).any(same) {
             let keys: Vec<String> = wanted.iter().map(|f| format!("\"{}\" = 1", crate::scrub::short(f, 60))).collect();
@@ -131,7 +131,7 @@ pub(super) fn refusal(plan: &Plan, t: &Transform, legacy: &[IndexSpec], next: &[
 
 /// The fields that a unique index of next must have for one of legacy.
 fn wanted(t: &Transform, index: &IndexSpec) -> Result<Vec<String>, &'static str> {
-    if index.narrow {
+    if index.is_narrow() {
         return Err(
             ", which is sparse, partial or has a collation: what it refuses cannot be told from its fields, so next cannot be made to \
              refuse the same",
@@ -298,7 +298,7 @@ async fn holders(
     indexes: &[IndexSpec],
     images: &[RawDocumentBuf],
 ) -> Result<Vec<Key>, Halt> {
-    let values = |i: &IndexSpec| images.iter().filter_map(|d| values_of(&i.keys, d, i.narrow)).collect::<Vec<_>>();
+    let values = |i: &IndexSpec| images.iter().filter_map(|d| values_of(&i.keys, d, i.is_narrow())).collect::<Vec<_>>();
     let any: Vec<Held> = indexes.iter().flat_map(values).collect();
     if any.is_empty() {
         return Ok(Vec::new());

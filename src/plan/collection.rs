@@ -106,7 +106,7 @@ fn read_indexes(r: &mut Reader, t: &Table<'_, '_>, in_place: bool) -> Vec<IndexS
         } else if all.iter().any(|i| i.name == name.value) {
             r.error(name.span, format!("two indexes are named `{}`", name.value), "expected another name", None);
         } else if let Some(keys) = keys {
-            all.push(IndexSpec { name: name.value, keys, unique, expire_after: expire, narrow: false });
+            all.push(IndexSpec { name: name.value, keys, unique, expire_after: expire, options: Document::new() });
         }
     }
     all

@@ -166,6 +166,63 @@ pub enum Event {
         /// In place: why the document is neither shape.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<String>,
+        /// The `_id` of its record in `tidegate.quarantine`, as text: told twice, it is one stray.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        kept: String,
+    },
+    /// What became of a stray is decided, and done.
+    StrayResolved {
+        /// The key.
+        key: String,
+        /// The side it was written on.
+        side: String,
+        /// The `_id` of its record in `tidegate.quarantine`.
+        kept: String,
+        /// What became of it.
+        how: String,
+    },
+    /// A repair will be carried out now.
+    RepairBegan {
+        /// The template's id.
+        template: String,
+        /// Which of its actions.
+        action: String,
+        /// How many documents (or indexes) it is about.
+        documents: u64,
+        /// Who has it done.
+        operator: String,
+        /// Why, where that was said.
+        reason: Option<String>,
+        /// What it is about: the first few, in words.
+        evidence: Value,
+    },
+    /// A repair is done, as far as it could be.
+    RepairEnded {
+        /// The template's id.
+        template: String,
+        /// Which of its actions.
+        action: String,
+        /// What was mended.
+        done: u64,
+        /// What needed no mending any more.
+        skipped: u64,
+        /// What is left for a person.
+        conflicts: u64,
+        /// The first of those, in words.
+        evidence: Value,
+    },
+    /// The keys that a repair was about were compared again.
+    RepairVerified {
+        /// The template's id.
+        template: String,
+        /// Which of its actions.
+        action: String,
+        /// Keys equal on both sides.
+        matched: u64,
+        /// Keys that still differ.
+        differing: u64,
+        /// True as of this wall-clock time, milliseconds.
+        through_ms: i64,
     },
     /// A hard rollback may leave writes behind on a next that does not answer.
     StrandDecided {
@@ -316,7 +373,24 @@ impl Event {
             Event::Returned { id, .. } => format!("back in stage {id}"),
             Event::RolledBack { .. } => "rolled back: everything is on legacy".to_owned(),
             Event::StrayFound { key, why: Some(why), .. } => format!("{key} is left for a person: {why}"),
-            Event::StrayFound { key, side, why: None } => format!("stray write of {key} on {side}"),
+            Event::StrayFound { key, side, why: None, .. } => {
+                format!("stray write of {key} on {side}; `tidegate repair PLAN --template carry-stray` carries it over")
+            }
+            Event::StrayResolved { key, side, how, .. } => format!("stray write of {key} on {side} resolved: {how}"),
+            Event::RepairBegan { template, action, documents, operator, reason, .. } => {
+                let named = if template == action { template.clone() } else { format!("{template}: {action}") };
+                let why = reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
+                format!("repair {named} of {documents} begins, by {operator}{why}")
+            }
+            Event::RepairEnded { action, done, skipped, conflicts, .. } => {
+                format!("repair {action}: {done} mended, {skipped} needed nothing, {conflicts} left for a person")
+            }
+            Event::RepairVerified { action, matched, differing: 0, .. } => {
+                format!("repair {action} verified: {matched} keys are equal on both sides")
+            }
+            Event::RepairVerified { action, matched, differing, .. } => {
+                format!("repair {action} verified: {matched} keys are equal, {differing} DIFFER")
+            }
             Event::StrandDecided { why, .. } => format!("WRITES MAY BE LEFT BEHIND on next: {why}"),
             Event::Sealed { evidence, .. } => match evidence.get("text").and_then(Value::as_str) {
                 Some(t) => format!("NEXT IS SEALED: {t}"),

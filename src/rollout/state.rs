@@ -1,6 +1,7 @@
 //! Everything that must survive a crash, as the fold of the journal.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::plan::{Advance, Plan};
 use crate::rollout::task::{Task, back_tasks, forward_again, tasks_of};
@@ -138,8 +139,8 @@ pub struct State {
     pub reconciled: Option<serde_json::Value>,
     /// What metrics were before the first stage.
     pub baseline: Option<serde_json::Value>,
-    /// Strays found.
-    pub strays: u64,
+    /// Strays found that nobody has resolved, by the `_id` of their record in quarantine.
+    pub strays: Arc<BTreeSet<String>>,
     /// The journal is closed.
     pub closed: bool,
 }
@@ -216,7 +217,11 @@ impl State {
             Event::CohortForward {} => self.cohort_forward(plan),
             Event::Returned { stage, at_ms, .. } => self.returned(*stage, *at_ms, plan),
             Event::RolledBack { .. } => self.status = Status::RolledBack,
-            Event::StrayFound { .. } => self.strays += 1,
+            Event::StrayFound { key, side, kept, .. } => {
+                let id = if kept.is_empty() { format!("{side}/{key}") } else { kept.clone() };
+                Arc::make_mut(&mut self.strays).insert(id);
+            }
+            Event::StrayResolved { kept, .. } => drop(Arc::make_mut(&mut self.strays).remove(kept)),
             Event::StrandDecided { why, .. } => self.strand = Some(why.clone()),
             Event::Sealed { through, flip, below, evidence } => {
                 let sealed = Sealed { through: *through, flip: *flip, below: *below, evidence: evidence.clone() };
@@ -232,7 +237,13 @@ impl State {
             Event::ConflictResolved { key, side } => {
                 self.conflicts.insert(key.clone(), Some(side.clone()));
             }
-            Event::TtlSuspended { .. } | Event::TtlRestored { .. } | Event::Stopped {} => {}
+            // They change documents and indexes, not where the rollout stands.
+            Event::RepairBegan { .. }
+            | Event::RepairEnded { .. }
+            | Event::RepairVerified { .. }
+            | Event::TtlSuspended { .. }
+            | Event::TtlRestored { .. }
+            | Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }
     }
@@ -354,6 +365,21 @@ impl State {
     #[must_use]
     pub fn conflicts_open(&self) -> usize {
         self.conflicts.values().filter(|c| c.is_none()).count()
+    }
+
+    /// Strays that nobody has resolved yet.
+    #[must_use]
+    pub fn strays_open(&self) -> u64 {
+        self.strays.len() as u64
+    }
+
+    /// True once the first copy of everything is finished: from there on a difference is one.
+    #[must_use]
+    pub fn has_copied(&self, plan: &Plan) -> bool {
+        let done = self.back.as_ref().map_or(self.tasks_done, |b| b.left.tasks_done);
+        let copy = |stage| tasks_of(plan, stage).iter().position(|t| *t == Task::Backfill);
+        let at = (0..plan.stages.len()).find_map(|stage| Some((stage, copy(stage)?)));
+        self.reconciled.is_some() || at.is_some_and(|(stage, task)| (self.stage, done) > (stage, task))
     }
 
     /// How the current stage ends.

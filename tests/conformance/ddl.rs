@@ -86,6 +86,28 @@ pub async fn indexes_are_listed_and_enforced(env: Env) -> R {
     Ok(())
 }
 
+pub async fn an_index_is_dropped_by_name(env: Env) -> R {
+    let ns = env.ns("dropped_index");
+    let drop = |name: &str| AdminOp::DropIndex { ns: ns.clone(), name: name.into() };
+    env.admin(drop("by_u")).await?;
+    let by_u = IndexSpec { name: "by_u".into(), keys: doc! { "u": 1 }, unique: true, ..IndexSpec::default() };
+    let sparse = IndexSpec { options: doc! { "sparse": true }, ..by_u.clone() };
+    env.admin(AdminOp::CreateIndex { ns: ns.clone(), index: sparse.clone() }).await?;
+    let listed = indexes(&env, &ns).await?;
+    ensure!(listed.contains(&sparse), "options are not listed: {listed:?}");
+    env.insert(&ns, rawdoc! { "_id": 1, "u": 5 }).await?;
+    for _ in 0..2 {
+        env.admin(drop("by_u")).await?;
+        ensure!(indexes(&env, &ns).await?.len() == 1, "still there");
+    }
+    env.insert(&ns, rawdoc! { "_id": 2, "u": 5 }).await?;
+    let r = env.db.admin(&drop("_id_")).await;
+    ensure!(is_refused(&r), "{r:?}");
+    let r = env.db.admin(&AdminOp::CreateIndex { ns: ns.clone(), index: by_u }).await;
+    ensure!(r.is_err(), "a unique index over duplicates: {r:?}");
+    Ok(())
+}
+
 pub async fn a_unique_index_refuses_existing_duplicates(env: Env) -> R {
     let ns = env.ns("dups");
     env.insert(&ns, rawdoc! { "_id": 1, "u": 5 }).await?;

@@ -68,6 +68,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         streams::a_rename_ends_the_stream,
         ddl::create_is_idempotent,
         ddl::indexes_are_listed_and_enforced,
+        ddl::an_index_is_dropped_by_name,
         ddl::a_unique_index_refuses_existing_duplicates,
         ddl::a_ttl_index_is_set_by_its_name,
         ddl::whoever_holds_a_value_is_found,

@@ -23,6 +23,7 @@ mod fixture;
 mod in_place;
 mod pilot;
 mod plan;
+mod repair;
 mod screens;
 mod server_gate;
 mod sim;

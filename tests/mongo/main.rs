@@ -35,6 +35,7 @@ mod losses;
 mod mongod;
 mod pilot;
 mod program;
+mod repair;
 mod replset;
 mod rollout;
 mod server_gate;
@@ -172,6 +173,7 @@ fn main() {
     trials.extend(in_place::trials());
     trials.extend(losses::trials());
     trials.extend(pilot::trials());
+    trials.extend(repair::trials());
     trials.extend(rollout::trials());
     trials.extend(server_gate::trials());
     trials.extend(steps::trials());

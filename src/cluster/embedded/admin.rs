@@ -40,6 +40,7 @@ impl Core {
             | AdminOp::Indexes { ns }
             | AdminOp::SetExpiry { ns, .. }
             | AdminOp::Holders { ns, .. }
+            | AdminOp::DropIndex { ns, .. }
             | AdminOp::SetValidator { ns, .. }
             | AdminOp::Validation { ns }
             | AdminOp::SetValidation { ns, .. }
@@ -128,6 +129,16 @@ impl Core {
                 }
             }
             AdminOp::Holders { ns, any } => Ok((AdminDone::Keys(holders(s, ns, any)), None)),
+            AdminOp::DropIndex { name, .. } if name == "_id_" => Err(refused("cannot drop _id index (72)".into())),
+            AdminOp::DropIndex { ns, name } => {
+                let indexes = s.colls.get_mut(ns).map(|c| &mut c.indexes);
+                let gone = indexes.is_some_and(|all| {
+                    let before = all.len();
+                    all.retain(|i| i.spec.name != *name);
+                    all.len() < before
+                });
+                done(gone.then(|| s.commit_ddl(&self.config, now, &[ns], &[], bits)))
+            }
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(s, now, ns, &Validation::strict(validator.clone()), bits)
             }

@@ -25,6 +25,7 @@ impl Mongo {
                 self.ddl(&ns.db, rawdoc! { "collMod": &*ns.coll, "index": index }).await.map(|()| AdminDone::Done)
             }
             AdminOp::Holders { ns, any } => self.holders(ns, any).await.map(AdminDone::Keys),
+            AdminOp::DropIndex { ns, name } => self.drop_index(ns, name).await,
             AdminOp::Indexes { ns } => self.indexes(ns).await.map(AdminDone::Indexes),
             AdminOp::SetValidator { ns, validator } => {
                 self.set_validation(ns, &Validation::strict(validator.clone())).await
@@ -106,12 +107,31 @@ impl Mongo {
         if let Some(seconds) = index.expire_after {
             spec.append(bson::cstr!("expireAfterSeconds"), seconds);
         }
+        let odd = |e: &dyn std::fmt::Display| refused(format!("the options of the index {}: {e}", index.name));
+        for part in raw(&index.options)?.iter() {
+            let (name, value) = part.map_err(|e| odd(&e))?;
+            spec.append(name, value.to_owned());
+        }
         let mut specs = RawArrayBuf::new();
         specs.push(spec);
         let command = rawdoc! { "createIndexes": &*ns.coll, "indexes": specs, "writeConcern": majority() };
         // No time limit: a build takes as long as the collection is large.
         self.run_for(&ns.db, command, Phase::Write, None).await?;
         Ok(AdminDone::Done)
+    }
+
+    async fn drop_index(&self, ns: &Ns, name: &str) -> Result<AdminDone, Failed> {
+        // `*` would be all of them.
+        if name == "*" || name == "_id_" {
+            return Err(refused(format!("the index {name} is not dropped")));
+        }
+        match self.ddl(&ns.db, rawdoc! { "dropIndexes": &*ns.coll, "index": name }).await {
+            Err(Failed::NotDone(Reason::Refused(m))) => match self.indexes(ns).await?.iter().any(|i| i.name == name) {
+                true => Err(refused(m)),
+                false => Ok(AdminDone::Done),
+            },
+            other => other.map(|()| AdminDone::Done),
+        }
     }
 
     async fn indexes(&self, ns: &Ns) -> Result<Vec<IndexSpec>, Failed> {
@@ -205,13 +225,17 @@ impl Mongo {
 
 /// An index as the server lists it.
 pub(super) fn spec_of(d: &Document) -> Result<IndexSpec, Failed> {
+    let mut options = d.clone();
+    // The version of its format and older servers' namespace say nothing about what it does.
+    for known in ["key", "name", "unique", "expireAfterSeconds", "v", "ns", "background"] {
+        options.remove(known);
+    }
     Ok(IndexSpec {
         name: d.get_str("name").map_err(malformed)?.to_owned(),
         keys: d.get_document("key").map_err(malformed)?.clone(),
         unique: d.get_bool("unique").unwrap_or(false),
         expire_after: d.get("expireAfterSeconds").and_then(seconds),
-        narrow: d.get_bool("sparse").unwrap_or(false)
-            || ["partialFilterExpression", "collation"].iter().any(|o| d.contains_key(o)),
+        options,
     })
 }
 

@@ -263,7 +263,13 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     let undo = undo_ns();
     let images = of_rollout(ctx, &undo).await?;
     add(undo, Side::Legacy, "what documents were before tidegate overwrote them", Fate::ByName, images);
-    add(quarantine, Side::Legacy, "strays: writes made past the route, with both documents", Fate::ByName, strays);
+    add(
+        quarantine,
+        Side::Legacy,
+        "strays with both documents, conflicts, and what repairs have replaced or removed",
+        Fate::ByName,
+        strays,
+    );
     for side in Side::BOTH {
         let kept = ttl::kept(ctx, side).await?;
         if !kept.is_empty() {

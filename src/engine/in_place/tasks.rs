@@ -167,6 +167,7 @@ async fn put_aside(ctx: &Arc<Ctx>, way: Way, key: &Key, why: &str) -> Result<(),
             key: key.to_string(),
             side: "legacy".to_owned(),
             why: Some(crate::scrub::short(why, 300)),
+            kept: known[0].to_string(),
         };
         ctx.record(event).await;
     }

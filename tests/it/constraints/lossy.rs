@@ -133,7 +133,7 @@ fn simulate(seed: u64, planted: Planted) -> Result<(), String> {
     }
     over(&mut w);
     app.stop(&mut w);
-    if (w.outcome(), w.state().strays) != ("rolled_back", 0) {
+    if (w.outcome(), w.state().strays.len()) != ("rolled_back", 0) {
         return Err(format!("{}: {}", w.outcome(), w.why()));
     }
     check(&w, &app)

@@ -114,7 +114,7 @@ fn simulate(seed: u64) {
     }
     over(&mut w);
     app.stop(&mut w);
-    assert_eq!(w.state().strays, 0, "seed {seed}: {}", w.why());
+    assert_eq!(w.state().strays.len(), 0, "seed {seed}: {}", w.why());
     let (side, ns) = if goes_back { (Side::Legacy, w.ns()) } else { (Side::Next, next(&w)) };
     assert_eq!(w.outcome(), if goes_back { "rolled_back" } else { "completed" }, "seed {seed}");
     let there: BTreeMap<_, _> = w.cluster.dump(&ns).into_iter().collect();

@@ -234,7 +234,7 @@ impl World {
 
     pub fn outcome(&self) -> &'static str {
         let end = self.engine.as_ref().and_then(Engine::ended);
-        End::outcome(end.as_ref(), self.state().strays)
+        End::outcome(end.as_ref(), self.state().strays_open())
     }
 
     pub fn why(&self) -> String {
@@ -393,8 +393,8 @@ pub fn simulate(seed: u64, planted: Planted, leaning: Leaning) -> Result<Stats, 
         return Err(format!("{v}; {}", world.why()));
     }
     let state = world.state();
-    if state.strays > 0 || state.reconciled.is_none() && !begun_before_the_change(&world) {
-        return Err(format!("{} strays, reconciled {:?}", state.strays, state.reconciled));
+    if state.strays_open() > 0 || state.reconciled.is_none() && !begun_before_the_change(&world) {
+        return Err(format!("{} strays, reconciled {:?}", state.strays_open(), state.reconciled));
     }
     world.check(&app)?;
     stats.edits = app.known().values().map(|k| k.edits).sum();
