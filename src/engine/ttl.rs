@@ -184,31 +184,31 @@ pub(super) async fn restore(ctx: &Arc<Ctx>, side: Side) -> Result<Value, Halt> {
 
 /// Sets what is there to what was kept of it, and forgets that.
 pub(super) async fn bring_back(ctx: &Arc<Ctx>, side: Side, kept: &[Kept], fenced: bool) -> Result<(), Halt> {
-    let stands = !kept.is_empty() && tasks::kind(ctx, side, ctx.ns(side)).await? == CollKind::Collection;
-    while stands {
-        let there = tasks::index_list(ctx, side).await?;
-        // Somebody may have set it to something else since: that stays.
-        let suspended = |k: &&Kept| there.iter().any(|i| i.name == k.index && i.expire_after == Some(NEVER));
-        let open: Vec<&Kept> = kept.iter().filter(suspended).filter(|k| k.seconds < NEVER).collect();
-        if open.is_empty() {
-            break;
+    if !kept.is_empty() && tasks::kind(ctx, side, ctx.ns(side)).await? == CollKind::Collection {
+        while set_back(ctx, side, kept, fenced).await? {
+            ctx.sleep(LATE).await;
         }
-        for k in open {
-            match fenced {
-                true => set(ctx, side, &k.index, k.seconds).await?,
-                false => {
-                    let (ns, index) = (ctx.ns(side).clone(), k.index.clone());
-                    let op = AdminOp::SetExpiry { ns, index, seconds: k.seconds };
-                    ctx.admin(side, "setting a TTL index", op).await?;
-                }
-            }
-        }
-        ctx.sleep(LATE).await;
     }
     for k in kept {
         cleanup::delete(ctx, Side::Legacy, &ttl_ns(), &k.key).await?;
     }
     Ok(())
+}
+
+/// Sets those that are still suspended. False when there was none: what somebody has set to something else since stays.
+async fn set_back(ctx: &Arc<Ctx>, side: Side, kept: &[Kept], fenced: bool) -> Result<bool, Halt> {
+    let there = tasks::index_list(ctx, side).await?;
+    let suspended = |k: &&Kept| there.iter().any(|i| i.name == k.index && i.expire_after == Some(NEVER));
+    let open: Vec<&Kept> = kept.iter().filter(|k| k.seconds < NEVER).filter(suspended).collect();
+    for k in &open {
+        if fenced {
+            set(ctx, side, &k.index, k.seconds).await?;
+        } else {
+            let op = AdminOp::SetExpiry { ns: ctx.ns(side).clone(), index: k.index.clone(), seconds: k.seconds };
+            ctx.admin(side, "setting a TTL index", op).await?;
+        }
+    }
+    Ok(!open.is_empty())
 }
 
 /// The command that a person runs to bring an index back.

@@ -175,7 +175,7 @@ fn what_next_could_not_refuse_is_refused_before_anything_is_made() {
         (PLAN, "n", "over a field that a step changes"),
     ] {
         let (mut w, _app) = begin(1, text, None);
-        let docs = (0..3).map(|id| rawdoc! { "_id": id, "mail": format!("x{id}"), "n": id as i32 });
+        let docs = (0..3).map(|id| rawdoc! { "_id": id, "mail": format!("x{id}"), "n": id });
         let ns = w.ns();
         for (key, _) in w.cluster.dump(&ns) {
             let op = tidegate::cluster::WriteOp::Delete { ns: ns.clone(), key, only_if: None };
