@@ -227,9 +227,8 @@ fn buckets(r: &mut Reader, t: &Table<'_, '_>) -> Option<(u16, u16)> {
         let n = items.get(i)?.get_ref().as_integer()?;
         i64::from_str_radix(n.as_str(), n.radix()).ok()
     };
-    if v.get_ref().as_array().is_none() {
-        return None;
-    }
+    // What is no array has been complained about.
+    v.get_ref().as_array()?;
     match (number(0), number(1)) {
         (Some(from), Some(to)) if items.len() == 2 && 0 <= from && from < to && to <= i64::from(BUCKETS) => {
             Some((u16::try_from(from).ok()?, u16::try_from(to).ok()?))

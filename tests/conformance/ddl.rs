@@ -93,7 +93,7 @@ pub async fn an_index_is_dropped_by_name(env: Env) -> R {
     let sparse = IndexSpec { options: doc! { "sparse": true }, ..by_u.clone() };
     env.admin(AdminOp::CreateIndex { ns: ns.clone(), index: sparse.clone() }).await?;
     let listed = indexes(&env, &ns).await?;
-    ensure!(listed.iter().any(|i| *i == sparse), "options are not listed: {listed:?}");
+    ensure!(listed.contains(&sparse), "options are not listed: {listed:?}");
     env.insert(&ns, rawdoc! { "_id": 1, "u": 5 }).await?;
     for _ in 0..2 {
         env.admin(drop("by_u")).await?;
