@@ -12,9 +12,9 @@ mod plans;
 
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)] // waits for other processes, in real time
 mod cli;
-mod constraints;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod constraints;
 mod drill;
 mod drill_back;
 mod embedded;

@@ -47,7 +47,11 @@ pub fn leaning(bug: Bug) -> Leaning {
             (&[(Stall, 4), (TakeOver, 3), (CutRunner, 2), (Slow, 2), (Unknown, 3)], Some(false))
         }
         Bug::KeyAcrossWorkers => (&[(Slow, 4), (Unknown, 1), (Calm, 1)], Some(true)),
-        Bug::PreImageOverwrittenOnResume | Bug::SalvageSkipped | Bug::TombstoneIgnored | Bug::TtlNotSuspended | Bug::PreImageNotKept => {
+        Bug::PreImageOverwrittenOnResume
+        | Bug::SalvageSkipped
+        | Bug::TombstoneIgnored
+        | Bug::TtlNotSuspended
+        | Bug::PreImageNotKept => {
             unreachable!("found by the simulations of `in_place`, `strand` and `constraints`")
         }
         Bug::JournalAckBeforeSync => (&[(Kill, 4), (CrashAt, 2)], Some(false)),
