@@ -142,16 +142,16 @@ mod tests {
     #[test]
     fn what_nobody_edited_stays_as_legacy_has_it() {
         let t = transform();
-        let legacy = rawdoc! { "_id": 1, "a": "x", "secret": "s", "n": 1.5 };
+        let legacy = rawdoc! { "_id": 1, "a": "x", "n": 1.5, "secret": "s" };
         let next = t.apply(&legacy).unwrap();
         assert_eq!(back(&t, &next, Some(&legacy)), Wanted::Same);
         let edited = rawdoc! { "_id": 1, "b": "y", "n": 1 };
-        let want = rawdoc! { "_id": 1, "a": "y", "secret": "s", "n": 1.5 };
+        let want = rawdoc! { "_id": 1, "a": "y", "n": 1.5, "secret": "s" };
         assert_eq!(back(&t, &edited, Some(&legacy)), Wanted::Write(want.clone()));
         assert_eq!(back(&t, &edited, Some(&want)), Wanted::Same, "and then it is right");
         // An edit of the very value that was lost goes back by itself; the rest is still there.
         let edited = rawdoc! { "_id": 1, "b": "y", "n": 7 };
-        let want = rawdoc! { "_id": 1, "a": "y", "secret": "s", "n": 7.0 };
+        let want = rawdoc! { "_id": 1, "a": "y", "n": 7.0, "secret": "s" };
         assert_eq!(back(&t, &edited, Some(&want.clone())), Wanted::Same);
         assert_eq!(back(&t, &edited, Some(&legacy)), Wanted::Write(want));
     }
