@@ -91,7 +91,9 @@ pub(super) fn left_behind(json: &Value) -> Option<String> {
 pub(super) fn strays(json: &Value) -> Option<String> {
     let n = json["writes"]["stray"].as_u64().filter(|n| *n > 0)?;
     let n = out::thousands(n);
-    Some(format!("  {n} stray writes are kept in tidegate.quarantine; `tidegate repair PLAN` says which can be carried over"))
+    Some(format!(
+        "  {n} stray writes are kept in tidegate.quarantine; `tidegate repair PLAN` says which can be carried over"
+    ))
 }
 
 /// The exit code that goes with a summary: a lost write is a failure however it ended.

@@ -129,7 +129,8 @@ fn a_document_that_next_refuses_was_not_named() {
     world.sim.block_on(async move {
         let op = WriteOp::Replace { ns: legacy, key: Key::from(417_i64), only_if: None, doc: twice, upsert: false };
         cluster.write(&op).await.unwrap();
-        let index = IndexSpec { name: "n".into(), keys: bson::doc! { "n": 1 }, unique: true, options: bson::Document::new() };
+        let index =
+            IndexSpec { name: "n".into(), keys: bson::doc! { "n": 1 }, unique: true, options: bson::Document::new() };
         cluster.admin(&AdminOp::Create { ns: next.clone() }).await.unwrap();
         cluster.admin(&AdminOp::CreateIndex { ns: next, index }).await.unwrap();
     });

@@ -125,7 +125,10 @@ pub fn users(s: &Snapshot, ui: &UiState) -> Answer {
         }
     }
     if t.stray > 0 {
-        warn.push(format!("{} stray writes past the route: `tidegate repair` carries them over", format::grouped(t.stray)));
+        warn.push(format!(
+            "{} stray writes past the route: `tidegate repair` carries them over",
+            format::grouped(t.stray)
+        ));
     }
     let count: u64 = s.reads.iter().chain(&s.writes).map(|v| v.count).sum();
     let and_more = |list: &[String]| match list {
