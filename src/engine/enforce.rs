@@ -32,7 +32,7 @@ pub(super) async fn like_legacy(ctx: &Arc<Ctx>) -> Result<Option<String>, Halt> 
 }
 
 /// The validator in next's names: conditions on fields that T leaves as they are, or moves. `None` for anything more.
-fn on_next(transform: &Transform, validator: &Document) -> Option<Document> {
+pub(super) fn on_next(transform: &Transform, validator: &Document) -> Option<Document> {
     let condition = |(path, condition): (&String, &bson::Bson)| {
         let plain = !path.starts_with('$') && !says_where(condition);
         let path = if path == "_id" { Some(path.clone()) } else { transform.carried(path) };

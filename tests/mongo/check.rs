@@ -128,7 +128,7 @@ const CASES: [Case; 19] = [
             db.run_command(doc! { "createIndexes": "orders", "indexes": [index] }).await.map(drop)
         })
     }),
-    case("legacy_has_a_validator", "legacy-validator", "warn", "next gets none", |db| {
+    case("legacy_has_a_validator", "legacy-validator", "warn", "next does not enforce it", |db| {
         Box::pin(async move {
             db.run_command(doc! { "collMod": "orders", "validator": { "total": { "$exists": true } } }).await.map(drop)
         })

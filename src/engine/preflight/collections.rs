@@ -1,7 +1,7 @@
 //! Legacy and next: what stands under their names, their indexes, validators and options.
 
 use super::super::refusal::Refusal;
-use super::super::{back, tasks, unique};
+use super::super::{back, enforce, tasks, unique};
 use super::{Finding, View};
 use crate::cluster::Ns;
 use crate::cluster::survey::{IndexFacts, Options, Stands};
@@ -256,11 +256,21 @@ pub(super) fn validator(v: &View<'_>) -> Vec<Finding> {
             "its validator must accept both shapes: tidegate writes past it, applications cannot",
             "change the validator (collMod) so that it accepts next's shape beside legacy's, before the first stage",
         ),
-        (Some(_), false) => Finding::warn(
-            &v.legacy(),
-            "it has a validator, and next gets none: what applications write on next may not satisfy legacy's",
-            "once the first stage has created next, give it a validator that says the same of next's shape (collMod)",
-        ),
+        (Some(found), false) => match (&found.validator, &v.f.next.stands) {
+            (_, Ok(Stands::Collection(Options { validation: Some(_), .. }))) => Finding::note(
+                &v.legacy(),
+                "it has a validator, and next has one of its own, which is left as it is",
+                "see that next's validator accepts nothing that legacy's would refuse of what T⁻¹ makes of it",
+            ),
+            (Some(said), _) if enforce::on_next(&Transform::new(&v.f.collection().steps), said).is_some() => {
+                Finding::pass(&v.legacy(), "its validator will hold on next too")
+            }
+            _ => Finding::warn(
+                &v.legacy(),
+                "it has a validator that cannot be said of next's fields: next does not enforce it, and what is accepted there may not satisfy legacy's",
+                "create next yourself, empty, with a validator that says the same of next's shape",
+            ),
+        },
     })
 }
 

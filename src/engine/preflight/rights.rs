@@ -10,7 +10,7 @@ use super::super::{back, tasks};
 use super::{Facts, Finding, View};
 use crate::cluster::survey::{Privilege, Resource, Rights};
 use crate::cluster::{CONTROL_DB, Ns};
-use crate::plan::Plan;
+use crate::plan::{PilotLevel, Plan, Work};
 use crate::route::Side;
 
 /// What a privilege is needed for.
@@ -72,13 +72,15 @@ pub(super) fn needs(plan: &Plan, one_cluster: bool) -> Vec<Need> {
         add(Side::Next, For::Next, &c.next.db, &c.next.coll, &["createCollection", "createIndex", "collMod"]);
         add(Side::Next, For::Next, &kept(plan, Side::Next).db, &kept(plan, Side::Next).coll, &["find"]);
     }
-    let goes = plan.stages.iter().any(|s| s.work.contains(&crate::plan::Work::QuarantineLegacy));
+    let goes = plan.stages.iter().any(|s| s.work.contains(&Work::QuarantineLegacy));
     if goes {
         add(Side::Legacy, For::Legacy, &c.legacy.db, "", &["renameCollectionSameDB"]);
         add(Side::Legacy, For::Legacy, &c.legacy.db, &c.legacy.coll, &["createCollection"]);
         add(Side::Legacy, For::Legacy, &kept(plan, Side::Legacy).db, &kept(plan, Side::Legacy).coll, &["find"]);
     }
-    if goes || plan.server_gate {
+    // Indexes that let documents expire are suspended on both sides while writes are on next.
+    let moves = plan.stages.iter().any(|s| s.writes > 0 || s.pilot == PilotLevel::Writes);
+    if goes || plan.server_gate || (moves && !c.in_place()) {
         add(Side::Legacy, For::Legacy, &c.legacy.db, &c.legacy.coll, &["collMod"]);
     }
     let sides: &[Side] = if one_cluster { &[Side::Legacy] } else { &Side::BOTH };

@@ -199,6 +199,10 @@ cases! {
         f.legacy.indexes.as_mut().unwrap().push(index("words", doc! { "_fts": "text", "_ftsx": 1 }));
     } => [("legacy-indexes", Note), ("legacy-index-options", Note)];
     legacy_has_a_validator: PLAN, |f| f.legacy.stands = Ok(validated("strict")) => [("legacy-validator", Warn)];
+    next_has_a_validator_of_its_own: PLAN, |f| {
+        f.legacy.stands = Ok(validated("strict"));
+        f.next.stands = Ok(validated("strict"));
+    } => [("legacy-validator", Note), ("next-rules", Warn)];
     a_validator_in_place: IN_PLACE, |f| {
         f.legacy.stands = Ok(validated("strict"));
         f.next.stands = Ok(validated("strict"));

@@ -249,6 +249,20 @@ fn the_role_allows_exactly_what_is_needed() {
 }
 
 #[test]
+fn a_plan_that_moves_writes_may_suspend_ttl_indexes_of_legacy() {
+    let text = PLAN.split("[[stage]]\nid = \"contract\"").next().unwrap();
+    let on_legacy = |text: &str| {
+        let role = role(&plan(text), Side::Legacy);
+        let privileges = role.get_array("privileges").unwrap().clone();
+        let legacy = |p: &&bson::Bson| p.to_string().contains("\"orders\"");
+        privileges.iter().find(legacy).unwrap().to_string()
+    };
+    assert!(on_legacy(text).contains("collMod"), "{}", on_legacy(text));
+    let reads_only = text.replace("writes = 100", "");
+    assert!(!on_legacy(&reads_only).contains("collMod"), "{}", on_legacy(&reads_only));
+}
+
+#[test]
 fn the_page_of_checks_is_current() {
     let (begin, end) = ("<!-- made of the program's own list: begin -->\n", "<!-- end -->\n");
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/check.md");
