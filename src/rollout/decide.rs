@@ -193,6 +193,10 @@ fn rest_below(state: &State, plan: &Plan, from: Bucket) -> Result<Rest, Refusal>
     if from == 0 {
         return Ok((None, None));
     }
+    // Where a value must be unique, no server may see only one half (rule 11).
+    if plan.stages.iter().all(|s| matches!(s.writes, 0 | 100)) {
+        return Err(Refusal("this plan moves all writes in one step, and so they go back: without a range".into()));
+    }
     if from >= owned {
         let has = if owned == 0 { "none".to_owned() } else { format!("those below {owned}") };
         return Err(Refusal(format!("the buckets from {from} on are on legacy; of all buckets next has {has}")));

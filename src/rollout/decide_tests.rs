@@ -408,7 +408,10 @@ fn a_rollback_to_a_stage_comes_to_rest_there_and_can_go_on() {
 
 /// Everything of these stages has moved to where they say.
 fn at_stage(id: &str) -> (Plan, State) {
-    let stages = [("copy", 0), ("canary", 5), ("half", 50), ("full", 100)];
+    of_stages(&[("copy", 0), ("canary", 5), ("half", 50), ("full", 100)], id)
+}
+
+fn of_stages(stages: &[(&str, u8)], id: &str) -> (Plan, State) {
     let text: String = stages
         .iter()
         .map(|(id, p)| format!("[[stage]]\nid = \"{id}\"\nreads = {p}\nwrites = {p}\n"))
@@ -478,4 +481,11 @@ fn a_range_that_is_on_legacy_is_not_brought_back() {
     let (plan, state) = at_stage("half");
     let refused = asked(&state, &plan, Command::RollbackRange { hard: false, from: 512 }).unwrap_err();
     assert_eq!(refused.0, "the buckets from 512 on are on legacy; of all buckets next has those below 512");
+}
+
+#[test]
+fn writes_that_moved_in_one_step_do_not_go_back_by_range() {
+    let (plan, state) = of_stages(&[("copy", 0), ("full", 100)], "full");
+    let refused = asked(&state, &plan, Command::RollbackRange { hard: true, from: 512 }).unwrap_err();
+    assert!(refused.0.contains("without a range"), "{refused}");
 }
