@@ -283,7 +283,7 @@ pub async fn a_swap_and_plain_writes_lose_nothing_of_each_other(env: Env) -> R {
         }
         Ok(())
     };
-    let (a, b) = futures_util::join!(application, tidegate);
+    let (a, b) = futures_util::future::join(application, tidegate).await;
     a.and(b)?;
     let all = env.all(&ns, 10, ClusterTime::ZERO).await?;
     ensure!(all.len() == 1 && n_of(&all[0].1)? == ROUNDS * 101, "{all:?}");
