@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bson::{RawBson, RawDocumentBuf, Timestamp};
 
 use super::ctx::{Ctx, Halt};
-use crate::cluster::{CONTROL_DB, ChangeKind, ClusterTime, Failed, Key, Ns, Reason, WriteOp};
+use crate::cluster::{CONTROL_DB, ChangeKind, ClusterTime, Doc, Failed, Key, Ns, Reason, WriteOp};
 use crate::rollout::Event;
 use crate::route::Side;
 
@@ -55,25 +55,34 @@ pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: Change
     }
 }
 
-/// Lists an owner's document that cannot be written on the other side, once, with why, and tells the rollout: until a person has mended
-/// it, the way back would lose it.
+/// Lists an owner's document that cannot be written on the other side, with why, and tells the rollout: until a person has mended it,
+/// the way back would lose it. Told once; the list holds the newest version.
 pub(super) async fn leave(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Result<(), Halt> {
     let keys = [key.clone()];
     let id = format!("{}/{}/refused/{key}", ctx.plan.id, src.name());
     let ns = quarantine_ns();
     let known = [Key::from(id.as_str())];
     let seen = ctx.retry("looking into the list", || ctx.db(Side::Legacy).read(&ns, &known, ctx.seen(Side::Legacy)));
-    if seen.await?.docs.first().is_some_and(Option::is_some) {
+    let listed = seen.await?.docs.into_iter().next().flatten();
+    let read = ctx.retry("reading a document", || ctx.db(src).read(ctx.ns(src), &keys, ctx.seen(src))).await?;
+    let document = read.docs.into_iter().next().flatten();
+    let open = listed.as_ref().is_some_and(|d| !matches!(d.get("outcome"), Ok(Some(_))));
+    let same = |d: &Doc| {
+        d.get_document("document").ok().map(bson::RawDocument::as_bytes) == document.as_deref().map(|d| d.as_bytes())
+    };
+    if open && listed.as_ref().is_some_and(same) {
         return Ok(());
     }
-    // Told before it is stored, as a stray is.
-    let event = Event::StrayFound {
-        key: key.to_string(),
-        side: src.name().to_owned(),
-        why: Some(why.to_owned()),
-        kept: id.clone(),
-    };
-    ctx.record(event).await;
+    if !open {
+        // Told before it is stored, as a stray is.
+        let event = Event::StrayFound {
+            key: key.to_string(),
+            side: src.name().to_owned(),
+            why: Some(why.to_owned()),
+            kept: id.clone(),
+        };
+        ctx.record(event).await;
+    }
     let mut d = RawDocumentBuf::new();
     d.append(bson::cstr!("_id"), id);
     d.append(bson::cstr!("plan"), ctx.plan.id.as_str());
@@ -81,24 +90,19 @@ pub(super) async fn leave(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Re
     d.append(bson::cstr!("key"), RawBson::from(key.value()));
     d.append(bson::cstr!("event"), "refused");
     d.append(bson::cstr!("why"), why);
-    let read = ctx.retry("reading a document", || ctx.db(src).read(ctx.ns(src), &keys, ctx.seen(src))).await?;
-    match read.docs.into_iter().next().flatten() {
-        Some(doc) => d.append(bson::cstr!("document"), &*doc),
+    match &document {
+        Some(doc) => d.append(bson::cstr!("document"), &**doc),
         None => d.append(bson::cstr!("document"), RawBson::Null),
     }
-    let op = WriteOp::Insert { ns: ns.clone(), doc: d };
-    ctx.retry("listing a document", || async {
-        match ctx.db(Side::Legacy).write(&op).await {
-            Err(Failed::NotDone(Reason::DuplicateKey { .. })) => Ok(()),
-            other => other.map(drop),
-        }
-    })
-    .await
+    let [known] = known;
+    let op = WriteOp::Replace { ns: ns.clone(), key: known, only_if: None, doc: d, upsert: true };
+    ctx.retry("listing a document", || async { ctx.db(Side::Legacy).write(&op).await.map(drop) }).await
 }
 
 /// The keys of a side that [`leave`] has listed.
 pub(super) async fn left(ctx: &Arc<Ctx>, src: Side) -> Result<Vec<Key>, Halt> {
     let prefix = format!("{}/{}/refused/", ctx.plan.id, src.name());
     let all = super::cleanup::with_prefix(ctx, Side::Legacy, &quarantine_ns(), &prefix).await?;
-    Ok(all.iter().filter_map(|(_, d)| Key::new(d.get("key").ok()??).ok()).collect())
+    let open = all.iter().filter(|(_, d)| !matches!(d.get("outcome"), Ok(Some(_))));
+    Ok(open.filter_map(|(_, d)| Key::new(d.get("key").ok()??).ok()).collect())
 }

@@ -1,6 +1,7 @@
 //! Carrying out the tasks of the core. Each may have been begun before, by this process or another, and begins again safely.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -148,7 +149,8 @@ pub(super) async fn indexes(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Val
 /// not yet the other: a unique index is tried again then.
 async fn build(ctx: &Arc<Ctx>, index: &IndexSpec, held: Held<'_>) -> Result<bool, Halt> {
     let there = index_list(ctx, Side::Next).await?;
-    if there.iter().any(|t| t.name == index.name && t.keys == index.keys && t.unique == index.unique) {
+    // One of that name that is another is refused by the server when it is built.
+    if there.iter().any(|t| ttl::is_as_planned(t, index)) {
         return Ok(true);
     }
     let op = AdminOp::CreateIndex { ns: ctx.ns(Side::Next).clone(), index: ttl::as_built(ctx, index).await? };
@@ -215,6 +217,10 @@ async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, H
     let behind = |r: &Route| r.writes_to_next() && r.pilot.as_ref().is_some_and(|p| p.writes == Goes::Legacy);
     if ctx.ownership.route().as_ref().is_some_and(behind) {
         return Err(Halt::Broken("the pilot cohort is held on legacy: legacy cannot go".into()));
+    }
+    let owns = ctx.ownership.route().is_some_and(|r| r.writes_to_next());
+    if owns && ctx.returning.load(Ordering::SeqCst) && ctx.strand.sealed().is_none() {
+        return Err(Halt::Broken("next still takes writes: it is followed until legacy has them all".into()));
     }
     if !all_follow(ctx, held).await? {
         return Ok(None);

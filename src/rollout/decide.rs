@@ -202,8 +202,10 @@ fn rest_below(state: &State, plan: &Plan, from: Bucket) -> Result<Rest, Refusal>
         return Err(Refusal(format!("the buckets from {from} on are on legacy; of all buckets next has {has}")));
     }
     let fits = |stage: &crate::plan::Stage| below_for_percent(stage.writes) <= from;
-    let to = plan.stages.iter().take(state.stage).rposition(fits);
-    Ok(to.map_or((None, None), |to| (Some(to), Some(from))))
+    match plan.stages.iter().take(state.stage).rposition(fits) {
+        Some(to) => Ok((Some(to), Some(from))),
+        None => Err(Refusal("there is no earlier stage to come to rest in: bring everything back".into())),
+    }
 }
 
 /// Only the cohort goes back, from whatever the stage is doing.

@@ -489,3 +489,37 @@ fn writes_that_moved_in_one_step_do_not_go_back_by_range() {
     let refused = asked(&state, &plan, Command::RollbackRange { hard: true, from: 512 }).unwrap_err();
     assert!(refused.0.contains("without a range"), "{refused}");
 }
+
+#[test]
+fn what_a_range_left_on_next_was_forgotten_by_the_rollback_after_it() {
+    for hard in [false, true] {
+        let (plan, mut state) = at_stage("half");
+        for e in asked(&state, &plan, Command::RollbackRange { hard, from: 20 }).unwrap() {
+            state.apply(&e, &plan);
+        }
+        let stage = state.back.as_ref().and_then(|b| b.to).unwrap();
+        state.writes_next_below = 20;
+        state.apply(&Event::Returned { stage, id: "copy".into(), at_ms: 7 }, &plan);
+        assert_eq!((state.stage, state.back.is_none()), (0, true));
+        assert!(asked(&state, &plan, Command::RollbackRange { hard, from: 10 }).is_err(), "there is no earlier stage");
+        for e in asked(&state, &plan, Command::Rollback { hard, to: None }).unwrap() {
+            state.apply(&e, &plan);
+        }
+        let tasks = state.tasks(&plan);
+        let returned = tasks.iter().position(|t| matches!(t, Task::ReturnWrites { below: 0, reads_below: 0, .. }));
+        let stopped = tasks.iter().position(|t| *t == Task::StopReverse);
+        assert!(returned.unwrap() < stopped.unwrap(), "hard {hard}: {tasks:?}");
+    }
+}
+
+#[test]
+fn a_journal_of_a_build_with_fewer_tasks_keeps_what_they_found() {
+    let (plan, mut state) = at_stage("canary");
+    // As they were numbered before there was a task to suspend TTL indexes.
+    let old = [Task::MoveReads { below: 52 }, Task::StartReverse, Task::Reconcile];
+    for (index, task) in old.into_iter().enumerate() {
+        state.apply(&Event::TaskIntended { index, task }, &plan);
+        state.apply(&Event::TaskDone { index, evidence: json!({ "from": [7, index] }) }, &plan);
+    }
+    assert_eq!(state.reverse_from, Some((7, 1)));
+}

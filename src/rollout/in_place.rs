@@ -74,6 +74,7 @@ mod tests {
             stranded: false,
             cohort: false,
             keep: None,
+            owned: 0,
             left: crate::rollout::state::Left::default(),
         }
     }

@@ -47,6 +47,8 @@ pub struct Back {
     pub cohort: bool,
     /// Buckets below this stay on next, whatever the stage `to` says.
     pub keep: Option<Bucket>,
+    /// Next owned the buckets below this when it began: more than the stage says, after a range has gone back alone.
+    pub owned: Bucket,
     /// Where the stage was left, should only the cohort go back.
     pub left: Left,
 }
@@ -91,6 +93,8 @@ pub struct State {
     pub tasks_done: usize,
     /// The next task's intent is durable, its outcome is not.
     pub intended: bool,
+    /// The task intended last, as its record says it: the list of a stage may have been another one in an older build.
+    pub doing: Option<Task>,
     /// Why the task under way is held, until it is done.
     pub held: Option<String>,
     /// The operator's or a trigger's pause, with its reason.
@@ -180,6 +184,7 @@ impl State {
             }
             Event::TaskIntended { task, .. } => {
                 self.intended = true;
+                self.doing = Some(*task);
                 self.isolating |= *task == Task::Isolate;
             }
             Event::TaskDone { index, evidence } => self.task_done(*index, evidence, plan),
@@ -258,7 +263,7 @@ impl State {
             let pair = evidence.get("from")?.as_array()?;
             Some((u32::try_from(pair.first()?.as_u64()?).ok()?, u32::try_from(pair.get(1)?.as_u64()?).ok()?))
         };
-        match self.tasks(plan).get(index) {
+        match self.doing.take().or_else(|| self.tasks(plan).get(index).copied()) {
             Some(Task::Baseline) => self.before = evidence.get("baseline").cloned(),
             // Begun a second time, after a partial rollback, a tail goes on from where it stands.
             Some(Task::StartTail) => self.tail_from = self.tail_from.or_else(time),
@@ -279,8 +284,9 @@ impl State {
         let left = self.back.as_ref().map_or(here, |b| b.left);
         let from = self.back.as_ref().map_or(self.stage, |b| b.from);
         let copied = self.back.as_ref().map_or(self.reconciled.is_some(), |b| b.copied);
+        let owned = self.back.as_ref().map_or(self.writes_next_below, |b| b.owned);
         let stranded = self.sealed.is_some();
-        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied, stranded, cohort, keep, left });
+        self.back = Some(Back { hard, why: why.to_owned(), from, to, copied, stranded, cohort, keep, owned, left });
         self.cohort_stays |= cohort;
         self.cohort_again &= cohort;
         self.status = Status::Working;

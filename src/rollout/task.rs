@@ -238,6 +238,7 @@ pub fn back_tasks(plan: &Plan, back: &Back) -> Vec<Task> {
         tasks.extend(pilot.map(|(reads, writes)| Task::ReturnPilot { reads, writes, hard: true }));
         tasks.push(Task::Shadow { percent: shadow });
     } else {
+        more_than_the_stage(plan, back, &mut tasks);
         let rest = back.to.map_or(0, |t| t + 1);
         for index in (rest..=back.from).rev() {
             soft_step(plan, back, index, &mut tasks);
@@ -294,6 +295,17 @@ fn pilot_of(plan: &Plan, stage: Option<usize>) -> PilotLevel {
 /// Shadow, reads and writes of a stage, percent; nothing before the first one.
 fn settings(plan: &Plan, stage: Option<usize>) -> (u8, u8, u8) {
     stage.and_then(|i| plan.stages.get(i)).map_or((0, 0, 0), |s| (s.shadow, s.reads, s.writes))
+}
+
+/// After a range has gone back alone next has more than the stage it rests in says: that comes back before the stage's own.
+fn more_than_the_stage(plan: &Plan, back: &Back, tasks: &mut Vec<Task>) {
+    let (_, reads, writes) = settings(plan, Some(back.from));
+    let (below, reads_below) = (kept(back, writes), kept(back, reads));
+    if back.owned > below_for_percent(writes) {
+        tasks.extend(back.copied.then_some(Task::Reconcile));
+        tasks.push(Task::ReturnWrites { below, reads_below, hard: false, pilot: None });
+        tasks.push(Task::ReturnReads { below: reads_below });
+    }
 }
 
 /// The first bucket that goes back where a stage has `percent` on next, and a range may keep more there.

@@ -33,6 +33,15 @@ pub(super) async fn survey(ctx: &Arc<Ctx>) -> Result<Survey, Halt> {
                 let what = format!("the index `{name}` has the same fields: drop it, or give it this name in the plan");
                 other.push(item(what, RepairFate::Person));
             }
+            (Some(t), None) if index.unique && next_takes_writes(ctx) => {
+                let what = format!(
+                    "it is {} and should be {}; while it is built again next would take what legacy refuses: mend it by hand (collMod), or \
+                     when writes are back",
+                    words(t),
+                    words(index)
+                );
+                other.push(item(what, RepairFate::Person));
+            }
             (Some(t), None) => {
                 let what = format!("it is {} and should be {}: dropped and built again", words(t), words(index));
                 would.push(item(what, RepairFate::Would));
@@ -45,6 +54,11 @@ pub(super) async fn survey(ctx: &Arc<Ctx>) -> Result<Survey, Halt> {
         }
     }
     Ok(Survey { work: Work::Indexes(wrong), would, other, beyond: 0, notes: Vec::new() })
+}
+
+/// Without a unique index it then takes what legacy could not take back.
+fn next_takes_writes(ctx: &Ctx) -> bool {
+    ctx.ownership.route().is_some_and(|r| r.writes_to_next())
 }
 
 fn words(index: &IndexSpec) -> String {

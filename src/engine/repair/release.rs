@@ -52,7 +52,7 @@ pub(super) async fn survey(ctx: &Arc<Ctx>, scope: &Scope<'_>, state: &State) -> 
             );
         }
         for id in gone {
-            let what = "a stray that quarantine has no record of is resolved";
+            let what = "said to be in order: a document that was refused, or a stray that quarantine has no record of";
             add(Named::Lost(id.clone()), item(crate::scrub::short(key_text(id), 100), None, what, RepairFate::Would));
         }
         let ours = name.starts_with(&kept_prefix(&ctx.plan.id));
@@ -117,6 +117,15 @@ pub(super) async fn release(
             Named::Lost(id) => {
                 let key = crate::scrub::short(key_text(id), 100);
                 let side = id.split('/').nth(1).unwrap_or("").to_owned();
+                // Of a document that was refused there is a record: refused again, it is told again.
+                if let Some(record) = records(ctx, &[id]).await?.into_iter().next().flatten() {
+                    let op = TxnOp::Put { ns: quarantine_ns(), doc: with_outcome(&record, &how) };
+                    if let Err(why) = put(keeper, &[op]).await? {
+                        let what = crate::scrub::short(&why, 300);
+                        items.push(RepairItem { what, fate: RepairFate::Person, ..item });
+                        continue;
+                    }
+                }
                 ctx.record(Event::StrayResolved { key, side, kept: id.clone(), how: how.clone() }).await;
                 Ok(())
             }

@@ -185,6 +185,15 @@ async fn carry(
             Err(NotCommitted::Refused(why)) if part.len() == 1 => {
                 return Err(Halt::Broken(format!("{} cannot be salvaged: {why}", part[0])));
             }
+            // Another document has a value of it that must be unique: which one is right is a person's to say.
+            Err(NotCommitted::Duplicate(_)) if let [key] = part => {
+                let doc = record(ctx, key, "conflict", next[0].as_ref(), legacy[0].as_ref());
+                match writer.commit(&[TxnOp::Put { ns: quarantine_ns(), doc }], None).await {
+                    Ok(_) => found = vec![(key, "conflict".to_owned())],
+                    Err(NotCommitted::Halt(h)) => return Err(h),
+                    Err(_) => return Ok(false),
+                }
+            }
             Err(_) => return Ok(false),
         }
     }

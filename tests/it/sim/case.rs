@@ -117,7 +117,11 @@ fn ways_back(seed: u64) -> Vec<(Micros, Command)> {
         _ => Command::Rollback { hard, to },
     };
     let mut out = vec![(at, first)];
-    if draw(4) % 3 == 0 {
+    if matches!(first, Command::RollbackRange { .. }) && draw(8).is_multiple_of(2) {
+        // Everything after it, from where it rests.
+        let all = Command::Rollback { hard: draw(9).is_multiple_of(2), to: None };
+        out.push((at + Micros::from_ms(4_000 + draw(10) % 12_000), all));
+    } else if draw(4) % 3 == 0 {
         let again = Command::Rollback { hard: true, to: None };
         out.push((at + Micros::from_ms(draw(5) % 5_000), again));
     }

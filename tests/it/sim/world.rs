@@ -388,7 +388,8 @@ impl Simulation {
             _ => return,
         };
         let is_under_way = far && state.back.as_ref().is_some_and(|b| b.hard || !hard);
-        let came_to_rest = state.closed || self.journal.records().iter().any(|r| r.kind == "returned");
+        let whole = matches!(command, Command::Rollback { to: None, .. });
+        let came_to_rest = state.closed || (!whole && self.journal.records().iter().any(|r| r.kind == "returned"));
         // The same where there is no way back any more.
         let refused = refused || state.reverse_stopped;
         if is_under_way || came_to_rest || (refused && at + Micros::from_secs(10) < now) {
