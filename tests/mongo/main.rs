@@ -124,9 +124,10 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 12] = [
+const LONG: [&str; 13] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",
+    "cleanup::a_plan_that_was_rolled_back_runs_again_under_its_own_id",
     "constraints::what_expires_is_unique_or_lost_comes_back_whole",
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
