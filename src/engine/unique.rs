@@ -23,6 +23,8 @@ use crate::route::{Side, bucket_of};
 use crate::runtime::Micros;
 use crate::transform::Transform;
 
+/// Aborted transactions after which a group is given up.
+const ABORTS: u32 = 60;
 /// The most documents of a group.
 pub(super) const GROUP: usize = 64;
 /// Attempts at a group that is refused again, before its first key is put aside. Others move on meanwhile.
@@ -178,7 +180,7 @@ pub(super) async fn carry_group(
 ) -> Result<Group, Halt> {
     let mut why = String::new();
     let attempts = if keys.len() > 1 { 2 } else { ATTEMPTS };
-    let mut refused = 0;
+    let (mut refused, mut aborted) = (0, 0);
     while refused < attempts {
         let attempt = {
             // Nobody else of this tail is between its read and its commit.
@@ -187,7 +189,15 @@ pub(super) async fn carry_group(
         };
         match attempt {
             Attempt::Done(n) => return Ok(Group::Done(n)),
-            Attempt::Again => {}
+            Attempt::Again if aborted >= ABORTS && keys.len() > 1 => return Ok(Group::Refused),
+            Attempt::Again if aborted >= ABORTS => {
+                return Err(Halt::Broken(format!(
+                    "{} and the documents of {} that hold its unique values cannot be written together: every transaction was aborted",
+                    keys.first().map(ToString::to_string).unwrap_or_default(),
+                    ctx.ns(src.other())
+                )));
+            }
+            Attempt::Again => aborted += 1,
             Attempt::Duplicate(m) => (refused, why) = (refused + 1, m),
             Attempt::Not(m) => (refused, why) = (attempts, m),
         }

@@ -33,6 +33,9 @@ pub(super) async fn changed(ctx: &Arc<Ctx>, sealed: &Sealed) -> Result<(BTreeSet
     for (key, kind, at) in strays {
         quarantine::put_aside(ctx, Side::Next, &key, kind, at).await;
     }
+    // Legacy never had these: they were refused before the seal, and the reverse tail has gone on past their events.
+    let refused = quarantine::left(ctx, Side::Next).await?;
+    keys.extend(refused.into_iter().filter(|k| bucket_of(k).is_ok_and(|b| b < sealed.below)));
     match complete {
         true => Ok((keys, "stream")),
         false => Ok((different(ctx, sealed.below).await?, "scan")),
