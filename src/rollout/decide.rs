@@ -171,6 +171,10 @@ fn decide_rollback(
     // A rollback of the cohort alone gives way to one of everybody.
     let whole = state.back.as_ref().filter(|b| !b.cohort);
     if let Some(back) = whole {
+        // Everything is on legacy, and next is being put away: there is nothing left to hasten, and nothing to compare with.
+        if state.isolating || state.reverse_stopped {
+            return Ok(Vec::new());
+        }
         let further = (to, keep) < (back.to, back.keep);
         if !further && (back.hard || !hard) {
             return Ok(Vec::new());

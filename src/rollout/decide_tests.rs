@@ -523,3 +523,16 @@ fn a_journal_of_a_build_with_fewer_tasks_keeps_what_they_found() {
     }
     assert_eq!(state.reverse_from, Some((7, 1)));
 }
+
+/// Next was sealed already, and a comparison with it never ended (simulator, seed 9435).
+#[test]
+fn a_hard_rollback_does_not_begin_anew_what_is_being_put_away() {
+    let (plan, whole) = rollout();
+    let before = whole.iter().position(|e| matches!(e, Event::StageEntered { stage: 1, .. })).unwrap() + 1;
+    let (_, back) = go_back(&plan, &whole[..before], Command::Rollback { hard: false, to: None }).unwrap();
+    let put_away = |e: &Event| matches!(e, Event::TaskIntended { task: Task::Isolate, .. });
+    let isolating = back.iter().position(put_away).unwrap() + 1;
+    let mut state = State::default();
+    whole[..before].iter().chain(&back[..isolating]).for_each(|e| state.apply(e, &plan));
+    assert_eq!(asked(&state, &plan, Command::Rollback { hard: true, to: None }), Ok(vec![]));
+}

@@ -168,6 +168,6 @@ fn planted_ttl_indexes_that_go_on_are_found() {
     long_silence(&mut w);
     passes(&mut w, Micros::from_secs(20));
     // Copies that nobody renewed on legacy have gone there, although next owns them and has them.
-    assert!(w.state().strays.len() > 0, "{}", w.why());
+    assert!(!w.state().strays.is_empty(), "{}", w.why());
     drop(app);
 }
