@@ -6,7 +6,7 @@ use super::{RepairFate, RepairItem, Survey, Work};
 use crate::cluster::{AdminOp, Failed, IndexSpec};
 use crate::engine::ctx::{Ctx, Halt};
 use crate::engine::tasks::index_list;
-use crate::engine::{lease, ttl};
+use crate::engine::{server_gate, ttl};
 use crate::route::Side;
 
 /// An index that is not as the plan has it.
@@ -95,13 +95,13 @@ pub(super) async fn rebuild(ctx: &Arc<Ctx>, wrong: &[Wrong], would: Vec<RepairIt
 async fn build(ctx: &Arc<Ctx>, wrong: &Wrong) -> Result<Result<(), String>, Halt> {
     let (ns, wanted) = (ctx.ns(Side::Next).clone(), &wrong.wanted);
     if wrong.drop {
-        still_mine(ctx).await?;
+        server_gate::still_held(ctx).await?;
         let op = AdminOp::DropIndex { ns: ns.clone(), name: wanted.name.clone() };
         if let Err(why) = ask(ctx, "dropping an index", &op).await? {
             return Ok(Err(format!("it cannot be dropped: {why}")));
         }
     }
-    still_mine(ctx).await?;
+    server_gate::still_held(ctx).await?;
     let op = AdminOp::CreateIndex { ns, index: ttl::as_built(ctx, wanted).await? };
     if let Err(why) = ask(ctx, "building an index", &op).await? {
         return Ok(Err(format!("it cannot be built: {why}")));
@@ -123,13 +123,4 @@ async fn ask(ctx: &Arc<Ctx>, what: &str, op: &AdminOp) -> Result<Result<(), Stri
         }
     };
     ctx.retry(what, answer).await
-}
-
-/// Indexes cannot be fenced: right before, it is looked whether the lease is still this runner's.
-async fn still_mine(ctx: &Arc<Ctx>) -> Result<(), Halt> {
-    match lease::read(&ctx.rt, ctx.db(Side::Legacy), &ctx.plan.id, ctx.seen(Side::Legacy)).await {
-        Ok(Some(l)) if l.epoch > ctx.epoch => Err(Halt::Fenced(l.epoch)),
-        Ok(_) => Ok(()),
-        Err(e) => Err(Halt::Broken(e.to_string())),
-    }
 }

@@ -282,7 +282,6 @@ async fn write(
             writer.halve();
             continue;
         }
-        let mut ops = ops;
         ops.splice(0..0, lossy::keep(ctx, &originals).await?);
         let why = match if ops.is_empty() { None } else { Some(writer.commit(&ops, None).await) } {
             None | Some(Ok(_)) => {
