@@ -15,6 +15,7 @@ use crate::runtime::{Fut, Micros};
 pub mod embedded;
 mod hash;
 mod key;
+pub mod load;
 #[cfg(feature = "mongo")]
 pub mod mongo;
 pub mod survey;
@@ -610,6 +611,11 @@ pub enum AdminOp {
         /// Which.
         ns: Ns,
     },
+    /// How long operations of a collection took inside the server. Answers `Latency`.
+    Latency {
+        /// Which.
+        ns: Ns,
+    },
     /// About how many documents a collection holds. Answers `Count`.
     Count {
         /// Which.
@@ -654,6 +660,8 @@ pub enum AdminDone {
     Kind(CollKind),
     /// About so many.
     Count(u64),
+    /// Counts since the server started; `None` when it does not tell, or may not be asked.
+    Latency(Option<load::LatencyCounts>),
 }
 
 /// One member of a replica set as the primary sees it.
@@ -678,6 +686,18 @@ pub struct Observation {
     pub members: Vec<Member>,
     /// How far back the oplog reaches; `None` when unknown.
     pub oplog_window: Option<Micros>,
+    /// What the primary says about its own load.
+    pub load: load::Load,
+}
+
+impl Observation {
+    /// How far the worst member is behind; `None` when the primary has others beside it and nothing is known of any of them.
+    #[must_use]
+    pub fn replication_lag(&self) -> Option<Micros> {
+        let alone = self.members.len() == 1;
+        let others = self.members.iter().filter(|m| alone || m.state != "PRIMARY");
+        others.filter_map(|m| m.lag).max()
+    }
 }
 
 /// The port. Every call may fail; a failed write says whether its outcome is known. Implementations retry nothing that could write twice.

@@ -3,7 +3,7 @@
 //! Participants see what follows from an inject and never the inject: nothing of it reaches the snapshot, the journal or the brief.
 
 use crate::cluster::Ns;
-use crate::cluster::embedded::{Faults, OpKind, Rates};
+use crate::cluster::embedded::{Faults, OpKind, Pressure, Rates};
 use crate::engine::Engine;
 use crate::metrics::{OpKind as Op, names};
 use crate::route::Side;
@@ -130,6 +130,8 @@ pub enum Action {
         /// Which.
         member: Member,
     },
+    /// Others ask much of the primary, which says so.
+    Pressure(Pressure),
 }
 
 /// The metrics that conditions can name: those the snapshot has.
@@ -259,6 +261,7 @@ struct Weather {
     lag: Vec<Micros>,
     /// By member.
     cut: Vec<bool>,
+    pressure: Pressure,
 }
 
 /// Parts per million.
@@ -283,6 +286,7 @@ impl Weather {
             rates: [Errors::default(); 3],
             lag: vec![Micros::ZERO; nodes],
             cut: vec![false; nodes],
+            pressure: Pressure::default(),
         }
     }
 
@@ -313,6 +317,11 @@ impl Weather {
                 if let Some(cut) = r.node.and_then(|n| self.cut.get_mut(n)) {
                     *cut = true;
                 }
+            }
+            Action::Pressure(p) => {
+                self.pressure.tickets += share(p.tickets);
+                self.pressure.queued += share(p.queued);
+                self.pressure.dirty_percent += share(p.dirty_percent);
             }
             Action::StepDown | Action::OplogLoss => {}
         }
@@ -394,7 +403,10 @@ impl Conductor {
             Action::Partition { member: Member::Secondary } | Action::ReplicationLag { all: false, .. } => {
                 r.node = secondary;
             }
-            Action::ReplicationLag { all: true, .. } | Action::Latency { .. } | Action::Errors { .. } => {}
+            Action::ReplicationLag { all: true, .. }
+            | Action::Latency { .. }
+            | Action::Errors { .. }
+            | Action::Pressure(_) => {}
         }
     }
 
@@ -420,6 +432,9 @@ impl Conductor {
             if weather.cut[node] != was.cut[node] {
                 self.faults.set_cut(node, weather.cut[node]);
             }
+        }
+        if weather.pressure != was.pressure {
+            self.faults.set_pressure(weather.pressure);
         }
         *was = weather;
     }

@@ -1,6 +1,7 @@
 //! Reads `[[inject]]`: what happens in a drill, and when. Every mistake has its place; a key that the action has no use for is one.
 
 use super::inject::{Action, Condition, Inject, Measure, Member, READABLE, Start, Target};
+use crate::cluster::embedded::Pressure;
 use crate::metrics::names;
 use crate::plan::reader::{At, Reader, Table, duration_text, list, suggest};
 use crate::route::Side;
@@ -9,7 +10,7 @@ use crate::snapshot::Phase;
 
 /// Nothing in a drill lasts longer.
 const LONGEST: Micros = Micros::from_secs(86_400);
-const ACTIONS: [&str; 6] = ["latency", "replication_lag", "stepdown", "errors", "oplog_loss", "partition"];
+const ACTIONS: [&str; 7] = ["latency", "replication_lag", "stepdown", "errors", "oplog_loss", "partition", "pressure"];
 const TARGETS: [(&str, Target); 3] =
     [("legacy", Target::Side(Side::Legacy)), ("next", Target::Side(Side::Next)), ("cluster", Target::Cluster)];
 /// The phases that a condition can name: those a stage goes through.
@@ -65,6 +66,7 @@ fn only(r: &mut Reader, t: &Table<'_, '_>, action: Option<&str>) {
         Some("replication_lag") => &["for", "ramp", "target", "lag"],
         Some("errors") => &["for", "ramp", "target", "reads", "writes", "unknown"],
         Some("partition") => &["for", "target"],
+        Some("pressure") => &["for", "ramp", "tickets", "queued", "dirty"],
         Some(_) => &[],
         None => &["for", "ramp", "target", "percent", "factor", "lag", "reads", "writes", "unknown"],
     });
@@ -225,6 +227,7 @@ fn read_action(r: &mut Reader, t: &Table<'_, '_>, action: &str, nodes: u8) -> Op
             Some(Action::ReplicationLag { all, lag: span(r, t, "lag")?.value })
         }
         "errors" => read_errors(r, t),
+        "pressure" => read_pressure(r, t),
         "partition" => {
             let members = [("primary", Member::Primary), ("secondary", Member::Secondary)];
             Some(Action::Partition { member: word(r, t, "target", &members, None)? })
@@ -287,6 +290,29 @@ fn read_errors(r: &mut Reader, t: &Table<'_, '_>) -> Option<Action> {
     Some(Action::Errors { target: target?, reads: reads?, writes: writes?, unknown: unknown? })
 }
 
+fn read_pressure(r: &mut Reader, t: &Table<'_, '_>) -> Option<Action> {
+    if !["tickets", "queued", "dirty"].iter().any(|k| t.table.contains_key(*k)) {
+        let help = "at least one of `tickets = 120` (taken by others), `queued = 200` and `dirty = 0.18` (a share)";
+        r.error(t.span.clone(), "nothing says what presses", "", Some(help.into()));
+        return None;
+    }
+    let mut count = |key: &str, most: i64| match t.table.contains_key(key) {
+        true => r.integer(t, key, 0, most).and_then(|n| u32::try_from(n.value).ok()),
+        false => Some(0),
+    };
+    let (tickets, queued) = (count("tickets", 128)?, count("queued", 1_000_000)?);
+    let dirty_percent = match r.number(t, "dirty") {
+        Some(n) if (0.0..=1.0).contains(&n.value) => (n.value * 100.0).round() as u32,
+        Some(n) => {
+            r.error(n.span, "`dirty` is out of range", "expected a share, 0 to 1", None);
+            return None;
+        }
+        None if t.table.contains_key("dirty") => return None,
+        None => 0,
+    };
+    Some(Action::Pressure(Pressure { tickets, queued, dirty_percent, conflicts: 0 }))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -321,7 +347,8 @@ mod tests {
              action = \"replication_lag\"\nlag = \"9s\"\n\
              [[inject]]\nid = \"e\"\nat = \"0s\"\naction = \"errors\"\nwrites = 0.02\nunknown = 0.001\n\
              [[inject]]\nid = \"f\"\nat = \"1s\"\nfor = \"5s\"\naction = \"partition\"\ntarget = \"secondary\"\n\
-             [[inject]]\nid = \"g\"\nat = \"1s\"\naction = \"latency\"\ntarget = \"cluster\"\npercent = 50\n",
+             [[inject]]\nid = \"g\"\nat = \"1s\"\naction = \"latency\"\ntarget = \"cluster\"\npercent = 50\n\
+             [[inject]]\nid = \"h\"\nat = \"1s\"\naction = \"pressure\"\ntickets = 120\ndirty = 0.18\n",
         );
         let (s, next) = (Micros::from_secs, Target::Side(Side::Next));
         let latency = Inject {
@@ -348,6 +375,7 @@ mod tests {
                 &Action::Errors { target: Target::Cluster, reads: 0, writes: 20_000, unknown: 1_000 },
                 &Action::Partition { member: Member::Secondary },
                 &Action::Latency { target: Target::Cluster, percent: 50 },
+                &Action::Pressure(Pressure { tickets: 120, dirty_percent: 18, ..Pressure::default() }),
             ]
         );
     }
@@ -399,6 +427,8 @@ mod tests {
             ("id = \"a\"\nat = \"1s\"\naction = \"latency\"\nfactor = 2", 1, 1, "`target` is missing"),
             ("id = \"a\"\nat = \"1s\"\naction = \"latency\"\ntarget = \"next\"", 1, 1, "how slow"),
             ("id = \"a\"\nat = \"1s\"\naction = \"errors\"\nwrites = 2", 5, 10, "`writes` is out of range"),
+            ("id = \"a\"\nat = \"1s\"\naction = \"pressure\"", 1, 1, "nothing says what presses"),
+            ("id = \"a\"\nat = \"1s\"\naction = \"pressure\"\ndirty = 18", 5, 9, "`dirty` is out of range"),
             (
                 "id = \"a\"\nat = \"1s\"\naction = \"errors\"\nwrites = 0.1\nfor = \"1s\"\nramp = \"2s\"",
                 7,

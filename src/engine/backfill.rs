@@ -9,6 +9,7 @@ use super::ctx::{Ctx, Halt, lock};
 use super::live_view::Progress;
 use super::planted::Bug;
 use super::resync::{Absent, PUTS, differences, image, resync};
+use super::throttle::Pacer;
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::{Side, bucket_of};
@@ -27,6 +28,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     let began = ctx.rt.now();
     let first = copied;
     let limit = PageLimit { docs: ctx.chunk_docs, bytes: CHUNK_BYTES };
+    let (mut pacer, mut paced) = (Pacer::copying(ctx), copied);
     loop {
         if ctx.is_leaving() {
             return Ok(None);
@@ -36,7 +38,11 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
             ctx.sleep(Micros::from_ms(100)).await;
             continue;
         }
-        throttle(ctx, began, copied - first).await;
+        pacer.pace(ctx, copied - paced).await;
+        paced = copied;
+        if ctx.is_leaving() || ctx.is_paused() {
+            continue;
+        }
         let mark = ctx.registry.begin_read();
         let after =
             if ctx.planted.has(Bug::ChunkReadNotAfterTail) { ClusterTime::ZERO } else { ctx.seen(Side::Legacy) };
@@ -138,35 +144,4 @@ fn resume_point(stored: Option<&RawDocumentBuf>) -> (Option<Key>, u64) {
     let Some(d) = stored else { return (None, 0) };
     let key = d.get("after").ok().flatten().and_then(|v| Key::new(v).ok());
     (key, d.get_i64("copied").unwrap_or(0).max(0) as u64)
-}
-
-/// Waits while copying would go too fast or the tail is too far behind, and says so.
-pub(super) async fn throttle(ctx: &Ctx, began: Micros, copied: u64) {
-    loop {
-        let why = throttle_reason(ctx, began, copied);
-        lock(&ctx.live).throttled.clone_from(&why);
-        if why.is_none() || ctx.is_leaving() || ctx.is_paused() {
-            return;
-        }
-        ctx.sleep(Micros::from_ms(50)).await;
-    }
-}
-
-fn throttle_reason(ctx: &Ctx, began: Micros, copied: u64) -> Option<String> {
-    if let Some(rate) = ctx.plan.throttle.max_rate {
-        let due = Micros(copied.saturating_mul(1_000_000) / u64::from(rate.max(1)));
-        if ctx.rt.now().since(began) < due {
-            return Some(format!("max_rate {rate}/s"));
-        }
-    }
-    if let Some(limit) = ctx.plan.throttle.max_lag {
-        let live = lock(&ctx.live);
-        if let Some(lag) = live.apply_lag(Side::Legacy, ctx.rt.now()).filter(|l| *l > limit) {
-            return Some(format!("apply lag {lag} > {limit}"));
-        }
-        if let Some(lag) = live.replication_lag().filter(|l| *l > limit) {
-            return Some(format!("replication lag {lag} > {limit}"));
-        }
-    }
-    None
 }

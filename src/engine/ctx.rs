@@ -17,6 +17,7 @@ use super::server_gate::ServerGate;
 use super::steady::Steady;
 use super::strand::{self, Strand};
 use super::tail::TailState;
+use super::throttle::Throttle;
 use super::unique::Aside;
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
@@ -206,6 +207,8 @@ pub(super) struct Ctx {
     pub abandoned: AtomicBool,
     /// The rollout goes back.
     pub returning: AtomicBool,
+    /// The speed that tidegate's own work keeps to.
+    pub throttle: Throttle,
     /// What is known of a next that does not answer, or is left behind.
     pub strand: Strand,
     pub to_runner: mpsc::UnboundedSender<Message>,
@@ -252,6 +255,7 @@ impl Ctx {
             stopping: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             returning: AtomicBool::new(false),
+            throttle: Throttle::default(),
             strand: Strand::new(deps.rt.now(), config),
             to_runner,
             seen: Default::default(),

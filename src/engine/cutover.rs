@@ -360,6 +360,7 @@ pub(super) fn silent_process(ctx: &Ctx) -> Option<String> {
 /// One freeze, from (b) to (e). The inner `Err` says why ownership stays what it was.
 async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<Value, String>, Halt> {
     let Shift { src, from, to, .. } = shift;
+    let _hurry = ctx.throttle.hurry();
     let began = ctx.rt.now();
     let deadline = began + Micros(ctx.plan.freeze_max.0 * 9 / 10);
     let server = ctx.insist("asking for the time", || ctx.db(Side::Legacy).observe()).await?;

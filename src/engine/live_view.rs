@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::route::Side;
 use crate::route::report::{ReadReport, Totals};
 use crate::runtime::Micros;
+pub(super) use crate::snapshot::LatencySource;
 use crate::snapshot::{EventLine, GateView};
 
 /// Points of history kept a second apart.
@@ -131,6 +132,10 @@ pub(super) struct LiveView {
     pub lag: [LagMeter; 2],
     pub lag_history: VecDeque<Option<Micros>>,
     pub observed: [Option<(Micros, Observation)>; 2],
+    /// Write conflicts a second, by cluster; `None` before two readings of the counter.
+    pub conflicts: [Option<f64>; 2],
+    /// Who measures latencies now.
+    pub latency_source: Option<LatencySource>,
     pub applications: BTreeMap<String, AppSeen>,
     /// Totals of processes that have withdrawn.
     pub gone: Totals,
@@ -151,7 +156,12 @@ impl LiveView {
 
     /// The worst member's lag over both clusters, as last observed.
     pub(super) fn replication_lag(&self) -> Option<Micros> {
-        self.observed.iter().flatten().flat_map(|(_, o)| o.members.iter().filter_map(|m| m.lag)).max()
+        self.observed.iter().flatten().filter_map(|(_, o)| o.replication_lag()).max()
+    }
+
+    /// True while a process that follows the route reports latencies of its own.
+    pub(super) fn applications_report(&self) -> bool {
+        self.applications.values().any(|a| a.slice >= 0)
     }
 
     /// Once a second.

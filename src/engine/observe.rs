@@ -130,15 +130,7 @@ pub(super) async fn watch_cluster(ctx: Arc<Ctx>, side: Side) {
     loop {
         if let Ok(seen) = ctx.db(side).observe().await {
             ctx.saw(side, seen.majority);
-            let now = ctx.rt.now();
-            let mut live = lock(&ctx.live);
-            if let Some(window) = seen.oplog_window {
-                live.metrics.set("oplog.window", None, now, window.0 as f64);
-            }
-            live.observed[side as usize] = Some((now, seen));
-            if let Some(worst) = live.replication_lag() {
-                live.metrics.set("lag.replication", None, now, worst.0 as f64);
-            }
+            super::load::note(&mut lock(&ctx.live), side, ctx.rt.now(), seen);
         }
         ctx.sleep(Micros::from_secs(1)).await;
     }
@@ -149,6 +141,7 @@ pub(super) async fn meter_tails(ctx: Arc<Ctx>) {
     let mut n = 0u64;
     loop {
         let now = ctx.rt.now();
+        let ahead = ctx.ownership.route().is_some_and(|r| r.reads_ahead());
         {
             let mut live = lock(&ctx.live);
             for side in Side::BOTH {
@@ -158,6 +151,11 @@ pub(super) async fn meter_tails(ctx: Arc<Ctx>) {
                     if let Some(lag) = live.apply_lag(side, now) {
                         let name = if side == Side::Legacy { "lag.apply" } else { "lag.reverse" };
                         live.metrics.set(name, None, now, lag.0 as f64);
+                        if side == Side::Legacy {
+                            // Only what is read ahead of the writes can be older than its owner has it.
+                            let age = if ahead { lag.0 } else { 0 };
+                            live.metrics.set("reads.stale_age", None, now, age as f64);
+                        }
                     }
                 }
             }

@@ -135,6 +135,9 @@ impl Publisher {
             phase,
             why: why(ctx, state, &live, phase, end),
             if_nothing: if_nothing(ctx, state, phase, wall_ms),
+            throttle: ctx.throttle.view(now),
+            load: super::load::view(&live, now),
+            latency_source: live.latency_source,
             activity: live.progress.as_ref().map(|p| activity(p, live.throttled.clone(), now)),
             stages: stages(ctx, state, wall_ms),
             route: route_view(ctx, live.frozen_since),
@@ -234,12 +237,19 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
         (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
         (Phase::Working | Phase::RollingBack, _) => {
             let task = state.current_task(&ctx.plan).map_or("between tasks", crate::rollout::Task::name);
-            match live.waiting.as_ref().or(live.throttled.as_ref()) {
-                Some(w) => format!("{task}: {w}"),
-                None => format!("{task} is under way"),
+            match (&live.waiting, &live.throttled) {
+                (Some(w), _) => format!("{task}: {w}"),
+                (None, Some(t)) => format!("{task} is {t}"),
+                (None, None) => format!("{task} is under way"),
             }
         }
-        (Phase::Soaking, _) => failing().unwrap_or_else(|| "every gate passes".into()),
+        (Phase::Soaking, _) => {
+            let said = failing().unwrap_or_else(|| "every gate passes".into());
+            match ctx.throttle.tail_reason() {
+                Some(why) => format!("{said}; tail throttled: {why}"),
+                None => said,
+            }
+        }
         (Phase::Blocked, _) => failing().unwrap_or_default(),
         (Phase::AwaitingOperator, _) => "soaked and every gate passes: advance when ready".into(),
         (Phase::Completed, _) => "every stage passed".into(),
@@ -409,7 +419,7 @@ fn traffic(state: &State, live: &LiveView) -> TrafficView {
     }
 }
 
-fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
+pub(super) fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     if ctx.in_place.is_some() {
         return super::in_place::way_back(ctx, state);
     }

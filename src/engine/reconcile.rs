@@ -9,6 +9,7 @@ use bson::RawDocument;
 use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
+use super::throttle::Pacer;
 use crate::cluster::{Doc, Key, Page, PageLimit};
 use crate::route::{Side, bucket_of};
 use crate::runtime::Micros;
@@ -200,7 +201,9 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
     let mut scanned = Scanned::default();
     scanned.matched.reserve(total.unwrap_or(0).min(KEYS_MAX as u64) as usize);
     let mut seen = 0u64;
+    let mut pacer = Pacer::new(ctx);
     loop {
+        pacer.pace(ctx, 0).await;
         if ctx.is_leaving() {
             return Ok(None);
         }
@@ -227,6 +230,7 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
         }
         lock(&ctx.live).reconcile.progress(out, scanned.open.len() as u64, seen, total);
         if sides.iter().all(Cursor::is_done) {
+            lock(&ctx.live).throttled = None;
             scanned.matched.sort_unstable();
             return Ok(Some(scanned));
         }

@@ -101,6 +101,7 @@ impl Runner {
         let renew_at = began + Micros(lease::LEASE.0 / 3);
         lock(&ctx.live).metrics.set_slo(ctx.plan.slo);
         ctx.strand.follow(&state);
+        ctx.throttle.follow(&state);
         ctx.returning.store(state.back.is_some(), Ordering::SeqCst);
         ctx.clock.not_before(state.latest_ms());
         let baseline = state.baseline.as_ref().and_then(|b| serde_json::from_value(b.clone()).ok()).map(Arc::new);
@@ -154,6 +155,7 @@ impl Runner {
         }
         self.ctx.paused.store(self.state.paused.is_some(), Ordering::SeqCst);
         self.ctx.strand.follow(&self.state);
+        self.ctx.throttle.follow(&self.state);
         self.ctx.returning.store(self.state.back.is_some(), Ordering::SeqCst);
         self.publisher.set_state(self.state.clone());
         self.show(&record);
@@ -392,6 +394,9 @@ impl Runner {
         let now = self.ctx.rt.now();
         let mut live = lock(&self.ctx.live);
         live.metrics.set("writes.stray", None, now, self.state.strays_open() as f64);
+        if let Some(n) = super::publish::way_back(&self.ctx, &self.state, &live, now).writes_at_risk {
+            live.metrics.set("writes.at_risk", None, now, n as f64);
+        }
         if self.gates_of != Some(self.state.stage) {
             let stage = self.ctx.plan.stages.get(self.state.stage);
             let gate = |g: &crate::plan::Gate| GateState::new(g.clone()).with_baseline(self.baseline.clone());
@@ -487,7 +492,10 @@ async fn carry_out(ctx: Arc<Ctx>, state: &State, task: Task) {
             other => break other,
         }
     };
-    lock(&ctx.live).waiting = None;
+    {
+        let mut live = lock(&ctx.live);
+        (live.waiting, live.throttled) = (None, None);
+    }
     match outcome {
         Ok(Some(evidence)) => ctx.input(Input::TaskDone { evidence }),
         Ok(None) => ctx.input(Input::TaskStopped),

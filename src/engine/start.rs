@@ -250,9 +250,13 @@ fn spawn_watchers(ctx: &Arc<Ctx>) {
     }
     let c = ctx.clone();
     ctx.spawn("meter", observe::meter_tails(c));
+    ctx.spawn("throttle", super::throttle::watch(ctx.clone()));
     for side in Side::BOTH {
         let c = ctx.clone();
         ctx.spawn("lag", observe::measure_lag(c, side));
+        if side == Side::Legacy || ctx.in_place.is_none() {
+            ctx.spawn("served", super::served::follow(ctx.clone(), side));
+        }
         if side == Side::Legacy || !ctx.one_cluster {
             let c = ctx.clone();
             ctx.spawn("watch", observe::watch_cluster(c, side));

@@ -110,6 +110,8 @@ impl TailState {
 
     /// Waits until `done` holds, at most until `deadline`; false when time ran out.
     async fn until(&self, ctx: &Ctx, deadline: Micros, done: impl Fn(&TailState) -> bool) -> bool {
+        // Whoever waits for the tail is not kept waiting by a rest.
+        let _hurry = ctx.throttle.hurry();
         loop {
             let moved = self.moved.notified();
             if done(self) {
@@ -168,6 +170,7 @@ impl TailState {
     pub(super) async fn stop(&self, ctx: &Ctx) -> Result<(), Halt> {
         self.stop.store(true, Ordering::SeqCst);
         self.moved.notify_waiters();
+        let _hurry = ctx.throttle.hurry();
         while self.is_running() {
             if ctx.lets_go() {
                 return Err(Halt::LetGo);
@@ -474,6 +477,7 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
             ctx.wait(work, Micros::from_ms(500)).await;
             continue;
         };
+        let began = ctx.rt.now();
         let events: usize = units.iter().map(|u| u.keys.len()).sum();
         let keys: Vec<Key> =
             units.iter().flat_map(|u| u.keys.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
@@ -511,6 +515,7 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
             }
         }
         state.moved.notify_waiters();
+        ctx.throttle.rest_tail(&ctx, began).await;
     }
 }
 

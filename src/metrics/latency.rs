@@ -17,7 +17,7 @@ const HISTORY: usize = 60;
 /// A point of the history needs so many samples (n·(1−q) ≥ 1): it is drawn as a line, not read as a figure.
 const HISTORY_SAMPLES: u64 = 100;
 /// What a view's figures are computed over.
-const VIEW_SPAN: Micros = Micros::from_secs(60);
+pub(super) const VIEW_SPAN: Micros = Micros::from_secs(60);
 
 type Hist = Histogram<u32>;
 

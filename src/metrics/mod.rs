@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::plan::Slo;
 use crate::route::Side;
 use crate::runtime::Micros;
-use crate::snapshot::LatencyView;
+use crate::snapshot::{HEAT_COLUMN, LatencyView};
 
 pub mod axis;
 mod gauge;
@@ -23,6 +23,7 @@ pub use latency::{Classes, LatencySeries, WindowStats};
 pub use slo::MAX_BURN_WINDOW;
 
 use gauge::Ratio;
+use latency::VIEW_SPAN;
 use names::Quantile;
 use slo::SloSeries;
 
@@ -46,6 +47,8 @@ pub struct Sample {
 /// All series of a rollout.
 pub struct Metrics {
     latency: [[LatencySeries; 2]; 2],
+    /// When latencies last came from a server, which does not tell how many operations failed.
+    served: [[Option<Micros>; 2]; 2],
     /// By name, then legacy, next, no side.
     gauges: BTreeMap<&'static str, [Option<Gauge>; 3]>,
     shadow: Ratio,
@@ -77,6 +80,7 @@ impl Metrics {
     pub fn new() -> Self {
         Metrics {
             latency: std::array::from_fn(|_| std::array::from_fn(|_| LatencySeries::new())),
+            served: Default::default(),
             gauges: BTreeMap::new(),
             shadow: Ratio::new(),
             slo: None,
@@ -113,6 +117,21 @@ impl Metrics {
         }
     }
 
+    /// As [`Metrics::record_latency`], but as a server has it, which does not tell how many others failed: for as long as a window
+    /// holds such operations its share of errors is not known, and an objective is not measured by them.
+    pub fn record_served(&mut self, op: OpKind, side: Side, at: Micros, value: Micros, n: u64) {
+        self.latency[op as usize][side as usize].record_n(at, value, n);
+        let served = &mut self.served[op as usize][side as usize];
+        *served = (*served).max(Some(at));
+    }
+
+    /// Operations of the window came from a server.
+    fn is_served(&self, op: OpKind, side: Side, window: Micros, now: Micros) -> bool {
+        // Windows are made of whole slices.
+        let reach = window.min(MAX_WINDOW) + HEAT_COLUMN;
+        self.served[op as usize][side as usize].is_some_and(|at| now.since(at) <= reach)
+    }
+
     /// `n` operations failed at `at`. They count in the error rate only: a failure's latency says nothing about the
     /// side's speed.
     pub fn record_errors(&mut self, op: OpKind, side: Side, at: Micros, n: u64) {
@@ -144,7 +163,9 @@ impl Metrics {
     /// The same as a screen shows it.
     #[must_use]
     pub fn latency_view(&self, op: OpKind, side: Side, now: Micros) -> LatencyView {
-        self.latency(op, side).view(now)
+        let view = self.latency(op, side).view(now);
+        let error_ratio = view.error_ratio.filter(|_| !self.is_served(op, side, VIEW_SPAN, now));
+        LatencyView { error_ratio, ..view }
     }
 
     /// A gauge, if it was ever set.
@@ -179,6 +200,9 @@ impl Metrics {
         }
         if let Some(op) = names::error_rate(metric) {
             let series = latency(op)?;
+            if side.is_some_and(|side| self.is_served(op, side, window, now)) {
+                return None;
+            }
             let newest = series.newest_any().filter(|at| *at >= since)?;
             let w = series.window_since(now, window, since);
             let all = w.count.saturating_add(w.errors);

@@ -117,6 +117,8 @@ pub fn unit(metric: &str) -> (&'static str, f64) {
         ("%", 100.0)
     } else if metric.ends_with(".burn_rate") {
         ("x", 1.0)
+    } else if metric == "conflicts.rate" {
+        ("/s", 1.0)
     } else {
         ("", 1.0)
     }

@@ -20,6 +20,7 @@ mod shape;
 mod slo;
 mod stages;
 mod steps;
+mod throttle;
 mod types;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
@@ -29,4 +30,5 @@ pub use metrics_names::{METRICS, MetricName, UnitKind, metric};
 pub use pipeline::Pipeline;
 pub(crate) use pipeline::{Call, Expr, PipelineStage};
 pub use repair::{RepairAction, RepairKind, RepairTemplate};
+pub use throttle::Throttle;
 pub use types::*;

@@ -3,8 +3,8 @@
 use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
-use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo, Throttle};
-use super::{canonical, collection, gate_parse, pilot, slo};
+use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo};
+use super::{canonical, collection, gate_parse, pilot, slo, throttle};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -65,7 +65,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let collections = collection::read(r, t);
     let cohort = pilot::read(r, t);
     let queries = read_queries(r, t);
-    let throttle = read_throttle(r, t);
+    let throttle = throttle::read(r, t);
     // An objective that is there but wrong is complained about once, not at every metric that needs it.
     let placeholder = Slo { objective: 0.5, period: Micros::from_secs(3_600), latency: None };
     let said = objective.as_ref().or_else(|| t.table.contains_key("slo").then_some(&placeholder));
@@ -216,17 +216,6 @@ fn read_cutover(r: &mut Reader, t: &Table<'_, '_>) -> Micros {
     let Some(t) = r.table(t, "cutover", "[cutover]") else { return default };
     r.only(&t, &["freeze_max"]);
     r.duration_in(&t, "freeze_max", Micros::from_ms(100), Micros::from_secs(10), default)
-}
-
-fn read_throttle(r: &mut Reader, t: &Table<'_, '_>) -> Throttle {
-    let Some(t) = r.table(t, "throttle", "[throttle]") else { return Throttle::default() };
-    r.only(&t, &["max_lag", "max_rate"]);
-    let max_lag = t
-        .table
-        .contains_key("max_lag")
-        .then(|| r.duration_in(&t, "max_lag", Micros::from_ms(100), Micros::from_secs(3_600), Micros::from_secs(5)));
-    let max_rate = r.integer(&t, "max_rate", 1, u32::MAX.into()).and_then(|n| u32::try_from(n.value).ok());
-    Throttle { max_lag, max_rate }
 }
 
 fn read_queries(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Query> {

@@ -6,6 +6,7 @@ use crate::route::{Cohort, Goes};
 use crate::runtime::Micros;
 
 use super::gates::{Gate, Trigger};
+use super::throttle::Throttle;
 
 /// A checked plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -327,15 +328,6 @@ pub struct Query {
     pub next: String,
     /// It must be answered by an index.
     pub uses_index: bool,
-}
-
-/// Limits on tidegate's own load.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Throttle {
-    /// Copying slows when apply or replication lag is above this.
-    pub max_lag: Option<Micros>,
-    /// Copying goes at most so fast, documents a second.
-    pub max_rate: Option<u32>,
 }
 
 /// Work a stage does besides moving traffic.

@@ -274,6 +274,18 @@ pub enum Event {
         /// What it is set to, seconds.
         seconds: i64,
     },
+    /// tidegate's own work slows down: a signal is over its limit.
+    ThrottleBegan {
+        /// The signal, its limit and the speed.
+        why: String,
+        /// The same in figures.
+        evidence: Value,
+    },
+    /// Its work has gone at full speed for a while again.
+    ThrottleEnded {
+        /// How long it was held back and how much.
+        evidence: Value,
+    },
     /// The runner was told to stop, and did so at a safe point.
     Stopped {},
     /// Nothing follows.
@@ -406,6 +418,11 @@ impl Event {
             Event::TtlRestored { side, index, seconds } => {
                 format!("TTL index `{index}` of {side} lets documents expire again after {seconds} s")
             }
+            Event::ThrottleBegan { why, .. } => format!("throttled: {why}"),
+            Event::ThrottleEnded { evidence } => match evidence.get("text").and_then(Value::as_str) {
+                Some(t) => t.to_owned(),
+                None => "full speed again".to_owned(),
+            },
             Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }

@@ -248,6 +248,8 @@ impl State {
             | Event::RepairVerified { .. }
             | Event::TtlSuspended { .. }
             | Event::TtlRestored { .. }
+            | Event::ThrottleBegan { .. }
+            | Event::ThrottleEnded { .. }
             | Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }

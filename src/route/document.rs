@@ -103,6 +103,13 @@ impl Route {
         self.writes_next_below > 0 || self.pilot.as_ref().is_some_and(|p| p.writes == Goes::Next)
     }
 
+    /// True while next serves reads of keys that it does not own: they may be as old as it is behind.
+    #[must_use]
+    pub fn reads_ahead(&self) -> bool {
+        let cohort = |p: &Pilot| p.reads == Goes::Next && p.writes != Goes::Next && self.writes_next_below < BUCKETS;
+        self.reads_next_below > self.writes_next_below || self.pilot.as_ref().is_some_and(cohort)
+    }
+
     /// True while the bucket takes no writes.
     #[must_use]
     pub fn is_frozen(&self, bucket: Bucket) -> bool {

@@ -5,9 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+mod load;
+
 pub use crate::route::Goes;
 use crate::route::{Bucket, Side};
 use crate::runtime::Micros;
+pub use load::{LatencySource, LoadView, ThrottleView};
 
 /// Everything a screen may show.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +35,12 @@ pub struct Snapshot {
     pub if_nothing: String,
     /// The long-running work under way, if any.
     pub activity: Option<Activity>,
+    /// What holds tidegate's own work back, if anything.
+    pub throttle: Option<ThrottleView>,
+    /// What servers say about their load.
+    pub load: LoadView,
+    /// Who measured the latencies; `None` while there are none.
+    pub latency_source: Option<LatencySource>,
     /// Every stage of the plan, in order.
     pub stages: Vec<StageView>,
     /// The route in force.

@@ -209,6 +209,42 @@ pub async fn an_insert_creates_the_collection(env: Env) -> R {
     Ok(())
 }
 
+pub async fn a_primary_tells_its_load(env: Env) -> R {
+    let load = text(env.db.observe().await)?.load;
+    for t in [load.read_tickets, load.write_tickets] {
+        ensure!(t.is_some_and(|t| t.total > 0 && t.available <= t.total), "tickets {t:?}");
+    }
+    ensure!(load.queued.is_some(), "no queue");
+    ensure!(load.cache_dirty.is_some_and(|x| (0.0..=1.0).contains(&x)), "dirty {:?}", load.cache_dirty);
+    ensure!(load.cache_used.is_none_or(|x| (0.0..=1.5).contains(&x)), "used {:?}", load.cache_used);
+    ensure!(load.flow_control.is_some_and(|f| !f.lagged), "flow control {:?}", load.flow_control);
+    ensure!(load.conflicts.is_some(), "no count of conflicts");
+    Ok(())
+}
+
+pub async fn latencies_are_counted_by_collection(env: Env) -> R {
+    let (ns, other) = (env.ns("timed"), env.ns("other"));
+    env.insert(&ns, rawdoc! { "_id": 0 }).await?;
+    let told = async || match env.admin(AdminOp::Latency { ns: ns.clone() }).await? {
+        AdminDone::Latency(Some(counts)) => Ok(counts),
+        other => Err(format!("{other:?}")),
+    };
+    let before = told().await?;
+    for n in 1..=20 {
+        env.insert(&ns, rawdoc! { "_id": n }).await?;
+        env.insert(&other, rawdoc! { "_id": n }).await?;
+    }
+    env.all(&ns, 10, ClusterTime::ZERO).await?;
+    let now = told().await?;
+    let new = now.since(&before).ok_or("the counters went back")?;
+    let sum = |classes: &[(Micros, u64)]| classes.iter().map(|(_, n)| n).sum::<u64>();
+    ensure!(sum(&new.writes) == 20, "20 writes, {:?}", new.writes);
+    ensure!(sum(&new.reads) >= 2, "two pages and more, {:?}", new.reads);
+    ensure!(new.writes.windows(2).all(|w| w[0].0 < w[1].0), "rising, {:?}", new.writes);
+    ensure!(before.since(&now).is_none(), "earlier counts are no later ones");
+    Ok(())
+}
+
 pub async fn observe_reaches_the_last_write(env: Env) -> R {
     let ns = env.ns("seen");
     for n in 0..3 {

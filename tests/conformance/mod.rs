@@ -44,6 +44,8 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         data::a_duplicate_insert_is_not_done,
         data::an_insert_creates_the_collection,
         data::observe_reaches_the_last_write,
+        data::a_primary_tells_its_load,
+        data::latencies_are_counted_by_collection,
         fences::a_transaction_moves_its_slot,
         fences::a_transaction_goes_on_only_with_the_bytes_it_expects,
         fences::a_checkpoint_is_stored_with_its_transaction,

@@ -206,6 +206,9 @@ pub fn canary() -> Snapshot {
         view
     };
     Snapshot {
+        throttle: None,
+        load: Default::default(),
+        latency_source: Some(tidegate::snapshot::LatencySource::Applications),
         strand: None,
         at: AT,
         wall_ms: WALL_MS,
@@ -330,7 +333,7 @@ pub fn copying() -> Snapshot {
         total: Some(1_240_000),
         rate: Some(8_230.0),
         eta: Some(Micros::from_secs(100)),
-        throttled: Some("replication lag 5.2s is above 5.0s".into()),
+        throttled: Some("throttled: replication lag 5.2s > 5.0s, 40 % of full speed".into()),
     });
     s.way_back = WayBack {
         open: true,

@@ -29,6 +29,7 @@ mod server_gate;
 mod sim;
 mod strand;
 mod stuck;
+mod throttle;
 mod tui;
 mod tui_keys;
 mod tui_pilot;

@@ -41,6 +41,7 @@ mod rollout;
 mod server_gate;
 mod steps;
 mod strand;
+mod throttle;
 
 use replset::ReplSet;
 
@@ -179,6 +180,7 @@ fn main() {
     trials.extend(server_gate::trials());
     trials.extend(steps::trials());
     trials.extend(strand::trials());
+    trials.extend(throttle::trials());
     let skip = mongod::skipped();
     let later = |t: &Trial| LONG.contains(&t.name());
     let trials = trials.into_iter().map(|t| if skip || later(&t) { t.with_ignored_flag(true) } else { t }).collect();

@@ -48,9 +48,11 @@ impl Core {
             | AdminOp::CreateEmptyView { ns, .. }
             | AdminOp::Kind { ns }
             | AdminOp::Count { ns }
+            | AdminOp::Latency { ns }
             | AdminOp::Drop { ns } => (ns, 0),
         };
-        let plan = self.begin(OpKind::Admin, ns, per).await?;
+        let kind = if matches!(op, AdminOp::Latency { .. }) { OpKind::Observe } else { OpKind::Admin };
+        let plan = self.begin(kind, ns, per).await?;
         let deadline = self.rt.now() + self.config.majority_timeout;
         let reads = matches!(
             op,
@@ -59,6 +61,7 @@ impl Core {
                 | AdminOp::Holders { .. }
                 | AdminOp::Kind { .. }
                 | AdminOp::Count { .. }
+                | AdminOp::Latency { .. }
                 | AdminOp::Validation { .. }
         );
         let late = || {
@@ -107,6 +110,13 @@ impl Core {
             AdminOp::Sessions { rollout } => Ok((AdminDone::Sessions(sessions_of(s, rollout)), None)),
             AdminOp::Kind { ns } => Ok((AdminDone::Kind(kind(s, ns)), None)),
             AdminOp::Indexes { ns } => Ok((AdminDone::Indexes(indexes(s, ns)), None)),
+            AdminOp::Latency { ns } => {
+                let told = (!s.faults.tells_nothing).then(|| {
+                    let entity = s.log(ns).entity;
+                    s.busy.latency(entity)
+                });
+                Ok((AdminDone::Latency(told), None))
+            }
             AdminOp::Count { ns } => Ok((AdminDone::Count(s.colls.get(ns).map_or(0, |c| c.live) as u64), None)),
             AdminOp::Create { ns } => match kind(s, ns) {
                 CollKind::Absent => {

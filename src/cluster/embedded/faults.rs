@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::Core;
+use super::load::Pressure;
 use crate::cluster::Ns;
 use crate::runtime::Micros;
 
@@ -69,6 +70,10 @@ pub(super) struct FaultState {
     pub(super) latency_of: BTreeMap<Ns, u64>,
     pub(super) nodes: Vec<Node>,
     pub(super) unreachable: bool,
+    /// Load by others.
+    pub(super) pressure: Pressure,
+    /// The user may not ask about load and latencies.
+    pub(super) tells_nothing: bool,
     /// Notified when any of this changes what waiting operations wait for.
     pub(super) changed: Arc<Notify>,
     #[cfg(feature = "planted-bugs")]
@@ -87,6 +92,8 @@ impl FaultState {
             latency_of: BTreeMap::new(),
             nodes: vec![Node::default(); nodes.max(1)],
             unreachable: false,
+            pressure: Pressure::default(),
+            tells_nothing: false,
             changed: Arc::default(),
             #[cfg(feature = "planted-bugs")]
             read_only_fence: false,
@@ -175,6 +182,19 @@ impl Faults {
         });
     }
 
+    /// Sets how much others ask of the primary. It shows in what the primary says about its load, and slows nothing.
+    pub fn set_pressure(&self, pressure: Pressure) {
+        self.0.with(|s, now| {
+            s.faults.pressure = pressure;
+            s.busy.press(now, pressure.conflicts);
+        });
+    }
+
+    /// As for a user without the right to ask: the primary says nothing about its load and its latencies, or does again.
+    pub fn set_tells_nothing(&self, nothing: bool) {
+        self.0.with(|s, _| s.faults.tells_nothing = nothing);
+    }
+
     /// The primary steps down: an election begins, change streams break, some of the commits that no majority had are rolled back,
     /// and for a while afterwards the old primary still answers reads. Answers how many commits were rolled back.
     pub fn step_down(&self) -> usize {
@@ -206,6 +226,7 @@ impl Faults {
         self.0.with(|s, now| {
             let changed = s.faults.changed.clone();
             s.faults = FaultState { changed, ..FaultState::new(self.0.config.nodes) };
+            s.busy.press(now, 0);
             s.replan(&self.0.config, now);
         });
     }

@@ -11,13 +11,14 @@ use bson::RawDocumentBuf;
 
 use crate::cluster::{
     AdminDone, AdminOp, Changes, Cluster, ClusterTime, Failed, Fence, Key, KeyError, Ns, Observation, Page, PageLimit,
-    Read, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use crate::runtime::{Fut, Micros, Rt};
 
 mod admin;
 mod config;
 mod faults;
+mod load;
 mod oplog;
 mod ops;
 mod slots;
@@ -32,6 +33,7 @@ mod validator;
 
 pub use config::{Config, Latency};
 pub use faults::{Fates, Faults, OpKind, Rates};
+pub use load::Pressure;
 
 use state::State;
 
@@ -213,7 +215,13 @@ impl Core {
         if let Err(e) = &r {
             self.with(|s, _| match e {
                 Failed::Unknown(_) => s.counters.unknown += 1,
-                Failed::NotDone(_) | Failed::Fenced { .. } => s.counters.not_done += 1,
+                Failed::NotDone(r) => {
+                    s.counters.not_done += 1;
+                    if matches!(r, Reason::Conflict(_)) {
+                        s.busy.conflicted();
+                    }
+                }
+                Failed::Fenced { .. } => s.counters.not_done += 1,
             });
         }
         r

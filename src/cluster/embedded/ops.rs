@@ -98,7 +98,8 @@ impl Core {
         let log = s.log(ns);
         let n = log.draws[kind as usize];
         log.draws[kind as usize] += 1;
-        let entity = log.entity ^ (u64::from(self.config.id) << 8 | kind as u64);
+        let name = log.entity;
+        let entity = name ^ (u64::from(self.config.id) << 8 | kind as u64);
         let bits = self.rt.draw(super::DRAWS, entity, n);
         let l = &self.config.latency;
         let median = match kind {
@@ -130,6 +131,7 @@ impl Core {
         } else {
             Fate::Fine
         };
+        s.busy.note(self.rt.now(), kind, name, Micros(total));
         Plan { before: Micros(total - back), after: Micros(back), fate, bits: bits.rotate_right(54) }
     }
 
@@ -435,6 +437,7 @@ impl Core {
             majority: to_time(s.majority()),
             members: s.members(&self.config),
             oplog_window: Some(s.window(now)),
+            load: s.load(&self.config, now),
         }))
     }
 }

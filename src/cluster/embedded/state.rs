@@ -12,6 +12,7 @@ use super::config::{Config, spread};
 use super::faults::FaultState;
 use super::oplog::Events;
 use super::store::{Coll, Ts};
+use crate::cluster::load::Load;
 use crate::cluster::{ChangeKind, ClusterTime, Doc, Key, Member, Ns, SessionId};
 use crate::runtime::Micros;
 
@@ -95,6 +96,7 @@ pub(super) struct State {
     pub(super) streams: u64,
     pub(super) faults: FaultState,
     pub(super) counters: super::Counters,
+    pub(super) busy: super::load::Busy,
     /// Moved by every commit and by every one rolled back.
     pub(super) version: Arc<AtomicU64>,
     /// When documents expire next.
@@ -124,6 +126,7 @@ impl State {
             streams: 0,
             faults: FaultState::new(config.nodes),
             counters: super::Counters::default(),
+            busy: super::load::Busy::default(),
             version: Arc::default(),
             expire_at: now + config.expire_every,
             clock_off_ms: 0,
@@ -287,7 +290,9 @@ impl State {
         self.last = ts;
         self.version.fetch_add(1, Ordering::Relaxed);
         let mut touched = Vec::with_capacity(writes.len());
+        let mut bytes = 0;
         for (ns, key, doc) in writes {
+            bytes += doc.as_ref().map_or(0, Doc::size);
             let gone = doc.is_none();
             let coll = self.colls.entry(ns.clone()).or_default();
             if coll.set(&key, ts, doc) || gone {
@@ -295,6 +300,7 @@ impl State {
             }
             touched.push((ns, key));
         }
+        self.busy.wrote(now, bytes as u64);
         let horizon = self.clock(now.since(config.oplog_window));
         if now > config.oplog_window {
             self.history = self.history.max(horizon);
@@ -433,6 +439,15 @@ impl State {
 
     pub(super) fn is_primary(&self, node: usize) -> bool {
         self.primary == node
+    }
+
+    /// What the primary says about its load, where it may be asked.
+    pub(super) fn load(&mut self, config: &Config, now: Micros) -> Load {
+        if self.faults.tells_nothing || self.down().is_some() {
+            return Load::default();
+        }
+        let lag = self.majority_lag(config);
+        self.busy.load(now, self.faults.pressure, lag)
     }
 
     pub(super) fn members(&self, config: &Config) -> Vec<Member> {

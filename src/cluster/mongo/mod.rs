@@ -23,6 +23,7 @@ use crate::runtime::{Fut, Micros, Rt, timeout};
 mod admin;
 mod changes;
 mod errors;
+mod load;
 mod observe;
 mod read;
 mod redact;

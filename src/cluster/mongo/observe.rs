@@ -1,6 +1,7 @@
 //! The replica set looked at from outside. What a user may not see is unknown, not an error.
 
 use bson::{Bson, Document, rawdoc};
+use futures_util::future::join;
 
 use super::Mongo;
 use super::errors::Phase;
@@ -16,14 +17,17 @@ impl Mongo {
             .and_then(|w| w.get_document("majorityOpTime"))
             .and_then(|t| t.get_timestamp("ts"))
             .map_or(ClusterTime::ZERO, ClusterTime::from);
-        let status = self.run("admin", rawdoc! { "replSetGetStatus": 1 }, Phase::Harmless).await;
+        // Together: a cutover asks for the time while the clock of its freeze runs already.
+        let status = self.run("admin", rawdoc! { "replSetGetStatus": 1 }, Phase::Harmless);
+        let (status, (oplog_window, load)) = join(status, join(self.oplog_window(), self.load())).await;
         let mut members = status.map_or_else(|_| members_of_hello(&hello), |s| members_of_status(&s));
         members.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Observation {
             server_ms: hello.get_datetime("localTime").map_or(0, |d| d.timestamp_millis()),
             majority,
             members,
-            oplog_window: self.oplog_window().await,
+            oplog_window,
+            load,
         })
     }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bson::{RawBson, RawDocumentBuf};
 
-use super::super::backfill::throttle;
 use super::super::ctx::{Ctx, Halt, lock};
 use super::super::live_view::Progress;
 use super::super::observe::estimated_count;
+use super::super::throttle::Pacer;
 use super::super::writer::SlotWriter;
 use super::carry::{Carried, DOCS, Source, carry};
 use super::judge::Way;
@@ -35,6 +35,7 @@ async fn walk(ctx: &Arc<Ctx>, way: Way, throttled: bool) -> Result<Option<Point>
     let total = estimated_count(ctx).await;
     let (began, first) = (ctx.rt.now(), point.seen);
     let limit = PageLimit { docs: PAGE_DOCS.min(ctx.chunk_docs.max(1)), bytes: PAGE_BYTES };
+    let (mut pacer, mut carried) = (Pacer::copying(ctx), 0);
     let name = if way == Way::There { "backfill" } else { "undo" };
     loop {
         let after = ctx.seen(Side::Legacy);
@@ -48,12 +49,13 @@ async fn walk(ctx: &Arc<Ctx>, way: Way, throttled: bool) -> Result<Option<Point>
                 ctx.sleep(Micros::from_ms(100)).await;
             }
             if throttled {
-                throttle(ctx, began, point.seen - first).await;
+                pacer.pace(ctx, carried).await;
             }
             if ctx.is_leaving() {
                 return Ok(None);
             }
-            point.seen += docs.len() as u64;
+            carried = docs.len() as u64;
+            point.seen += carried;
             point.after = docs.last().map(|(k, _)| k.clone()).or(point.after);
             let Carried { written, mixed } =
                 carry(ctx, &mut writer, Source::Page(docs), Some(point.to_doc(way))).await?;

@@ -6,7 +6,7 @@ use crate::cluster::survey::{Oplog, Unanswered};
 use crate::route::Side;
 use crate::runtime::Micros;
 
-/// Assumed where the plan has no `max_rate`: below the 12 140 documents a second of docs/performance.md.
+/// Assumed where the plan has no `max_docs_per_second`: below the 12 140 documents a second of docs/performance.md.
 const DOCUMENTS_A_SECOND: f64 = 10_000.0;
 /// Assumed for documents so large that their number is not what counts.
 const BYTES_A_SECOND: f64 = 20.0 * 1024.0 * 1024.0;
@@ -52,12 +52,13 @@ impl Estimates {
             (None, Some(s)) => (Some(s.bytes as f64 / s.documents as f64), "legacy's average, before T".to_owned()),
             (None, None) => (None, "nothing".to_owned()),
         };
-        let rate = match (f.plan.throttle.max_rate, average) {
+        let rate = match (f.plan.throttle.max_docs_per_second, average) {
             (Some(max), _) => f64::from(max),
             (None, Some(a)) => DOCUMENTS_A_SECOND.min(BYTES_A_SECOND / a.max(1.0)),
             (None, None) => DOCUMENTS_A_SECOND,
         };
-        let rate_of = if f.plan.throttle.max_rate.is_some() { "`[throttle] max_rate`" } else { "assumed" };
+        let rate_of =
+            if f.plan.throttle.max_docs_per_second.is_some() { "`[throttle] max_docs_per_second`" } else { "assumed" };
         let bytes = documents.zip(average).map(|(n, a)| (n as f64 * a) as u64);
         // As legacy is compressed, so will next be; an index is as large as legacy's are on average.
         let packed = size.filter(|s| s.bytes > 0 && s.stored > 0).map(|s| s.stored as f64 / s.bytes as f64);
@@ -220,6 +221,7 @@ pub(super) fn oplog_for_copy(v: &View<'_>) -> Vec<Finding> {
         bytes(total),
         bytes(max)
     );
-    let remedy = "lower `[throttle] max_rate`, or enlarge the oplog (`replSetResizeOplog`) until the copy is done";
+    let remedy =
+        "lower `[throttle] max_docs_per_second`, or enlarge the oplog (`replSetResizeOplog`) until the copy is done";
     vec![if window < time { Finding::warn(place, text, remedy) } else { Finding::pass(place, text) }]
 }

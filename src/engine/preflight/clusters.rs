@@ -215,7 +215,7 @@ pub(super) fn replication_lag(v: &View<'_>) -> Vec<Finding> {
             Some((lag, name)) if lag > limit => Finding::warn(
                 place,
                 format!("{name} is {lag} behind, more than {limit}"),
-                "find out why before a copy adds to it; copying waits while lag is above `[throttle] max_lag`",
+                "find out why before a copy adds to it; copying slows down while lag is above `[throttle] max_lag`, and stops at twice that",
             ),
             Some((lag, _)) => Finding::pass(place, format!("no member is more than {lag} behind")),
             None => Finding::pass(place, "there is nobody to be behind"),
@@ -236,7 +236,7 @@ pub(super) fn delayed_members(v: &View<'_>) -> Vec<Finding> {
         match v.f.plan.throttle.max_lag.filter(|max| delay > max) {
             Some(max) => Finding::fail(
                 place,
-                format!("{what}, and `[throttle] max_lag` is {max}: copying would wait for ever"),
+                format!("{what}, and `[throttle] max_lag` is {max}: copying would hardly move, or stand still"),
                 "leave `max_lag` out, or take the member's `secondaryDelaySecs` away for the time of the rollout",
             ),
             None => Finding::note(

@@ -22,7 +22,7 @@ pub(super) enum For {
     Next,
     /// tidegate's own records.
     Control,
-    /// Metrics of members and oplog: without it they are unknown, and gates on them never pass.
+    /// Metrics of members, load and oplog: without it they are unknown, and gates on them never pass.
     Observe,
     /// The preflight alone.
     Check,
@@ -99,7 +99,7 @@ pub(super) fn needs(plan: &Plan, one_cluster: bool) -> Vec<Need> {
     }
     for &on in sides {
         let cluster = |action, of| Need { on, resource: Resource::Cluster, action, of };
-        all.push(cluster("replSetGetStatus", For::Observe));
+        all.extend(["replSetGetStatus", "serverStatus"].map(|a| cluster(a, For::Observe)));
         all.extend(["replSetGetConfig", "getDefaultRWConcern", "getParameter"].map(|a| cluster(a, For::Check)));
     }
     all

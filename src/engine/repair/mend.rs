@@ -14,6 +14,7 @@ use crate::engine::lossy;
 use crate::engine::quarantine::quarantine_ns;
 use crate::engine::reconcile::{Finding, compare, owner_of, read};
 use crate::engine::tail::{Asked, worker_of};
+use crate::engine::throttle::Pacer;
 use crate::engine::writer::{NotCommitted, SlotWriter};
 use crate::plan::RepairKind;
 use crate::route::{Bucket, Side, bucket_of};
@@ -71,9 +72,11 @@ pub(super) async fn mend_keys(
 ) -> Result<Vec<(Key, Mended)>, Halt> {
     let mut done = Vec::with_capacity(keys.len());
     let mut open: BTreeSet<Key> = keys.iter().cloned().collect();
+    let mut pacer = Pacer::new(ctx);
     for _ in 0..ROUNDS {
         for ((owner, bucket), keys) in by_worker(ctx, &std::mem::take(&mut open)) {
             for part in keys.chunks(PART) {
+                pacer.pace(ctx, 0).await;
                 if ctx.is_leaving() {
                     return Ok(done);
                 }

@@ -2,7 +2,7 @@
 
 use ratatui::layout::Rect;
 
-use crate::snapshot::{Snapshot, StageStatus, Verdict};
+use crate::snapshot::{LatencySource, LoadView, Snapshot, StageStatus, Verdict};
 
 use super::super::app::{Overlay, UiState};
 use super::super::canvas::{Canvas, Titles};
@@ -61,6 +61,23 @@ fn help() -> Lines {
     lines
 }
 
+/// What servers say about their load; `None` when none says anything.
+fn load_sentence(l: &LoadView) -> Option<String> {
+    let tickets = |kind: &str, t: Option<(u32, u32)>| t.map(|(free, of)| format!("{free} of {of} {kind} tickets free"));
+    let share = |what: &str, x: Option<f64>| x.map(|x| format!("{what} {}", format::share(x)));
+    let parts = [
+        tickets("read", l.read_tickets),
+        tickets("write", l.write_tickets),
+        l.queued.map(|n| format!("{} operations queued", format::grouped(n))),
+        share("dirty cache", l.cache_dirty),
+        share("cache in use", l.cache_used),
+        l.conflicts.map(|x| format!("{} write conflicts", format::value(x, "/s"))),
+        l.flow_control.filter(|lagged| *lagged).map(|_| "FLOW CONTROL holds writes back".to_owned()),
+    ];
+    let told: Vec<String> = parts.into_iter().flatten().collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
 /// Everything that holds the rollout up, in whole sentences.
 fn why(s: &Snapshot, ui: &UiState, width: usize) -> Lines {
     let mut lines = Lines::new();
@@ -95,8 +112,17 @@ fn why(s: &Snapshot, ui: &UiState, width: usize) -> Lines {
         let role = if g.verdict == Verdict::Fail { Role::Bad } else { Role::Warn };
         say(if i == 0 { "Blocked by" } else { "" }, &verdict::gate_sentence(g), role);
     }
-    if let Some(slow) = s.activity.as_ref().and_then(|a| a.throttled.as_deref()) {
-        say("Slowed by", slow, Role::Warn);
+    match (&s.throttle, s.activity.as_ref().and_then(|a| a.throttled.as_deref())) {
+        (Some(t), _) => say("Throttled", &format!("{}, for {}", t.text, format::span(t.held)), Role::Warn),
+        (None, Some(slow)) => say("Slowed", slow, Role::Warn),
+        (None, None) => {}
+    }
+    if let Some(load) = load_sentence(&s.load) {
+        say("Servers", &load, Role::Text);
+    }
+    if s.latency_source == Some(LatencySource::Servers) {
+        let text = "as the servers have it, tidegate's own operations included: no application reports its own";
+        say("Latency", text, Role::Warn);
     }
     for a in s.applications.iter().filter(|a| a.epoch < s.route.epoch) {
         let text = format!("{} still follows route epoch {}, heard {} ago", a.name, a.epoch, format::lag(a.age));

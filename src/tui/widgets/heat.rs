@@ -2,7 +2,7 @@
 //! a tick changes one column instead of all of them.
 
 use crate::runtime::Micros;
-use crate::snapshot::{HEAT_COLUMN, HEAT_ROWS, HeatColumn, LatencyView, Snapshot};
+use crate::snapshot::{HEAT_COLUMN, HEAT_ROWS, HeatColumn, LatencySource, LatencyView, Snapshot};
 
 use super::super::app::UiState;
 use super::super::canvas::{Canvas, Titles};
@@ -71,9 +71,10 @@ pub(crate) fn heat(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState, f
     let side = if legacy { "legacy" } else { "next" };
     let why = if legacy && !ui.baseline { " (next has none yet)" } else { "" };
     let gate = latency_gate(s, ui.writes);
+    let by = if s.latency_source == Some(LatencySource::Servers) { " as the server has it" } else { "" };
     let titles = Titles {
         name: "LATENCY",
-        note: format!("{} on {side}{why}, 1 col = {}s", kind(ui.writes), HEAT_COLUMN.0 / 1_000_000),
+        note: format!("{} on {side}{why}{by}, 1 col = {}s", kind(ui.writes), HEAT_COLUMN.0 / 1_000_000),
         right: (gate.map(|g| format!("gate {}", format::latency(g))).unwrap_or_default(), Some(Role::Warn)),
         focused,
         ..Titles::default()

@@ -259,6 +259,6 @@ fn activity(c: &mut Canvas<'_>, a: &Activity, y: usize, end: usize) {
     if let Some(why) = &a.throttled
         && x + 12 < end
     {
-        c.put_fit(x, y, &format!("slowed: {why}"), end - x, Role::Warn);
+        c.put_fit(x, y, why, end - x, Role::Warn);
     }
 }
