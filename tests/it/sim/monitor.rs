@@ -44,6 +44,8 @@ pub struct Monitor {
     tasks: BTreeSet<String>,
     read: usize,
     last_kind: String,
+    /// The epoch of the newest record.
+    epoch: i64,
     told: Told,
     told_read: usize,
     oplog_loss_told: bool,
@@ -84,6 +86,7 @@ impl Monitor {
             tasks: BTreeSet::new(),
             read: 0,
             last_kind: String::new(),
+            epoch: 0,
             told: Arc::default(),
             told_read: 0,
             oplog_loss_told: false,
@@ -155,6 +158,7 @@ impl Monitor {
         for r in self.journal.since(self.read) {
             self.read += 1;
             self.last_kind.clone_from(&r.kind);
+            self.epoch_of(&r)?;
             match r.kind.as_str() {
                 "route_intended" => {
                     self.intended.insert(r.body["epoch"].as_i64().unwrap(), r.clone());
@@ -169,10 +173,28 @@ impl Monitor {
                     self.oplog_loss_told |=
                         r.body["why"].as_str().is_some_and(|w| w.contains("the oplog has moved past"));
                 }
-                "stray_found" => return Err(format!("rule 5: every process follows the route, and yet: {:?}", r.body)),
+                "stray_found" => {
+                    return Err(format!(
+                        "rule 5: every process follows the route, and yet epoch {} found a stray: {:?}",
+                        r.epoch, r.body
+                    ));
+                }
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// I5 for the journal: every runner has an epoch of its own, and none goes on where a newer one has written.
+    fn epoch_of(&mut self, r: &Record) -> Result<(), String> {
+        let begins = matches!(r.kind.as_str(), "started" | "resumed");
+        if r.epoch < self.epoch || (begins && r.epoch == self.epoch) {
+            return Err(format!(
+                "I5: record {}, {}, is of epoch {} and follows one of {}",
+                r.seq, r.kind, r.epoch, self.epoch
+            ));
+        }
+        self.epoch = r.epoch;
         Ok(())
     }
 
@@ -394,6 +416,11 @@ impl Monitor {
     }
 }
 
+/// Every change is asked for, and what happened beside it.
+pub fn events_are_shown() -> bool {
+    std::env::var_os("TIDEGATE_SIM_EVENTS").is_some()
+}
+
 async fn follow(rt: Rt, db: Db, ns: Ns, commits: Commits) {
     let now = async || loop {
         if let Ok(seen) = db.observe().await {
@@ -402,16 +429,15 @@ async fn follow(rt: Rt, db: Db, ns: Ns, commits: Commits) {
         sleep(&rt, Micros::from_ms(10)).await;
     };
     let mut pos = now().await;
-    let shown = std::env::var_os("TIDEGATE_SIM_EVENTS").is_some();
+    let shown = events_are_shown();
     loop {
         match db.changes(&ns, &pos).await {
             Ok(mut stream) => {
                 while let Ok(batch) = stream.next(Micros::from_secs(1)).await {
                     if shown {
-                        batch
-                            .events
-                            .iter()
-                            .for_each(|e| println!("{} {ns} {:?} {:?} {}", rt.now(), e.kind, e.key, e.at));
+                        batch.events.iter().for_each(|e| {
+                            println!("{} {ns} {:?} {:?} {} {:?}", rt.now(), e.kind, e.key, e.at, e.session)
+                        });
                     }
                     let mut list = commits.lock().unwrap();
                     list.extend(batch.events.iter().filter_map(|e| Some((e.at, e.session?))));

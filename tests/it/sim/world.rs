@@ -255,6 +255,14 @@ impl Simulation {
         match outcome {
             Ok(engine) => {
                 self.monitor.fenced(self.cluster.newest_commit(), engine.snapshot().epoch);
+                if super::monitor::events_are_shown() {
+                    println!(
+                        "{} runner {} has started, epoch {}",
+                        self.rt.now(),
+                        self.generation,
+                        engine.snapshot().epoch
+                    );
+                }
                 self.engine = Some(engine);
             }
             Err(StartError::Finished(_)) => {}
@@ -279,13 +287,27 @@ impl Simulation {
     }
 
     pub fn run(mut self) -> Result<Stats, String> {
+        let outcome = self.until_rest().and_then(|rest| match rest {
+            Rest::Over => self.finish(),
+            Rest::Stopped => self.finish_stopped(),
+        });
+        if outcome.is_err() {
+            self.keep_journal();
+        }
+        outcome.map(|()| self.stats)
+    }
+
+    fn until_rest(&mut self) -> Result<Rest, String> {
         self.plant();
         let mut mishaps = std::mem::take(&mut self.case.mishaps).into_iter().peekable();
         let mut calmed = false;
-        let rest = loop {
+        loop {
             self.step()?;
             let now = self.rt.now();
             while let Some((_, m)) = mishaps.next_if(|(at, _)| *at <= now) {
+                if super::monitor::events_are_shown() {
+                    println!("{now} mishap, {} runners so far: {m:?}", self.generation);
+                }
                 self.mishap(m);
             }
             if now > self.case.rough && !calmed {
@@ -300,18 +322,14 @@ impl Simulation {
                 return Err(format!("I1: {v}; {}", self.why()));
             }
             if calmed && self.is_over() {
-                break Rest::Over;
+                return Ok(Rest::Over);
             }
             if calmed && self.has_stopped(now) {
-                break Rest::Stopped;
+                return Ok(Rest::Stopped);
             }
             if now > LIMIT {
                 return Err(format!("I7: not done after {LIMIT}: {}", self.why()));
             }
-        };
-        match rest {
-            Rest::Over => self.finish(),
-            Rest::Stopped => self.finish_stopped(),
         }
     }
 
