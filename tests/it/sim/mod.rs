@@ -22,7 +22,7 @@ use case::Case;
 use faults::Kind;
 use many::{hold, in_parallel, run, seeds};
 pub use ports::Clock;
-use world::Stats;
+use world::{Simulation, Stats};
 
 #[test]
 fn three_hundred_seeds_hold_the_invariants() {
@@ -58,6 +58,15 @@ fn seeds_that_once_failed_hold() {
         let outcome = run(Case::plain(seed));
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
     }
+}
+
+/// The tasks of a run hold the runtime, and it holds them.
+#[test]
+fn a_run_leaves_nothing_behind() {
+    let simulation = Simulation::new(Case::plain(8));
+    let runtime = std::sync::Arc::downgrade(&simulation.sim);
+    simulation.run().unwrap();
+    assert!(runtime.upgrade().is_none(), "{} still hold it", runtime.strong_count());
 }
 
 #[test]

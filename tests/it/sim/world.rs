@@ -10,7 +10,7 @@ use tidegate::engine::{self, Deps, End, Engine, StartError};
 use tidegate::journal::MemStore;
 use tidegate::plan::{Advance, Plan};
 use tidegate::rollout::{Event, State};
-use tidegate::runtime::sim::Sim;
+use tidegate::runtime::sim::{Machine, Sim};
 use tidegate::runtime::{Group, Micros, Rt};
 use tidegate::snapshot::{Command, Phase};
 use tidegate::workload::{Shapes, Workload, initial_orders};
@@ -113,7 +113,7 @@ enum Rest {
 }
 
 pub struct Simulation {
-    pub(super) sim: Arc<Sim>,
+    pub(super) sim: Sim,
     pub(super) rt: Rt,
     pub(super) case: Case,
     pub(super) cluster: Arc<Embedded>,
@@ -449,6 +449,6 @@ pub(super) fn plan_text(case: &Case) -> String {
     PLAN.replace("MAX_RATE", &case.max_rate().to_string()).replace("lease = \"3s\"", gate)
 }
 
-pub(super) fn sim_now(sim: &Sim) -> Micros {
+pub(super) fn sim_now(sim: &Machine) -> Micros {
     tidegate::runtime::Runtime::now(sim)
 }
