@@ -24,7 +24,8 @@ pub struct Monitor {
     next: Ns,
     kept: Ns,
     isolated: Ns,
-    fences: Ns,
+    /// The slots, the route and the acknowledgements.
+    control: [Ns; 3],
     /// What was there when it was last looked at.
     seen: (u64, usize),
     newest: [Option<ClusterTime>; 3],
@@ -71,7 +72,7 @@ impl Monitor {
             isolated: Ns::new(&next.db, &format!("{}.isolated.{}", next.coll, plan.id)),
             next: next.clone(),
             kept: Ns::new(&legacy.db, &format!("{}.quarantine.{}", legacy.coll, plan.id)),
-            fences: Ns::new(CONTROL_DB, "fences"),
+            control: [Ns::new(CONTROL_DB, "fences"), routes_ns(), acks_ns()],
             plan: plan.clone(),
             seen: (0, 0),
             newest: [None; 3],
@@ -147,7 +148,7 @@ impl Monitor {
     }
 
     fn read_journal(&mut self, now: Micros) -> Result<(), String> {
-        let told: Vec<_> = self.told.lock().unwrap().split_off(0);
+        let told = std::mem::take(&mut *self.told.lock().unwrap());
         self.told_read += told.len();
         for (seq, hash) in told {
             self.durable(seq, &hash)?;
@@ -233,12 +234,7 @@ impl Monitor {
 
     /// True when something has happened to a namespace since this was last asked.
     fn moved(&mut self, which: usize) -> bool {
-        let ns = match which {
-            0 => self.fences.clone(),
-            1 => routes_ns(),
-            _ => acks_ns(),
-        };
-        let newest = self.cluster.newest_event(&ns);
+        let newest = self.cluster.newest_event(&self.control[which]);
         std::mem::replace(&mut self.newest[which], newest) != newest
     }
 
@@ -247,7 +243,7 @@ impl Monitor {
         if !self.moved(0) {
             return;
         }
-        for (_, doc) in self.cluster.dump(&self.fences) {
+        for (_, doc) in self.cluster.dump(&self.control[0]) {
             let epoch = doc.get_i64("epoch").unwrap();
             if let Ok(Some(v)) = doc.get("session")
                 && let Some(b) = v.as_binary()
@@ -262,7 +258,7 @@ impl Monitor {
         if !self.moved(1) {
             return Ok(());
         }
-        let routes = self.cluster.dump(&routes_ns());
+        let routes = self.cluster.dump(&self.control[1]);
         let Some((_, doc)) = routes.first() else { return Ok(()) };
         let route = Route::from_raw(doc).map_err(|e| e.to_string())?;
         if self.last.as_ref().is_some_and(|l| l.epoch == route.epoch && l.nonce == route.nonce) {
@@ -301,7 +297,7 @@ impl Monitor {
         if self.firm.as_ref().map(|r| (r.epoch, r.nonce)) == self.last.as_ref().map(|r| (r.epoch, r.nonce)) {
             return Ok(());
         }
-        let routes = self.cluster.dump_majority(&routes_ns());
+        let routes = self.cluster.dump_majority(&self.control[1]);
         let Some((_, doc)) = routes.first() else { return Ok(()) };
         let now = Route::from_raw(doc).map_err(|e| e.to_string())?;
         let Some(was) = self.firm.replace(now.clone()) else { return Ok(()) };
@@ -353,19 +349,19 @@ impl Monitor {
 
     /// The epoch in each process's document now.
     fn acks(&self) -> BTreeMap<String, i64> {
-        let docs = self.cluster.dump(&acks_ns()).into_iter();
+        let docs = self.cluster.dump(&self.control[2]).into_iter();
         docs.map(|(k, d)| (k.to_string(), d.get_i64("epoch").unwrap())).collect()
     }
 
     /// I4: collections come and go only after the journal said so.
     fn look_at_collections(&self) -> Result<(), String> {
-        if self.cluster.count(&self.next) > 0 && !self.tasks.contains("create") {
+        if !self.tasks.contains("create") && self.cluster.count(&self.next) > 0 {
             return Err(format!("I4: {} was written before `create` was intended", self.next));
         }
-        if self.cluster.count(&self.isolated) > 0 && !self.tasks.contains("isolate") {
+        if !self.tasks.contains("isolate") && self.cluster.count(&self.isolated) > 0 {
             return Err(format!("I4: {} is there and `isolate` was never intended", self.isolated));
         }
-        if self.cluster.count(&self.kept) > 0 && !self.tasks.contains("quarantine") {
+        if !self.tasks.contains("quarantine") && self.cluster.count(&self.kept) > 0 {
             return Err(format!("I4: {} is there and `quarantine` was never intended", self.kept));
         }
         Ok(())
