@@ -411,6 +411,23 @@ fn a_stale_runner_is_told_so_and_a_gap_is_refused() {
     });
 }
 
+/// Both had taken the lease over; the older one read the journal only when the newer one had begun, and pushed that one out.
+#[test]
+fn an_older_epoch_cannot_go_on_where_a_newer_one_has_written() {
+    on_sim(move |rt| async move {
+        let store = Arc::new(MemStore::new());
+        let open = || Journal::new(store.clone(), rt.clone(), "r".into());
+        let (mut newer, mut older) = (open(), open());
+        newer.append(2, By::Engine, "resumed", Map::new()).await.expect("appends");
+        older.open().await.expect("opens");
+        assert_eq!(older.append(1, By::Engine, "resumed", Map::new()).await, Err(JournalError::Stale { seq: 1 }));
+        newer.append(2, By::Engine, "goes_on", Map::new()).await.expect("appends");
+        let mut next = open();
+        next.open().await.expect("opens");
+        next.append(3, By::Engine, "resumed", Map::new()).await.expect("appends");
+    });
+}
+
 #[test]
 fn patience_with_a_silent_database_ends() {
     let db = Arc::new(Scripted::default());
