@@ -232,6 +232,12 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
             (None, None) => "next does not answer".into(),
         },
         (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
+        (Phase::Working, _) if state.back.is_none() && state.awaits.first().is_some() => {
+            format!(
+                "the hook `{}` must succeed before the stage's work begins",
+                state.awaits.first().unwrap_or_default()
+            )
+        }
         (Phase::Working | Phase::RollingBack, _) => {
             let task = state.current_task(&ctx.plan).map_or("between tasks", crate::rollout::Task::name);
             match live.waiting.as_ref().or(live.throttled.as_ref()) {

@@ -6,6 +6,7 @@ use crate::route::{Cohort, Goes};
 use crate::runtime::Micros;
 
 use super::gates::{Gate, Trigger};
+use super::hook::Hook;
 
 /// A checked plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +53,8 @@ pub struct Plan {
     pub triggers: Vec<Trigger>,
     /// The stages, in order; never empty.
     pub stages: Vec<Stage>,
+    /// What is called when something happens.
+    pub hooks: Vec<Hook>,
 }
 
 impl Plan {

@@ -35,7 +35,7 @@ fn go_on(state: &mut State, plan: &Plan, events: &mut Vec<Event>) {
         let gates = GateSummary { pass: true, ..GateSummary::default() };
         let input = match state.intended {
             true => Input::TaskDone { evidence: Value::Null },
-            false => Input::Tick { at_ms: 5, gates, totals: Value::Null },
+            false => Input::Tick { at_ms: 5, gates, totals: Value::Null, calling: false },
         };
         let new = decide(state, plan, &input).unwrap();
         if new.is_empty() {
@@ -184,8 +184,12 @@ fn leaving_next_behind_makes_a_rollback_hard_and_takes_everything_back() {
 fn a_rollback_without_next_cut_off_after_any_record_ends_with_the_same_records() {
     let (plan, mut state, mut events) = left_behind();
     let first = events.len();
-    for e in
-        decide(&state, &plan, &Input::Tick { at_ms: 5, gates: GateSummary::default(), totals: Value::Null }).unwrap()
+    for e in decide(
+        &state,
+        &plan,
+        &Input::Tick { at_ms: 5, gates: GateSummary::default(), totals: Value::Null, calling: false },
+    )
+    .unwrap()
     {
         state.apply(&e, &plan);
         events.push(e);
@@ -326,7 +330,7 @@ fn legacy_does_not_go_while_the_cohort_is_held_there_and_a_word_takes_it_forward
     let refused = ask(&state, &plan, Command::Advance { stage: 3 }).unwrap_err();
     assert!(refused.0.contains("held on legacy"), "{refused}");
     assert_eq!(
-        decide_tick(&state, &plan, 9_999_999, &GateSummary { pass: true, ..GateSummary::default() }, &Value::Null),
+        decide_tick(&state, &plan, 9_999_999, &GateSummary { pass: true, ..GateSummary::default() }, (&Value::Null, false)),
         []
     );
     for e in ask(&state, &plan, Command::CohortForward).unwrap() {

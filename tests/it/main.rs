@@ -20,6 +20,7 @@ mod drill;
 mod drill_back;
 mod embedded;
 mod fixture;
+mod hooks;
 mod in_place;
 mod pilot;
 mod plan;

@@ -2,7 +2,7 @@
 
 use super::{Finding, View};
 use crate::cluster::survey::{Explained, Stands, Unanswered};
-use crate::plan::{Query, Step};
+use crate::plan::{Hook, Query, Step};
 use crate::route::Side;
 use crate::scrub::short;
 use crate::transform::Class;
@@ -118,4 +118,27 @@ fn foreseen(v: &View<'_>, q: &Query, place: &str) -> Finding {
         ),
         None => Finding::pass(place, "next is not there yet; it would look at every document, as the plan allows"),
     }
+}
+
+pub(super) fn hooks(v: &View<'_>) -> Vec<Finding> {
+    let judge = |(i, hook): (usize, &Hook)| {
+        let place = format!("hook {}", hook.id);
+        let on: Vec<&str> = hook.on.iter().map(|o| o.name()).collect();
+        let does = format!("`{}`, for {}", hook.call.text(), on.join(", "));
+        match v.f.hooks.get(i) {
+            None => Finding::skipped(&place, &Unanswered::NotAsked("nobody has looked for what it calls")),
+            Some(None) => Finding::note(&place, format!("it calls {does}; this check calls nothing"), ""),
+            Some(Some(why)) if hook.required => Finding::fail(
+                &place,
+                format!("it would call {does}, but {why}"),
+                "a stage waits for this hook: provide what is missing where the rollout runs",
+            ),
+            Some(Some(why)) => Finding::warn(
+                &place,
+                format!("it would call {does}, but {why}"),
+                "provide it where the rollout runs; the rollout goes on without this hook",
+            ),
+        }
+    };
+    v.f.plan.hooks.iter().enumerate().map(judge).collect()
 }
