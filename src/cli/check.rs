@@ -170,9 +170,11 @@ fn table(plan: &Plan) {
             advance(s.advance),
         ));
     }
-    if !plan.hooks.is_empty() {
+    if !plan.hooks.is_empty() || !plan.calendar.is_empty() {
         out::line("");
     }
+    plan.calendar.windows.iter().for_each(|w| out::line(&format!("changes are made {w}")));
+    plan.calendar.freezes.iter().for_each(|f| out::line(&format!("no change is made {f}")));
     for h in &plan.hooks {
         let on: Vec<&str> = h.on.iter().map(|o| o.name()).collect();
         let required = if h.required { "; a stage waits for it" } else { "" };

@@ -3,6 +3,8 @@
 //! Types, parsing with positions, and every check that can be made without a cluster. A plan that passes is runnable; an unknown
 //! key is an error.
 
+mod calendar;
+mod calendar_parse;
 mod canonical;
 mod collection;
 mod diagnostics;
@@ -24,6 +26,7 @@ mod stages;
 mod steps;
 mod types;
 
+pub use calendar::{Calendar, Freeze, Opening, Window};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use env::{EnvError, resolve_env};
 pub use gates::{Action, Bound, Clear, Gate, RollbackMode, Trigger};

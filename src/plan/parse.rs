@@ -4,7 +4,7 @@ use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
 use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo, Throttle};
-use super::{canonical, collection, gate_parse, hook_parse, pilot, slo};
+use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, pilot, slo};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -54,6 +54,8 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
             "trigger",
             "stage",
             "hook",
+            "window",
+            "freeze",
         ],
     );
     let head = read_head(r, t);
@@ -75,6 +77,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let has_pilot = t.table.contains_key("pilot");
     let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects, has_pilot });
     let hooks = hook_parse::read(r, t, &stages);
+    let calendar = calendar_parse::read(r, t);
     check_one_cluster(r, t, &collections);
     pilot::check_company(r, t, server_gate);
     let (id, title, version, owner) = head?;
@@ -101,6 +104,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         triggers,
         stages,
         hooks,
+        calendar,
     })
 }
 

@@ -5,6 +5,7 @@ use crate::cluster::{IndexSpec, Ns};
 use crate::route::{Cohort, Goes};
 use crate::runtime::Micros;
 
+use super::calendar::Calendar;
 use super::gates::{Gate, Trigger};
 use super::hook::Hook;
 
@@ -55,6 +56,8 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// What is called when something happens.
     pub hooks: Vec<Hook>,
+    /// When changes may be made.
+    pub calendar: Calendar,
 }
 
 impl Plan {

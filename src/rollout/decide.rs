@@ -338,7 +338,7 @@ fn decide_command(
             Err(Refusal("it is not paused".into()))
         }
         Command::Continue => Ok(vec![Event::Continued {}]),
-        Command::CohortForward => match may_not_go_forward(state, plan) {
+        Command::CohortForward => match may_not_go_forward(state, plan).or_else(|| plan.calendar.closed(at_ms)) {
             Some(why) => Err(Refusal(why)),
             None => Ok(vec![Event::CohortForward {}]),
         },
@@ -386,7 +386,7 @@ fn may_not_advance(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary) 
     if !gates.pass {
         return Some(gates.why.clone());
     }
-    None
+    plan.calendar.closed(at_ms)
 }
 
 fn leave_stage(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, totals: &Value) -> Vec<Event> {
@@ -443,7 +443,10 @@ fn decide_tick(
         _ => {}
     }
     match state.status {
+        // Whoever was cut off before the next stage began may come back when none may begin.
+        _ if state.passed && state.stage + 1 < plan.stages.len() && plan.calendar.closed(at_ms).is_some() => Vec::new(),
         _ if state.passed => after_stage(state, plan, at_ms, totals),
+        Status::New if plan.calendar.closed(at_ms).is_some() => Vec::new(),
         Status::New if !state.plan_hash.is_empty() => {
             plan.stages.first().map(|s| Event::StageEntered { stage: 0, id: s.id.clone(), at_ms }).into_iter().collect()
         }

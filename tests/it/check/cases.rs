@@ -47,6 +47,15 @@ fn case(name: &str, text: &str, set_up: impl FnOnce(&mut Facts), expected: &[(&'
     insta::assert_snapshot!(name.to_owned(), said(&report, &names));
 }
 
+/// On Saturdays only, in front of the first stage of [`PLAN`].
+const WINDOW: &str = r#"[[window]]
+days = ["sat"]
+from = "22:00"
+to = "04:00"
+tz = "Europe/Berlin"
+[[stage]]
+id = "copy""#;
+
 /// A stage that waits for a hook, in front of the first one of [`PLAN`].
 const HOOK: &str = r#"[[hook]]
 id = "ticket"
@@ -316,6 +325,7 @@ cases! {
         f.queries[0][0] = Ok(Explained { indexes: Vec::new(), scans: true });
     } => [("queries-legacy", Warn)];
     a_query_without_an_index_on_next: &with(PLAN, "customer_name = 1", "total = 1"), |_| {} => [("legacy-indexes", Note), ("queries-next", Warn)];
+    a_change_window_that_is_shut: &with(PLAN, "[[stage]]\nid = \"copy\"", WINDOW), |_| {} => [("change-windows", Note)];
     a_hook: &with(PLAN, "[[stage]]\nid = \"copy\"", HOOK), |_| {} => [("hooks", Note)];
     a_required_hook_whose_program_is_not_there: &with(PLAN, "[[stage]]\nid = \"copy\"", HOOK), |f| {
         f.hooks = vec![Some("the program `./ticket.sh` is not there".into())];

@@ -230,6 +230,7 @@ fn a_check_without_its_fact_never_passes() {
         "pilot-cohort",
         "lossy-steps",
         "queries-next",
+        "change-windows",
         "hooks",
     ];
     assert_eq!(passed, alone);
