@@ -16,7 +16,7 @@ use super::{ALL, Answer, Fake, kinds, loaded, plan};
 const SECOND: Micros = Micros::from_secs(1);
 
 struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     cluster: Arc<Embedded>,
     journal: MemStore,
