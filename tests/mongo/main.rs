@@ -74,12 +74,12 @@ async fn connect(set: &ReplSet, app: &str) -> Result<Arc<Mongo>, String> {
     Mongo::connect(&format!("{}&appName={app}", set.uri()), live()).await.map_err(|e| e.to_string())
 }
 
-/// How many tests run at once: rollouts wait more than they work. Those that wait for the set of three nodes do not count, so that
-/// others run beside the one that has it.
+/// How many tests run at once. Those that wait for the set of three nodes do not count, so that others run beside the one that has it;
+/// not more of them, for its rollouts are held to latencies.
 struct Turns(Mutex<usize>, Condvar);
 static TURNS: LazyLock<Turns> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    Turns(Mutex::new(cores * 3 / 2), Condvar::new())
+    Turns(Mutex::new(cores.max(2)), Condvar::new())
 });
 
 /// The turn of one test, which ends when this is dropped.
