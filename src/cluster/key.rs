@@ -77,6 +77,15 @@ thread_local! {
 /// More than that is given back: few keys are so long.
 const SCRATCH_MAX: usize = 64 << 10;
 
+fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        let out = f(scratch);
+        scratch.shrink_to(SCRATCH_MAX);
+        out
+    })
+}
+
 impl Key {
     fn made(value: RawBson, order: &[u8]) -> Self {
         let mut head = [0u8; 16];
@@ -86,15 +95,6 @@ impl Key {
         let head = u128::from_be_bytes(head);
         let inner = Inner { value, order: OrderBytes::new(order), hash: OnceLock::new() };
         Key { head: [(head >> 64) as u64, head as u64], len, inner: Arc::new(inner) }
-    }
-
-    fn build(value: RawBson, order: impl FnOnce(&mut Vec<u8>) -> Result<(), KeyError>) -> Result<Self, KeyError> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            let key = order(scratch).map(|()| Key::made(value, scratch));
-            scratch.shrink_to(SCRATCH_MAX);
-            key
-        })
     }
 
     /// The key of a raw value.
@@ -108,7 +108,7 @@ impl Key {
             RawBsonRef::Undefined => return Err(KeyError::Type("undefined")),
             _ => {}
         }
-        Key::build(value.into(), |order| push_value(order, value))
+        with_scratch(|order| push_value(order, value).map(|()| Key::made(value.into(), order)))
     }
 
     /// The key of a document.
@@ -156,19 +156,21 @@ impl Key {
 
 impl From<&str> for Key {
     fn from(text: &str) -> Self {
-        let mut order = Vec::with_capacity(text.len() + 3);
-        order.push(STRING);
-        push_escaped(&mut order, text.as_bytes());
-        Key::made(RawBson::String(text.to_owned()), &order)
+        with_scratch(|order| {
+            order.push(STRING);
+            push_escaped(order, text.as_bytes());
+            Key::made(RawBson::String(text.to_owned()), order)
+        })
     }
 }
 
 impl From<i64> for Key {
     fn from(n: i64) -> Self {
-        let mut order = Vec::with_capacity(24);
-        order.push(NUMBER);
-        push_int(&mut order, n.into());
-        Key::made(RawBson::Int64(n), &order)
+        with_scratch(|order| {
+            order.push(NUMBER);
+            push_int(order, n.into());
+            Key::made(RawBson::Int64(n), order)
+        })
     }
 }
 

@@ -100,30 +100,15 @@ async fn write_chunk(
     held: &[Key],
     checkpoint: RawDocumentBuf,
 ) -> Result<(), Halt> {
+    for key in held {
+        bucket_of(key)
+            .map_err(|e| Halt::Broken(format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(Side::Legacy))))?;
+    }
     let there = ctx.registry.likely_there(held);
-    let mut there_too = there.iter();
-    let mut docs = Vec::with_capacity(held.len());
-    for ((key, doc), keep) in page.docs.iter().zip(keep) {
-        if *keep {
-            bucket_of(key).map_err(|e| {
-                Halt::Broken(format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(Side::Legacy)))
-            })?;
-            if there_too.next() != Some(&true) {
-                docs.push(image(ctx, Side::Legacy, doc)?);
-            }
-        }
-    }
-    let mut ops = Vec::new();
-    if !docs.is_empty() {
-        ops.push(TxnOp::Insert { ns: ctx.ns(Side::Next).clone(), docs });
-    }
-    let there: Vec<Key> = held.iter().zip(there).filter(|(_, there)| *there).map(|(key, _)| key.clone()).collect();
-    let together = ctx.together[Side::Legacy as usize].read().await;
-    if !there.is_empty() && there.len() <= PUTS {
-        ops.extend(differences(ctx, Side::Legacy, &there, Absent::Insert).await?.ops);
-    }
     // A chunk that was aborted is carried in parts, and so are the next ones until parts went well for a while.
     if writer.batch(held.len()) == held.len() && there.len() <= PUTS {
+        let _together = ctx.together[Side::Legacy as usize].read().await;
+        let ops = in_one(ctx, page, keep, &there).await?;
         match writer.commit(&ops, Some(checkpoint.clone())).await {
             Ok(_) => return Ok(()),
             Err(NotCommitted::Halt(h)) => return Err(h),
@@ -140,8 +125,21 @@ async fn write_chunk(
             }
         }
     }
-    drop(together);
     resync(ctx, writer, Side::Legacy, held, Some(checkpoint)).await.map(drop)
+}
+
+/// A whole chunk as one transaction: `there` is compared, everything else inserted.
+async fn in_one(ctx: &Arc<Ctx>, page: &Page, keep: &[bool], there: &[Key]) -> Result<Vec<TxnOp>, Halt> {
+    let new = page.docs.iter().zip(keep).filter(|((key, _), keep)| **keep && there.binary_search(key).is_err());
+    let docs = new.map(|((_, doc), _)| image(ctx, Side::Legacy, doc)).collect::<Result<Vec<_>, Halt>>()?;
+    let mut ops = Vec::new();
+    if !docs.is_empty() {
+        ops.push(TxnOp::Insert { ns: ctx.ns(Side::Next).clone(), docs });
+    }
+    if !there.is_empty() {
+        ops.extend(differences(ctx, Side::Legacy, there, Absent::Insert).await?.ops);
+    }
+    Ok(ops)
 }
 
 fn checkpoint(last: Option<&Key>, copied: u64) -> RawDocumentBuf {

@@ -98,12 +98,12 @@ impl KeyRegistry {
         }
     }
 
-    /// Which of a chunk's keys, in their order, are likely to be on next already. A guess, to save a transaction that would be refused:
-    /// what is written rests on what is read.
-    pub(super) fn likely_there(&self, keys: &[Key]) -> Vec<bool> {
+    /// Those of a chunk's keys, in their order, that are likely to be on next already. A guess, to save a transaction that would be
+    /// refused: what is written rests on what is read.
+    pub(super) fn likely_there(&self, keys: &[Key]) -> Vec<Key> {
         let mut inner = lock(&self.inner);
-        let Some(ahead) = &mut inner.ahead else { return vec![false; keys.len()] };
-        let there = keys.iter().map(|k| !ahead.is_empty() && ahead.contains(k)).collect();
+        let Some(ahead) = &mut inner.ahead else { return Vec::new() };
+        let there = keys.iter().filter(|k| ahead.contains(k)).cloned().collect();
         if let Some(last) = keys.last() {
             // The copy is past them.
             *ahead = ahead.split_off(last);

@@ -7,7 +7,7 @@ use std::future::Future;
 use bson::{Bson, RawDocument, RawDocumentBuf, doc};
 
 use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, Reason, WriteOp};
-use crate::runtime::{Micros, Rt, sleep};
+use crate::runtime::{Micros, Rt, fnv1a, sleep};
 
 /// How long a lease lasts without renewal.
 pub const LEASE: Micros = Micros::from_secs(10);
@@ -129,8 +129,7 @@ pub async fn acquire(rt: &Rt, db: &Db, plan: &str, holder: &str, take_over: bool
 /// Tells this attempt from that of another who tries at the same moment: two who both believed that they had won would have one epoch,
 /// and no fence between them.
 fn nonce(rt: &Rt, holder: &str) -> i64 {
-    let who = holder.bytes().fold(0xCBF2_9CE4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
-    (rt.draw(0x1ea5e, who, rt.now().0) >> 1) as i64
+    (rt.draw(0x1ea5e, fnv1a(holder.bytes()), rt.now().0) >> 1) as i64
 }
 
 /// Compare-and-set on the epoch (`None`: nothing there). The outcome is known when this returns.
@@ -190,39 +189,4 @@ pub async fn release(db: &Db, plan: &str, lease: &Lease) {
     let over = Lease { expires_ms: 0, ..lease.clone() };
     // Best effort: it runs out by itself.
     let _ = db.write(&replace(plan, &over)).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-    use crate::cluster::embedded::{Config, Embedded, Latency};
-    use crate::runtime::Group;
-    use crate::runtime::sim::Sim;
-
-    #[test]
-    fn two_who_take_the_lease_in_the_same_microsecond_do_not_both_have_it() {
-        // So fast that they meet in most runs.
-        let latency = Latency { read: Micros(2), write: Micros(2), ..Latency::default() };
-        for seed in 0..20 {
-            let sim = Sim::new(seed);
-            let rt: Rt = sim.clone();
-            let db: Db = Embedded::new(rt.clone(), Config { latency: latency.clone(), nodes: 1, ..Config::default() });
-            let epochs: Arc<Mutex<Vec<i64>>> = Arc::default();
-            for n in 0..4 {
-                let (rt2, db, epochs) = (rt.clone(), db.clone(), epochs.clone());
-                let take = async move {
-                    let lease = acquire(&rt2, &db, "p", &format!("runner-{n}"), true).await.unwrap();
-                    epochs.lock().unwrap().push(lease.epoch);
-                };
-                rt.spawn(Group(n), "runner", Box::pin(take));
-            }
-            sim.run_until(Micros::from_secs(5));
-            let epochs = epochs.lock().unwrap().clone();
-            assert_eq!(epochs.len(), 4);
-            assert_eq!(epochs.iter().collect::<BTreeSet<_>>().len(), 4, "seed {seed}: {epochs:?}");
-        }
-    }
 }

@@ -11,16 +11,6 @@ pub(super) struct Field<'a> {
     pub(super) value: Value<'a>,
 }
 
-impl<'a> Field<'a> {
-    /// The name of a field as it was parsed.
-    fn raw_name(&self) -> &'a [u8] {
-        match self.name {
-            Cow::Borrowed(name) => name,
-            Cow::Owned(_) => &[],
-        }
-    }
-}
-
 /// A value: its type byte and bytes, or an opened document.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
@@ -141,12 +131,12 @@ impl<'a> Names<'a> {
         self.tags[i] = tag;
     }
 
-    fn duplicate(&self, fields: &[Field<'a>]) -> Option<&'a [u8]> {
+    fn duplicate<'f>(&self, fields: &'f [Field<'a>]) -> Option<&'f [u8]> {
         if self.twice.is_some() || fields.len() <= FEW {
             return self.twice;
         }
         let mut seen = std::collections::BTreeSet::new();
-        fields.iter().map(Field::raw_name).find(|name| !seen.insert(*name))
+        fields.iter().map(|f| &*f.name).find(|name| !seen.insert(*name))
     }
 }
 

@@ -22,6 +22,7 @@ mod embedded;
 mod fixture;
 mod hooks;
 mod in_place;
+mod lease;
 mod pilot;
 mod plan;
 mod repair;

@@ -59,13 +59,13 @@ pub(super) struct Stage<'s> {
     touched: Vec<Touched<'s>>,
 }
 
-/// What a stage wants committed.
+/// What a stage wants committed: no namespace without a write.
 pub(super) struct Staged(Vec<Writes>);
 
 impl Staged {
     /// True when there is nothing to commit.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(|w| w.docs.is_empty())
+        self.0.is_empty()
     }
 
     pub(super) fn commit(

@@ -13,7 +13,7 @@ use super::faults::FaultState;
 use super::oplog::Events;
 use super::store::{Coll, Ts};
 use crate::cluster::{ChangeKind, ClusterTime, Doc, Key, Member, Ns, SessionId};
-use crate::runtime::Micros;
+use crate::runtime::{Micros, fnv1a};
 
 pub(super) fn to_ts(t: ClusterTime) -> Ts {
     u64::from(t.secs) << 32 | u64::from(t.inc)
@@ -194,9 +194,8 @@ impl State {
 
     pub(super) fn log(&mut self, ns: &Ns) -> &mut Log {
         self.logs.entry(ns.clone()).or_insert_with(|| {
-            // FNV-1a over the name: the same namespace draws the same on every run.
-            let name = ns.db.bytes().chain([b'.']).chain(ns.coll.bytes());
-            let entity = name.fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+            // Of the name: the same namespace draws the same on every run.
+            let entity = fnv1a(ns.db.bytes().chain([b'.']).chain(ns.coll.bytes()));
             Log { events: Events::default(), notify: Arc::default(), entity, draws: Default::default() }
         })
     }
