@@ -21,6 +21,7 @@ use super::throttle::Throttle;
 use super::unique::Aside;
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
+use crate::hooks::Hooks;
 use crate::plan::Plan;
 use crate::rollout::{Event, Input};
 use crate::route::{Bucket, Route, Side};
@@ -211,6 +212,8 @@ pub(super) struct Ctx {
     pub throttle: Throttle,
     /// What is known of a next that does not answer, or is left behind.
     pub strand: Strand,
+    /// Who calls the plan's hooks.
+    pub hooks: Hooks,
     pub to_runner: mpsc::UnboundedSender<Message>,
     seen: [Mutex<ClusterTime>; 2],
     sessions: Mutex<BTreeSet<SessionId>>,
@@ -257,6 +260,7 @@ impl Ctx {
             returning: AtomicBool::new(false),
             throttle: Throttle::default(),
             strand: Strand::new(deps.rt.now(), config),
+            hooks: config.hooks.clone(),
             to_runner,
             seen: Default::default(),
             sessions: Mutex::default(),

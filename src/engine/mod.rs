@@ -10,6 +10,7 @@ mod ctx;
 mod cutover;
 mod enforce;
 mod explain;
+mod hooks;
 mod in_place;
 mod keys;
 pub mod lease;
@@ -59,6 +60,7 @@ pub use start::{StartError, start};
 pub use verify::{VerifyError, VerifyOutcome, verify};
 
 use crate::cluster::Db;
+use crate::hooks::Hooks;
 use crate::journal::{JournalStore, Record};
 use crate::plan::{Advance, Plan};
 use crate::route::Side;
@@ -108,6 +110,8 @@ pub struct Config {
     pub resolve: Vec<(String, Side)>,
     /// Carry out this repair and nothing else, then stop.
     pub repair: Option<Arc<Repair>>,
+    /// Who calls the plan's hooks; nothing is called unless somebody is named here.
+    pub hooks: Hooks,
     /// Deliberate mistakes, for the simulator only.
     pub planted: planted::Planted,
 }

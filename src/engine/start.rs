@@ -100,7 +100,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     let mut runner = Runner::new(ctx.clone(), journal, state, deps.on_record.clone(), publisher.clone(), held.clone());
     runner.only_repairs(config.repair.clone());
     for r in &records {
-        runner.show(r);
+        runner.note(r);
     }
     lock(&ctx.live).reconcile.last = runner.state().reconciled.as_ref().map(Outcome::from_evidence);
     let input = if begun {

@@ -32,7 +32,7 @@ fn plan(throttle: &str) -> Arc<Plan> {
 
 /// A copy in small chunks on an embedded cluster, without an application.
 struct Copy {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     cluster: Arc<Embedded>,
     ns: Ns,
