@@ -611,6 +611,8 @@ pub enum AdminOp {
         /// Which.
         ns: Ns,
     },
+    /// What the primary says about its own load. Answers `Load`.
+    Load,
     /// How long operations of a collection took inside the server. Answers `Latency`.
     Latency {
         /// Which.
@@ -660,6 +662,8 @@ pub enum AdminDone {
     Kind(CollKind),
     /// About so many.
     Count(u64),
+    /// What it tells.
+    Load(load::Load),
     /// Counts since the server started; `None` when it does not tell, or may not be asked.
     Latency(Option<load::LatencyCounts>),
 }
@@ -686,8 +690,6 @@ pub struct Observation {
     pub members: Vec<Member>,
     /// How far back the oplog reaches; `None` when unknown.
     pub oplog_window: Option<Micros>,
-    /// What the primary says about its own load.
-    pub load: load::Load,
 }
 
 impl Observation {

@@ -13,7 +13,6 @@ use super::throttle::Pacer;
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::{Side, bucket_of};
-use crate::runtime::Micros;
 
 /// Documents a chunk, which is also its transaction.
 pub(super) const CHUNK_DOCS: usize = 1_000;
@@ -37,18 +36,8 @@ async fn copy(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     let limit = PageLimit { docs: ctx.chunk_docs, bytes: CHUNK_BYTES };
     let (mut pacer, mut paced) = (Pacer::copying(ctx), copied);
     loop {
-        if ctx.is_leaving() {
+        if !pacer.pace(copied - std::mem::replace(&mut paced, copied)).await {
             return Ok(None);
-        }
-        if ctx.is_paused() {
-            lock(&ctx.live).throttled = Some("paused".into());
-            ctx.sleep(Micros::from_ms(100)).await;
-            continue;
-        }
-        pacer.pace(ctx, copied - paced).await;
-        paced = copied;
-        if ctx.is_leaving() || ctx.is_paused() {
-            continue;
         }
         let mark = ctx.registry.begin_read();
         let after =

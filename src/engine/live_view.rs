@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::reconcile::Outcome;
+use crate::cluster::load::Load;
 use crate::cluster::{ClusterTime, Observation};
 use crate::metrics::Metrics;
 use crate::route::Side;
@@ -132,6 +133,8 @@ pub(super) struct LiveView {
     pub lag: [LagMeter; 2],
     pub lag_history: VecDeque<Option<Micros>>,
     pub observed: [Option<(Micros, Observation)>; 2],
+    /// What each cluster said about its load, and when.
+    pub loads: [Option<(Micros, Load)>; 2],
     /// Write conflicts a second, by cluster; `None` before two readings of the counter.
     pub conflicts: [Option<f64>; 2],
     /// Who measures latencies now.

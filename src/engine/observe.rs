@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::ctx::{Ctx, Halt, lock};
+use super::load;
 use crate::cluster::{AdminDone, AdminOp, Key, PageLimit};
 use crate::route::client::acks_ns;
 use crate::route::report::ReadReport;
@@ -130,7 +131,11 @@ pub(super) async fn watch_cluster(ctx: Arc<Ctx>, side: Side) {
     loop {
         if let Ok(seen) = ctx.db(side).observe().await {
             ctx.saw(side, seen.majority);
-            super::load::note(&mut lock(&ctx.live), side, ctx.rt.now(), seen);
+            load::note(&mut lock(&ctx.live), side, ctx.rt.now(), seen);
+            // Apart: it may take a while, and who looks at the set elsewhere has none.
+            if let Ok(AdminDone::Load(told)) = ctx.db(side).admin(&AdminOp::Load).await {
+                load::note_load(&mut lock(&ctx.live), side, ctx.rt.now(), told);
+            }
         }
         ctx.sleep(Micros::from_secs(1)).await;
     }

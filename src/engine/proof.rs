@@ -32,6 +32,7 @@ const ATTEMPTS: usize = 5;
 /// answered for stays unjudged: unresolved is not agreement.
 pub(super) async fn judge_moving(ctx: &Arc<Ctx>, keys: &[Key]) -> Vec<(Key, Finding)> {
     let mut found = Vec::new();
+    let _hurry = ctx.throttle.hurry();
     let moving = |k: &&Key| lock(&ctx.dirty).as_ref().is_some_and(|d| d.contains(*k));
     for key in keys.iter().filter(moving).take(KEYS_MAX) {
         let Ok(bucket) = bucket_of(key) else { continue };

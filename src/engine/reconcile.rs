@@ -203,8 +203,7 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
     let mut seen = 0u64;
     let mut pacer = Pacer::new(ctx);
     loop {
-        pacer.pace(ctx, 0).await;
-        if ctx.is_leaving() {
+        if !pacer.pace(0).await {
             return Ok(None);
         }
         for side in Side::BOTH {
@@ -230,7 +229,6 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
         }
         lock(&ctx.live).reconcile.progress(out, scanned.open.len() as u64, seen, total);
         if sides.iter().all(Cursor::is_done) {
-            lock(&ctx.live).throttled = None;
             scanned.matched.sort_unstable();
             return Ok(Some(scanned));
         }

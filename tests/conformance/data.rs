@@ -210,7 +210,10 @@ pub async fn an_insert_creates_the_collection(env: Env) -> R {
 }
 
 pub async fn a_primary_tells_its_load(env: Env) -> R {
-    let load = text(env.db.observe().await)?.load;
+    let load = match env.admin(AdminOp::Load).await? {
+        AdminDone::Load(load) => load,
+        other => return Err(format!("{other:?}")),
+    };
     for t in [load.read_tickets, load.write_tickets] {
         ensure!(t.is_some_and(|t| t.total > 0 && t.available <= t.total), "tickets {t:?}");
     }

@@ -160,6 +160,36 @@ fn far_beyond_a_limit_the_copy_stops_and_it_goes_on_when_nobody_can_tell() {
 }
 
 #[test]
+fn a_copy_goes_on_at_once_after_an_outage() {
+    let copy = Copy::of(60_000, "max_lag = \"5s\"");
+    copy.begin();
+    let free = copy.pace(S(2));
+    copy.cluster.faults().set_unreachable(true);
+    copy.go(S(7));
+    copy.cluster.faults().set_unreachable(false);
+    // Its retries wait up to a second, and the speed may have fallen once.
+    copy.go(S(2));
+    let after = copy.pace(S(2));
+    assert!(after > free / 4, "{free} documents in 2 s, after an outage {after}\n{}", copy.log());
+    copy.go(S(20));
+    assert_eq!(copy.engine.snapshot().throttle, None);
+}
+
+#[test]
+fn what_a_pause_takes_earns_no_rest() {
+    let copy = Copy::of(60_000, "max_lag = \"5s\"");
+    copy.begin();
+    copy.cluster.faults().set_lag(2, S(6));
+    copy.go(S(2));
+    drop(copy.engine.send(Command::Pause));
+    copy.go(S(9));
+    assert_eq!(copy.pace(S(1)), 0);
+    copy.cluster.faults().set_lag(2, Micros::ZERO);
+    drop(copy.engine.send(Command::Continue));
+    assert!(copy.pace(S(2)) > 0, "{}", copy.log());
+}
+
+#[test]
 fn servers_that_do_not_tell_their_load_hold_nothing_up_unless_the_plan_asks_for_it() {
     let copy = Copy::of(5_000, "");
     copy.cluster.faults().set_tells_nothing(true);

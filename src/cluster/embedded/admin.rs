@@ -31,7 +31,8 @@ impl Core {
             AdminOp::OpenSlot { .. }
             | AdminOp::BumpSlot { .. }
             | AdminOp::BumpAll { .. }
-            | AdminOp::Sessions { .. } => (&fences, 0),
+            | AdminOp::Sessions { .. }
+            | AdminOp::Load => (&fences, 0),
             // Building an index reads every document.
             AdminOp::CreateIndex { ns, .. } => {
                 (ns, 2_000 * self.with(|s, _| s.colls.get(ns).map_or(0, |c| c.live)) as u64)
@@ -51,19 +52,21 @@ impl Core {
             | AdminOp::Latency { ns }
             | AdminOp::Drop { ns } => (ns, 0),
         };
-        let kind = if matches!(op, AdminOp::Latency { .. }) { OpKind::Observe } else { OpKind::Admin };
+        // What a server says about itself.
+        let looks = matches!(op, AdminOp::Load | AdminOp::Latency { .. });
+        let kind = if looks { OpKind::Observe } else { OpKind::Admin };
         let plan = self.begin(kind, ns, per).await?;
         let deadline = self.rt.now() + self.config.majority_timeout;
-        let reads = matches!(
-            op,
-            AdminOp::Sessions { .. }
-                | AdminOp::Indexes { .. }
-                | AdminOp::Holders { .. }
-                | AdminOp::Kind { .. }
-                | AdminOp::Count { .. }
-                | AdminOp::Latency { .. }
-                | AdminOp::Validation { .. }
-        );
+        let reads = looks
+            || matches!(
+                op,
+                AdminOp::Sessions { .. }
+                    | AdminOp::Indexes { .. }
+                    | AdminOp::Holders { .. }
+                    | AdminOp::Kind { .. }
+                    | AdminOp::Count { .. }
+                    | AdminOp::Validation { .. }
+            );
         let late = || {
             let (op, bits) = (op.clone(), plan.bits);
             self.land_late(&plan, "late admin", move |core, s, now| {
@@ -90,6 +93,10 @@ impl Core {
         let (applied, newest, term) =
             self.with(|s, now| (self.apply_admin(s, now, op, plan.bits), s.newest(), s.term()));
         match applied {
+            Ok((done, _)) if looks => {
+                self.answer(&plan).await?;
+                Ok(done)
+            }
             Ok((done, ts)) => {
                 self.acknowledge(ts.unwrap_or(newest), term, deadline, &plan).await?;
                 Ok(done)
@@ -110,6 +117,7 @@ impl Core {
             AdminOp::Sessions { rollout } => Ok((AdminDone::Sessions(sessions_of(s, rollout)), None)),
             AdminOp::Kind { ns } => Ok((AdminDone::Kind(kind(s, ns)), None)),
             AdminOp::Indexes { ns } => Ok((AdminDone::Indexes(indexes(s, ns)), None)),
+            AdminOp::Load => Ok((AdminDone::Load(s.load(&self.config, now)), None)),
             AdminOp::Latency { ns } => {
                 let told = (!s.faults.tells_nothing).then(|| {
                     let entity = s.log(ns).entity;

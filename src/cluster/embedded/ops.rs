@@ -437,7 +437,6 @@ impl Core {
             majority: to_time(s.majority()),
             members: s.members(&self.config),
             oplog_window: Some(s.window(now)),
-            load: s.load(&self.config, now),
         }))
     }
 }

@@ -43,6 +43,7 @@ impl Mongo {
                 let made = self.ddl(&ns.db, command).await;
                 self.done_if(made, |kind| kind == CollKind::View, ns).await
             }
+            AdminOp::Load => Ok(AdminDone::Load(self.load().await)),
             AdminOp::Latency { ns } => Ok(AdminDone::Latency(self.latency(ns).await)),
             AdminOp::Count { ns } => {
                 // Without a query the server answers from the collection's metadata.

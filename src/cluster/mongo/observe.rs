@@ -19,7 +19,7 @@ impl Mongo {
             .map_or(ClusterTime::ZERO, ClusterTime::from);
         // Together: a cutover asks for the time while the clock of its freeze runs already.
         let status = self.run("admin", rawdoc! { "replSetGetStatus": 1 }, Phase::Harmless);
-        let (status, (oplog_window, load)) = join(status, join(self.oplog_window(), self.load())).await;
+        let (status, oplog_window) = join(status, self.oplog_window()).await;
         let mut members = status.map_or_else(|_| members_of_hello(&hello), |s| members_of_status(&s));
         members.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Observation {
@@ -27,7 +27,6 @@ impl Mongo {
             majority,
             members,
             oplog_window,
-            load,
         })
     }
 

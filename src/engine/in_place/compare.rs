@@ -8,6 +8,7 @@ use super::super::ctx::{Ctx, Halt, lock};
 use super::super::observe::estimated_count;
 use super::super::proof::judge_moving;
 use super::super::reconcile::{BUSY_ROUND, Outcome, PAGE, ROUNDS, fingerprint, pass_markers};
+use super::super::throttle::Pacer;
 use super::judge::{Judge, Standing, Verdict, Way};
 use super::{InPlace, record};
 use crate::cluster::{Doc, Key};
@@ -58,8 +59,9 @@ struct Scanned {
 async fn scan(ctx: &Arc<Ctx>, place: &InPlace, way: Way, out: &mut Outcome) -> Result<Option<Scanned>, Halt> {
     let total = estimated_count(ctx).await;
     let (mut scanned, mut from, mut seen) = (Scanned::default(), None, 0);
+    let mut pacer = Pacer::new(ctx);
     loop {
-        if ctx.is_leaving() {
+        if !pacer.pace(0).await {
             return Ok(None);
         }
         let after = ctx.seen(Side::Legacy);

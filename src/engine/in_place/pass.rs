@@ -13,7 +13,6 @@ use super::carry::{Carried, DOCS, Source, carry};
 use super::judge::Way;
 use crate::cluster::{Key, PageLimit};
 use crate::route::Side;
-use crate::runtime::Micros;
 
 /// Documents a page of the scan.
 const PAGE_DOCS: usize = 500;
@@ -35,7 +34,9 @@ async fn walk(ctx: &Arc<Ctx>, way: Way, throttled: bool) -> Result<Option<Point>
     let total = estimated_count(ctx).await;
     let (began, first) = (ctx.rt.now(), point.seen);
     let limit = PageLimit { docs: PAGE_DOCS.min(ctx.chunk_docs.max(1)), bytes: PAGE_BYTES };
-    let (mut pacer, mut carried) = (Pacer::copying(ctx), 0);
+    // A hard rollback goes as fast as it can.
+    let mut pacer = if throttled { Pacer::copying(ctx) } else { Pacer::pausing(ctx) };
+    let mut carried = 0;
     let name = if way == Way::There { "backfill" } else { "undo" };
     loop {
         let after = ctx.seen(Side::Legacy);
@@ -44,14 +45,7 @@ async fn walk(ctx: &Arc<Ctx>, way: Way, throttled: bool) -> Result<Option<Point>
         let page = ctx.retry("scanning the collection", scan).await?;
         ctx.saw(Side::Legacy, page.at);
         for docs in page.docs.chunks(DOCS) {
-            while ctx.is_paused() && !ctx.is_leaving() {
-                lock(&ctx.live).throttled = Some("paused".into());
-                ctx.sleep(Micros::from_ms(100)).await;
-            }
-            if throttled {
-                pacer.pace(ctx, carried).await;
-            }
-            if ctx.is_leaving() {
+            if !pacer.pace(carried).await {
                 return Ok(None);
             }
             carried = docs.len() as u64;

@@ -76,8 +76,7 @@ pub(super) async fn mend_keys(
     for _ in 0..ROUNDS {
         for ((owner, bucket), keys) in by_worker(ctx, &std::mem::take(&mut open)) {
             for part in keys.chunks(PART) {
-                pacer.pace(ctx, 0).await;
-                if ctx.is_leaving() {
+                if !pacer.pace(0).await {
                     return Ok(done);
                 }
                 let (kept, odd) = keep(ctx, keeper, kind, owner, part).await?;
@@ -229,6 +228,7 @@ async fn ask(ctx: &Arc<Ctx>, owner: Side, bucket: Bucket, kind: RepairKind, kept
         return failed("the changes of its owner are not followed");
     }
     let (tx, rx) = oneshot::channel();
+    let _hurry = ctx.throttle.hurry();
     tail.ask(bucket, Asked::Mend(Job { kind, keys: kept, answer: tx }));
     match race(rx, sleep(&ctx.rt, PATIENCE)).await {
         Either::Left(Ok(answers)) => answers,

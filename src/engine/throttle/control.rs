@@ -72,6 +72,11 @@ impl Reading {
         })
     }
 
+    /// It is known and over its limit.
+    pub(super) fn is_over(&self) -> bool {
+        self.pressure().is_some_and(|p| p > 1.0)
+    }
+
     fn stops(&self) -> bool {
         match (self.actual, self.stop) {
             (Some(actual), Some(stop)) if self.least => actual <= stop,
@@ -166,11 +171,17 @@ impl Controller {
         let known = readings.iter().filter_map(|r| Some((r, r.pressure()?)));
         let worst = known.max_by(|a, b| a.1.total_cmp(&b.1));
         let unknown = readings.iter().find(|r| r.pressure().is_none());
-        self.stopped = false;
+        let stood = std::mem::take(&mut self.stopped);
         self.waits = None;
         match (worst, unknown) {
             (Some((r, pressure)), _) if pressure > 1.0 => self.lower(now, r, readings),
-            (_, Some(r)) => self.wait(r),
+            (_, Some(r)) => {
+                if stood {
+                    // It begins again as carefully as it can: what stopped it may still be so.
+                    self.speed = self.floor;
+                }
+                self.wait(r);
+            }
             (Some((r, pressure)), None) if pressure > WELL_UNDER => self.wait(r),
             _ => self.grow(now),
         }

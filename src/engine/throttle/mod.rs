@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use self::control::{Controller, FULL};
+use self::control::{Controller, FULL, Reading};
 use self::episode::Episodes;
 use self::reference::{NOT_OURS, References};
 use self::signals::Ground;
@@ -30,6 +30,8 @@ const FLOOR: u32 = 50;
 const TAIL_FLOOR: u32 = 250;
 /// The longest rest of a tail's worker at a time.
 const TAIL_REST: Micros = Micros::from_ms(250);
+/// What took longer was for the most part waiting, for a cluster that did not answer.
+const PIECE: Micros = Micros::from_secs(2);
 /// The longest rest after one piece of work.
 const LONGEST: Micros = Micros::from_secs(10);
 /// How often work at rest looks again.
@@ -47,6 +49,8 @@ struct Inner {
     tail: Controller,
     references: References,
     source: Option<LatencySource>,
+    /// Of the route: another one is another share of the traffic.
+    route_epoch: Option<i64>,
     episodes: Episodes,
 }
 
@@ -60,6 +64,10 @@ pub(super) struct Throttle {
     /// So many wait for a tail.
     hurry: AtomicUsize,
     hurried: Notify,
+    /// A tail is too far behind, or the oplog hardly reaches back to it.
+    behind: AtomicBool,
+    /// So many pieces of work that can wait are being done now.
+    at_work: AtomicUsize,
     /// Rest so far, microseconds: of work that can wait, and of the tails.
     rested: [AtomicU64; 2],
     /// When work that can wait was last done, microseconds and one more; 0 is never.
@@ -74,12 +82,15 @@ impl Default for Throttle {
                 tail: Controller::new(TAIL_FLOOR, false),
                 references: References::default(),
                 source: None,
+                route_epoch: None,
                 episodes: Episodes::default(),
             }),
             speeds: [AtomicU32::new(FULL), AtomicU32::new(FULL)],
             off: AtomicBool::new(false),
             hurry: AtomicUsize::new(0),
             hurried: Notify::new(),
+            behind: AtomicBool::new(false),
+            at_work: AtomicUsize::new(0),
             rested: Default::default(),
             worked: AtomicU64::new(0),
         }
@@ -135,7 +146,7 @@ impl Throttle {
 
     /// A tail's worker rests after work that began at `began`.
     pub(super) async fn rest_tail(&self, ctx: &Ctx, began: Micros) {
-        if self.speed(TAIL) >= FULL {
+        if self.speed(TAIL) >= FULL || self.behind.load(Ordering::SeqCst) {
             return;
         }
         let hurried = self.hurried.notified();
@@ -160,6 +171,9 @@ impl Throttle {
     }
 
     fn is_idle(&self, now: Micros) -> bool {
+        if self.at_work.load(Ordering::SeqCst) > 0 {
+            return false;
+        }
         match self.worked.load(Ordering::SeqCst) {
             0 => true,
             at => now.since(Micros(at - 1)) > IDLE,
@@ -218,14 +232,15 @@ fn look(ctx: &Ctx, live: &super::live_view::LiveView) -> Option<crate::rollout::
     let g = Ground { plan: &ctx.plan.throttle, live, now, one_cluster: ctx.one_cluster, in_place, follows };
     let mut inner = lock(&t.inner);
     let inner = &mut *inner;
-    if inner.source != live.latency_source {
-        inner.source = live.latency_source;
+    let route_epoch = ctx.ownership.route().map(|r| r.epoch);
+    if (inner.source, inner.route_epoch) != (live.latency_source, route_epoch) {
+        (inner.source, inner.route_epoch) = (live.latency_source, route_epoch);
         inner.references.forget();
     }
     let floored = inner.bulk.floored_since().is_some_and(|since| now.since(since) >= NOT_OURS);
-    let cause = inner.bulk.cause().map(|c| c.reading.name.clone());
-    inner.references.look(&g, t.is_idle(now), |name| floored && cause.as_deref() == Some(name));
+    inner.references.look(&g, t.is_idle(now), floored);
     let (mut readings, bulk_only) = signals::readings(&g, &inner.references);
+    t.behind.store(bulk_only.iter().any(Reading::is_over), Ordering::SeqCst);
     inner.tail.step(now, &readings);
     readings.extend(bulk_only);
     inner.bulk.step(now, &readings);
@@ -234,60 +249,92 @@ fn look(ctx: &Ctx, live: &super::live_view::LiveView) -> Option<crate::rollout::
     inner.episodes.look(now, [&inner.bulk, &inner.tail], t.rested())
 }
 
-/// Keeps one piece of work to the speed.
-pub(super) struct Pacer {
-    /// The last rest ended then.
-    since: Micros,
+/// Keeps work that consists of pieces to the speed.
+pub(super) struct Pacer<'c> {
+    ctx: &'c Ctx,
+    /// It is paused with the rollout; a repair is not.
+    pauses: bool,
+    /// A piece is being done, since then.
+    at_work: Option<Micros>,
     /// At most so many documents a second, and when the next ones are due.
     rate: Option<u32>,
     due: Micros,
 }
 
-impl Pacer {
-    /// Work without a rate of its own.
-    pub(super) fn new(ctx: &Ctx) -> Pacer {
-        Pacer { since: ctx.rt.now(), rate: None, due: ctx.rt.now() }
+impl<'c> Pacer<'c> {
+    /// Comparing or mending.
+    pub(super) fn new(ctx: &'c Ctx) -> Pacer<'c> {
+        Pacer { ctx, pauses: false, at_work: None, rate: None, due: ctx.rt.now() }
     }
 
     /// Copying, which the plan may have given a rate.
-    pub(super) fn copying(ctx: &Ctx) -> Pacer {
-        Pacer { rate: ctx.plan.throttle.max_docs_per_second, ..Pacer::new(ctx) }
+    pub(super) fn copying(ctx: &'c Ctx) -> Pacer<'c> {
+        let mut pacer = Pacer::pausing(ctx);
+        pacer.rate = ctx.plan.throttle.max_docs_per_second;
+        pacer
     }
 
-    /// Between two pieces of work, the last of which carried `docs` documents: rests as long as it must, and says why. Returns at
-    /// once when the task is to be left, or is paused.
-    pub(super) async fn pace(&mut self, ctx: &Ctx, docs: u64) {
+    /// What stands still while the rollout is paused, without a rate.
+    pub(super) fn pausing(ctx: &'c Ctx) -> Pacer<'c> {
+        let mut pacer = Pacer::new(ctx);
+        pacer.pauses = true;
+        pacer
+    }
+
+    /// A piece ends; answers how long it took.
+    fn end(&mut self) -> Micros {
+        let now = self.ctx.rt.now();
+        let Some(since) = self.at_work.take() else { return Micros::ZERO };
+        self.ctx.throttle.at_work.fetch_sub(1, Ordering::SeqCst);
+        self.ctx.throttle.has_worked(now);
+        now.since(since)
+    }
+
+    /// Between two pieces of work, the last of which carried `docs` documents: rests as long as it must, and says why. False when the
+    /// task is to be left.
+    pub(super) async fn pace(&mut self, docs: u64) -> bool {
+        let ctx = self.ctx;
         let began = ctx.rt.now();
-        let took = began.since(self.since);
+        let took = self.end().min(PIECE);
         if let Some(rate) = self.rate {
             let per = Micros(docs.saturating_mul(1_000_000) / u64::from(rate.max(1)));
             self.due = self.due.max(began.since(took + BURST)) + per;
         }
-        ctx.throttle.has_worked(began);
         loop {
             let now = ctx.rt.now();
             let rest = rest_after(took, ctx.throttle.speed(BULK));
             let held = rest.is_none_or(|rest| now.since(began) < rest);
+            let paused = self.pauses && ctx.is_paused();
             let why = match held {
+                _ if paused => Some("paused".to_owned()),
                 true => ctx.throttle.bulk_reason(),
                 false => self.rate.filter(|_| now < self.due).map(|r| format!("held to max_docs_per_second {r}")),
             };
-            let leaves = ctx.is_leaving() || ctx.is_paused();
             lock(&ctx.live).throttled.clone_from(&why);
-            if leaves || (!held && now >= self.due) {
-                break;
+            if ctx.is_leaving() {
+                return false;
+            }
+            if !paused && !held && now >= self.due {
+                ctx.throttle.at_work.fetch_add(1, Ordering::SeqCst);
+                self.at_work = Some(now);
+                return true;
             }
             let wait = match rest {
                 Some(rest) if held => rest.since(now.since(began)).min(LOOK),
                 _ => LOOK,
             };
             ctx.sleep(wait).await;
-            if held {
+            if held && !paused {
                 ctx.throttle.rested[BULK].fetch_add(ctx.rt.now().since(now).0, Ordering::SeqCst);
             }
         }
-        self.since = ctx.rt.now();
-        ctx.throttle.has_worked(self.since);
+    }
+}
+
+impl Drop for Pacer<'_> {
+    fn drop(&mut self) {
+        self.end();
+        lock(&self.ctx.live).throttled = None;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::signals::{Ground, is_of_application};
 use crate::metrics::OpKind;
+use crate::plan::Throttle;
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -42,6 +43,8 @@ pub(super) struct Reference {
     pub now: Option<Micros>,
     /// There were operations until a moment ago, and now there are none, or too few.
     quiet: bool,
+    /// It has been over its limit since.
+    over_since: Option<Micros>,
 }
 
 impl Reference {
@@ -61,14 +64,15 @@ impl References {
         &self.0[2 * side as usize + op as usize]
     }
 
-    /// Forgets everything: from now on latencies have another source.
+    /// Forgets everything: from now on latencies have another source, or are those of another share of the traffic.
     pub(super) fn forget(&mut self) {
         *self = References::default();
     }
 
-    /// Looks at the latencies of this moment. While tidegate is idle they are the reference; `not_ours` names the series that stays
-    /// slow whatever tidegate does.
-    pub(super) fn look(&mut self, g: &Ground<'_>, idle: bool, not_ours: impl Fn(&str) -> bool) {
+    /// Looks at the latencies of this moment. While tidegate is idle they are the reference. One that has been over its limit for a minute
+    /// in which tidegate was at its slowest (`floored`) stays slow whatever tidegate does.
+    pub(super) fn look(&mut self, g: &Ground<'_>, idle: bool, floored: bool) {
+        let ratio = g.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO);
         for (op, side) in SERIES {
             let r = &mut self.0[2 * side as usize + op as usize];
             let series = g.live.metrics.latency(op, side);
@@ -84,9 +88,11 @@ impl References {
             r.now = p99(WINDOW).filter(|_| age.is_some_and(|age| age <= FRESH));
             // An application that does little is no reason to hold anything up; one whose reports stop is.
             r.quiet = r.now.is_none() && age.is_some_and(|age| age <= FRESH);
+            let over = r.now.zip(r.limit(ratio)).is_some_and(|(now, limit)| now > limit);
+            r.over_since = over.then(|| r.over_since.unwrap_or(g.now));
             if idle {
                 r.before = p99(LONG).or(r.before);
-            } else if not_ours(&name(op, side)) {
+            } else if floored && r.over_since.is_some_and(|since| g.now.since(since) >= NOT_OURS) {
                 r.before = r.now.or(r.before);
             }
         }
@@ -107,7 +113,7 @@ mod tests {
 
     #[test]
     fn an_application_that_does_little_holds_nothing_up() {
-        let quiet = Reference { before: Some(Micros(20_000)), now: None, quiet: true };
+        let quiet = Reference { before: Some(Micros(20_000)), quiet: true, ..Reference::default() };
         assert_eq!(quiet.limit(1.5), None);
         let silent = Reference { quiet: false, ..quiet };
         assert_eq!(silent.limit(1.5), Some(Micros(30_000)), "not known: no growth");

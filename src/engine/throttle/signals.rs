@@ -3,6 +3,7 @@
 use super::control::{Reading, Unit};
 use super::reference::{self, References, SERIES};
 use crate::cluster::Observation;
+use crate::cluster::load::Load;
 use crate::engine::live_view::{LatencySource, LiveView};
 use crate::metrics::OpKind;
 use crate::plan::Throttle;
@@ -11,6 +12,8 @@ use crate::runtime::Micros;
 
 /// What was seen of a cluster longer ago says nothing about now.
 const FRESH: Micros = Micros::from_secs(5);
+/// As many tickets of a kind as a server has that does not choose by itself how many (MongoDB before 7).
+const FIXED_TICKETS: u32 = 128;
 
 /// What the readings are made of.
 pub(super) struct Ground<'a> {
@@ -25,19 +28,42 @@ pub(super) struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// Each cluster as it was last seen; `None` in place of one that was seen too long ago.
-    fn clusters(&self) -> impl Iterator<Item = (Side, Option<&Observation>)> {
-        let sides: &[Side] = if self.one_cluster { &[Side::Legacy] } else { &Side::BOTH };
-        sides.iter().filter_map(|side| {
-            let (at, seen) = self.live.observed[*side as usize].as_ref()?;
-            Some((*side, (self.now.since(*at) <= FRESH).then_some(seen)))
-        })
+    /// The sides whose clusters are looked at.
+    fn sides(&self) -> &'static [Side] {
+        if self.one_cluster { &[Side::Legacy] } else { &Side::BOTH }
     }
 
-    /// The worst of what fresh observations tell.
-    fn worst<T: Copy>(&self, of: impl Fn(&Observation) -> Option<T>, worse: impl Fn(&T, &T) -> bool) -> Option<T> {
-        let known = self.clusters().filter_map(|(_, seen)| of(seen?));
-        known.reduce(|a, b| if worse(&b, &a) { b } else { a })
+    /// Something a moment old of a cluster.
+    fn fresh<'a, T>(&self, seen: &'a [Option<(Micros, T)>; 2], side: Side) -> Option<&'a T> {
+        seen[side as usize].as_ref().filter(|(at, _)| self.now.since(*at) <= FRESH).map(|(_, seen)| seen)
+    }
+
+    /// The worst of what clusters tell.
+    fn worst<T>(&self, of: impl Fn(Side) -> Option<T>, worse: impl Fn(&T, &T) -> bool) -> Worst<T> {
+        let all: Vec<Option<T>> = self.sides().iter().map(|side| of(*side)).collect();
+        let of_all = all.iter().all(Option::is_some);
+        Worst { value: all.into_iter().flatten().reduce(|a, b| if worse(&b, &a) { b } else { a }), of_all }
+    }
+
+    fn worst_load<T>(&self, of: impl Fn(&Load) -> Option<T>, worse: impl Fn(&T, &T) -> bool) -> Worst<T> {
+        self.worst(|side| of(self.fresh(&self.live.loads, side)?), worse)
+    }
+
+    fn worst_seen<T>(&self, of: impl Fn(&Observation) -> Option<T>, worse: impl Fn(&T, &T) -> bool) -> Worst<T> {
+        self.worst(|side| of(self.fresh(&self.live.observed, side)?), worse)
+    }
+}
+
+/// What the worst cluster tells.
+struct Worst<T> {
+    value: Option<T>,
+    /// Every cluster tells it.
+    of_all: bool,
+}
+
+impl<T> Worst<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Worst<U> {
+        Worst { value: self.value.map(f), of_all: self.of_all }
     }
 }
 
@@ -46,7 +72,11 @@ impl Ground<'_> {
 pub(super) fn readings(g: &Ground<'_>, references: &References) -> (Vec<Reading>, Vec<Reading>) {
     let mut all = Vec::new();
     // Nothing that it would tell is known.
-    all.extend(g.clusters().filter(|(_, seen)| seen.is_none()).map(|(side, _)| Reading {
+    let silent = |side: &&Side| {
+        let seen = &g.live.observed[**side as usize];
+        seen.is_some() && g.fresh(&g.live.observed, **side).is_none()
+    };
+    all.extend(g.sides().iter().filter(silent).map(|side| Reading {
         name: format!("the load of {}'s cluster", side.name()),
         actual: None,
         limit: 1.0,
@@ -63,9 +93,17 @@ pub(super) fn readings(g: &Ground<'_>, references: &References) -> (Vec<Reading>
     (all, applied(g).into_iter().chain(oplog(g)).collect())
 }
 
-/// What the plan does not ask for and a server does not tell is no reading; what the plan asks for is one that is not known.
-fn told(actual: Option<f64>, asked: bool) -> bool {
-    actual.is_some() || asked
+/// A reading of what clusters tell. What the plan does not ask for and a server does not tell is left out; where the plan asks, it is not
+/// known as long as one cluster does not tell, unless another is over the limit anyway.
+fn told(worst: Worst<f64>, asked: bool, reading: impl FnOnce(Option<f64>) -> Reading) -> Option<Reading> {
+    if worst.value.is_none() && !asked {
+        return None;
+    }
+    let mut reading = reading(worst.value);
+    if asked && !worst.of_all && !reading.is_over() {
+        reading.actual = None;
+    }
+    Some(reading)
 }
 
 fn most(name: &str, actual: Option<f64>, limit: f64, stop: f64, unit: Unit) -> Reading {
@@ -82,8 +120,8 @@ fn micros(t: Micros) -> f64 {
 
 fn lag(g: &Ground<'_>) -> Option<Reading> {
     let limit = micros(g.plan.max_lag?);
-    let actual = g.worst(Observation::replication_lag, |a, b| a > b).map(micros);
-    Some(most("replication lag", actual, limit, 2.0 * limit, Unit::Time))
+    let worst = g.worst_seen(Observation::replication_lag, |a, b| a > b).map(micros);
+    told(worst, true, |actual| most("replication lag", actual, limit, 2.0 * limit, Unit::Time))
 }
 
 fn applied(g: &Ground<'_>) -> Option<Reading> {
@@ -97,41 +135,49 @@ fn applied(g: &Ground<'_>) -> Option<Reading> {
 
 fn tickets(g: &Ground<'_>) -> Option<Reading> {
     let limit = g.plan.min_tickets.unwrap_or(Throttle::MIN_TICKETS);
-    let free = |o: &Observation| {
-        let of = [("free read tickets", o.load.read_tickets), ("free write tickets", o.load.write_tickets)];
-        of.into_iter().filter_map(|(name, t)| Some((t?.free()?, name))).min_by(|a, b| a.0.total_cmp(&b.0))
+    if limit <= 0.0 {
+        return None;
+    }
+    let free = |load: &Load| {
+        let of = [("free read tickets", load.read_tickets), ("free write tickets", load.write_tickets)];
+        let free = of.into_iter().filter_map(|(name, t)| Some((t?.free()?, name, t?.total)));
+        free.min_by(|a, b| a.0.total_cmp(&b.0))
     };
-    let worst = g.worst(free, |a, b| a.0 < b.0);
-    let (actual, name) = (worst.map(|w| w.0), worst.map_or("free tickets", |w| w.1));
-    let asked = limit > 0.0 && told(actual, g.plan.min_tickets.is_some());
-    asked.then(|| least(name, actual, limit, limit / 4.0, Unit::Share))
+    let worst = g.worst_load(free, |a, b| a.0 < b.0);
+    let (name, total) = worst.value.map_or(("free tickets", 0), |w| (w.1, w.2));
+    told(worst.map(|w| w.0), g.plan.min_tickets.is_some(), |actual| {
+        let reading = least(name, actual, limit, limit / 4.0, Unit::Share);
+        // A server that chooses how many there are gives few: that all are taken then says little.
+        Reading { stop: reading.stop.filter(|_| total >= FIXED_TICKETS), ..reading }
+    })
 }
 
 fn queue(g: &Ground<'_>) -> Option<Reading> {
     let limit = f64::from(g.plan.max_queue.unwrap_or(Throttle::MAX_QUEUE));
-    let actual = g.worst(|o| o.load.queued, |a, b| a > b).map(|n| n as f64);
-    told(actual, g.plan.max_queue.is_some()).then(|| most("queued operations", actual, limit, 4.0 * limit, Unit::Count))
+    let worst = g.worst_load(|load| load.queued, |a, b| a > b).map(|n| n as f64);
+    told(worst, g.plan.max_queue.is_some(), |n| most("queued operations", n, limit, 4.0 * limit, Unit::Count))
 }
 
 fn dirty(g: &Ground<'_>) -> Option<Reading> {
     let limit = g.plan.max_dirty_ratio.unwrap_or(Throttle::MAX_DIRTY_RATIO);
-    let actual = g.worst(|o| o.load.cache_dirty, |a, b| a > b);
-    told(actual, g.plan.max_dirty_ratio.is_some())
-        .then(|| most("dirty cache", actual, limit, limit * 4.0 / 3.0, Unit::Share))
+    let worst = g.worst_load(|load| load.cache_dirty, |a, b| a > b);
+    told(worst, g.plan.max_dirty_ratio.is_some(), |actual| {
+        most("dirty cache", actual, limit, limit * 4.0 / 3.0, Unit::Share)
+    })
 }
 
 /// The server holds every write back by then, the application's too.
 fn flow_control(g: &Ground<'_>) -> Option<Reading> {
-    let lagged = |o: &Observation| o.load.flow_control.filter(|f| f.enabled).map(|f| f.lagged);
-    let actual = if g.worst(lagged, |a, _| *a)? { 2.0 } else { 0.0 };
+    let lagged = |load: &Load| load.flow_control.filter(|f| f.enabled).map(|f| f.lagged);
+    let actual = if g.worst_load(lagged, |a, _| *a).value? { 2.0 } else { 0.0 };
     let name = "flow control holds writes back".to_owned();
     Some(Reading { name, actual: Some(actual), limit: 1.0, stop: None, least: false, unit: Unit::State })
 }
 
 fn oplog(g: &Ground<'_>) -> Option<Reading> {
     let limit = micros(g.plan.min_oplog_window?);
-    let actual = g.worst(|o| o.oplog_window, |a, b| a < b).map(micros);
-    Some(least("oplog window", actual, limit, limit / 2.0, Unit::Time))
+    let worst = g.worst_seen(|o| o.oplog_window, |a, b| a < b).map(micros);
+    told(worst, true, |actual| least("oplog window", actual, limit, limit / 2.0, Unit::Time))
 }
 
 /// Which latencies say how the application fares. What servers tell holds tidegate's own operations too: only where it makes none of
