@@ -31,6 +31,7 @@ mod runner;
 mod salvage;
 mod server_gate;
 mod start;
+mod status;
 mod steady;
 mod strand;
 mod tail;
@@ -38,6 +39,7 @@ mod tasks;
 mod ttl;
 mod unique;
 mod verify;
+pub mod watch;
 mod writer;
 
 use std::sync::Arc;
@@ -47,12 +49,14 @@ use tokio::sync::{mpsc, oneshot};
 pub use cleanup::{CleanupError, Fate, Left, cleanup, cleanup_list, cleanup_names};
 pub use ctx::Halt;
 pub use explain::{Expect, ExplainError, Step as WayBackStep, WayBack, explain};
+pub use publish::gate_reason;
 pub use refusal::Refusal;
 pub use repair::{
     REPAIR_MAX, Repair, RepairEnd, RepairError, RepairFate, RepairItem, RepairPart, RepairReport, repair_look,
 };
 pub use runner::End;
 pub use start::{StartError, start};
+pub use status::{StatusError, StatusReport, status};
 pub use verify::{VerifyError, VerifyOutcome, verify};
 
 use crate::cluster::Db;
@@ -105,6 +109,8 @@ pub struct Config {
     pub resolve: Vec<(String, Side)>,
     /// Carry out this repair and nothing else, then stop.
     pub repair: Option<Arc<Repair>>,
+    /// Other terminals may watch it and ask for things: the snapshot is published, commands are taken.
+    pub shared: bool,
     /// Deliberate mistakes, for the simulator only.
     pub planted: planted::Planted,
 }
@@ -134,6 +140,12 @@ impl Engine {
     #[must_use]
     pub fn repaired(&self) -> Option<Arc<RepairReport>> {
         self.publisher.repaired()
+    }
+
+    /// The plan to take it up again with, once it has ended as [`End::Amended`].
+    #[must_use]
+    pub fn amended(&self) -> Option<Arc<Plan>> {
+        self.publisher.amended()
     }
 
     /// How the rollout ended, once it has.

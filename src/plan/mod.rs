@@ -3,6 +3,7 @@
 //! Types, parsing with positions, and every check that can be made without a cluster. A plan that passes is runnable; an unknown
 //! key is an error.
 
+mod amend;
 mod canonical;
 mod collection;
 mod diagnostics;
@@ -22,6 +23,7 @@ mod stages;
 mod steps;
 mod types;
 
+pub use amend::amendment;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use env::{EnvError, resolve_env};
 pub use gates::{Action, Bound, Clear, Gate, RollbackMode, Trigger};

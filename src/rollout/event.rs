@@ -274,6 +274,33 @@ pub enum Event {
         /// What it is set to, seconds.
         seconds: i64,
     },
+    /// The rollout goes on with another plan, of the same steps, sides and stages.
+    Amended {
+        /// The hash of the plan before.
+        was: String,
+        /// The hash of the plan from here on.
+        is: String,
+        /// Why.
+        reason: String,
+        /// What changes, in words.
+        changes: Vec<String>,
+    },
+    /// Somebody at another terminal asks for something. It is in the journal before anything is done for it.
+    CommandAsked {
+        /// Its id, which is never used twice.
+        id: String,
+        /// What is asked, in words.
+        command: String,
+        /// The lease epoch it was asked of.
+        epoch: i64,
+    },
+    /// What became of it.
+    CommandAnswered {
+        /// Its id.
+        id: String,
+        /// Why nothing was done; `None` when it was.
+        refused: Option<String>,
+    },
     /// The runner was told to stop, and did so at a safe point.
     Stopped {},
     /// Nothing follows.
@@ -406,6 +433,12 @@ impl Event {
             Event::TtlRestored { side, index, seconds } => {
                 format!("TTL index `{index}` of {side} lets documents expire again after {seconds} s")
             }
+            Event::Amended { reason, changes, .. } => format!("AMENDED: {reason}: {}", changes.join("; ")),
+            Event::CommandAsked { command, .. } => format!("asked from another terminal: {command}"),
+            Event::CommandAnswered { refused: None, .. } => {
+                "what was asked from another terminal is applied".to_owned()
+            }
+            Event::CommandAnswered { refused: Some(why), .. } => format!("refused to another terminal: {why}"),
             Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }

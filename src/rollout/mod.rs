@@ -10,7 +10,7 @@ mod in_place;
 mod state;
 mod task;
 
-pub use decide::{GateSummary, Input, Refusal, decide};
+pub use decide::{GateSummary, Input, Refusal, decide, no_way_back};
 pub use event::{Event, EventError};
 pub use state::{Back, Sealed, State, Status};
 pub use task::{Task, back_tasks, tasks_of};

@@ -207,6 +207,7 @@ pub fn canary() -> Snapshot {
     };
     Snapshot {
         strand: None,
+        unpublished: None,
         at: AT,
         wall_ms: WALL_MS,
         plan: PlanView {

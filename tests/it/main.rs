@@ -35,3 +35,4 @@ mod tui_pilot;
 mod tui_pty;
 mod tui_rollback;
 mod tui_strand;
+mod watch;
