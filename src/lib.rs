@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod drill;
 pub mod engine;
 pub mod gate;
+pub mod hooks;
 pub mod journal;
 pub mod metrics;
 pub mod plan;

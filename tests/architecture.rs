@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Highest first; a room names rooms below it, and itself.
-const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 17] = [
     "cli",
     "tui",
     "drill",
@@ -20,6 +20,7 @@ const ROOMS: [&str; 16] = [
     "metrics",
     "journal",
     "transform",
+    "hooks",
     "plan",
     "snapshot",
     "route",
@@ -354,6 +355,8 @@ fn rules(file: &str, room: &str, mine: usize, named: &Named) -> Vec<&'static str
         named.starts("mongodb") && !file.starts_with("cluster/mongo/") && file != "cluster/mongo.rs",
         "only cluster/mongo knows the driver",
     );
+    let out_there = named.starts("ureq") || named.starts("tokio::process") || named.starts("std::process::Command");
+    forbid(out_there && room != "hooks", "only src/hooks calls programs and servers");
     if room == "rollout" {
         forbid(NOT_IN_ROLLOUT.iter().any(|p| named.starts(p)), "the core is pure");
     }
@@ -460,6 +463,8 @@ fn every_rule_can_fail() {
         ("cli/run.rs", "fn f() { SystemTime::now(); }", "knows the clock"),
         ("drill/mod.rs", "use crate::cluster::{Db, mongo};", "no real server"),
         ("drill/mod.rs", "use std::net::TcpListener;", "no sockets"),
+        ("engine/hooks.rs", "use tokio::process::Command;", "programs and servers"),
+        ("cli/run.rs", "fn f() { ureq::post(url) }", "programs and servers"),
         ("engine/mod.rs", "use tokio::net::TcpStream;", "no sockets"),
         ("rollout/mod.rs", "use std::net::IpAddr;", "no sockets"),
     ] {
@@ -483,6 +488,7 @@ fn what_is_allowed_breaks_no_rule() {
         ("workload/bucket.rs", "use crate::route::Side;\n#[cfg(test)]\nmod tests { use crate::route::bucket_of; }"),
         ("cluster/mongo/read.rs", "use mongodb::Client;"),
         ("runtime/live.rs", "use std::time::{Instant, SystemTime};"),
+        ("hooks/command.rs", "use tokio::process::Command;"),
         ("tui/run.rs", "use std::time::{Duration, Instant};"),
     ] {
         assert_eq!(broken(file, source), [""; 0], "{file}: {source}");

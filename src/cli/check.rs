@@ -96,6 +96,14 @@ fn as_json(plan: &Plan) -> Value {
             })
         })
         .collect();
+    let hooks: Vec<Value> = plan
+        .hooks
+        .iter()
+        .map(|h| {
+            let on: Vec<&str> = h.on.iter().map(|o| o.name()).collect();
+            json!({ "id": h.id, "calls": h.call.text(), "on": on, "required": h.required })
+        })
+        .collect();
     let collections: Vec<Value> = plan
         .collections
         .iter()
@@ -109,7 +117,7 @@ fn as_json(plan: &Plan) -> Value {
     json!({
         "kind": "check", "ok": true,
         "plan": { "id": plan.id, "title": plan.title, "version": plan.version, "hash": plan.hash },
-        "collections": collections, "triggers": plan.triggers.len(), "stages": stages,
+        "collections": collections, "triggers": plan.triggers.len(), "stages": stages, "hooks": hooks,
     })
 }
 
@@ -161,6 +169,16 @@ fn table(plan: &Plan) {
             s.gates.len(),
             advance(s.advance),
         ));
+    }
+    if !plan.hooks.is_empty() || !plan.calendar.is_empty() {
+        out::line("");
+    }
+    plan.calendar.windows.iter().for_each(|w| out::line(&format!("changes are made {w}")));
+    plan.calendar.freezes.iter().for_each(|f| out::line(&format!("no change is made {f}")));
+    for h in &plan.hooks {
+        let on: Vec<&str> = h.on.iter().map(|o| o.name()).collect();
+        let required = if h.required { "; a stage waits for it" } else { "" };
+        out::line(&format!("hook {} calls `{}` for {}{required}", h.id, h.call.text(), on.join(", ")));
     }
     out::line("");
     out::line(&format!("no mistakes; plan hash {}", plan.hash));

@@ -127,9 +127,10 @@ pub(super) fn look_at(plan: Plan, sample: u32) -> Result<Facts, Failure> {
     };
     let legacy = open("uri", uri_of(&plan)?)?;
     let next = plan.cluster.next_uri.as_deref().map(|uri| open("next_uri", uri)).transpose()?;
+    let hooks = plan.hooks.iter().map(crate::hooks::missing).collect();
     let facts = tokio.block_on(gather(&rt, &Surveys { legacy, next }, Arc::new(plan), sample));
     tokio.shutdown_background();
-    Ok(facts)
+    Ok(Facts { hooks, ..facts })
 }
 
 async fn connect(key: &str, uri: &str, rt: &Rt, later: bool) -> Result<Db, Failure> {

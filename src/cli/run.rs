@@ -15,6 +15,7 @@ use super::pace::answered;
 use super::signals::Signals;
 use super::{AdvanceArg, FAILED, Failure, Json, Outcome, ThemeArg, dashboard, look, out, read_plan, summary};
 use crate::engine::{self, Config, Deps, End, Engine};
+use crate::hooks::Hooks;
 use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
 use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
@@ -204,7 +205,7 @@ pub(super) fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome 
     let world = if config.resume { World::connect_begun(plan)? } else { World::connect(plan)? };
     let printing = Arc::new(AtomicBool::new(headless));
     let deps = deps(&world, &file, printing.clone(), args.json.json)?;
-    let config = Config { holder: holder(args.name.as_deref()), shared: true, ..config };
+    let config = Config { holder: holder(args.name.as_deref()), shared: true, hooks: Hooks::live(), ..config };
     let signals = Signals::listen()?;
     // Taken up again, with an amended plan, it is asked of nobody.
     let again = Config { take_over: None, resume: true, ..config.clone() };

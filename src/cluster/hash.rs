@@ -53,6 +53,14 @@ fn feed(md5: &mut Md5, v: RawBsonRef<'_>, name: Option<&str>) -> Result<(), Buck
         RawBsonRef::Int64(n) => md5.update(n.to_le_bytes()),
         RawBsonRef::Double(x) => md5.update(truncate_double(x)?.to_le_bytes()),
         RawBsonRef::Decimal128(d) => md5.update(whole_decimal(&d.to_string())?.to_le_bytes()),
+        // The usual ones, without their bytes being put together first.
+        RawBsonRef::ObjectId(id) => md5.update(id.bytes()),
+        RawBsonRef::String(s) => {
+            // Of a document: far below 2 GiB.
+            md5.update((s.len() as i32 + 1).to_le_bytes());
+            md5.update(s.as_bytes());
+            md5.update([0]);
+        }
         RawBsonRef::Document(d) => feed_document(md5, d)?,
         RawBsonRef::Array(a) => feed_document(md5, RawDocument::from_bytes(a.as_bytes()).map_err(malformed)?)?,
         RawBsonRef::JavaScriptCodeWithScope(c) => {

@@ -3,11 +3,13 @@
 //! The order bytes compare (memcmp) as the server compares `_id`s across all BSON types; numbers of any type that are equal have
 //! equal bytes, so 5, 5.0 and Decimal 5 are one key.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
+use bson::oid::ObjectId;
 use bson::{Bson, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
 /// Why a value cannot be a key.
@@ -36,19 +38,62 @@ pub struct Key {
 
 struct Inner {
     value: RawBson,
-    order: Box<[u8]>,
+    order: OrderBytes,
     /// The hashed-index value, once somebody has asked for it and it has one.
     hash: OnceLock<i64>,
 }
 
+/// Order bytes; those of a whole number, an ObjectId or a date fit in beside the value.
+enum OrderBytes {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+/// Type, sign, exponent, 19 digits and their end: the longest 64-bit number.
+const SHORT: usize = 24;
+
+impl OrderBytes {
+    fn new(bytes: &[u8]) -> Self {
+        if bytes.len() > SHORT {
+            return OrderBytes::Long(bytes.into());
+        }
+        let mut short = [0; SHORT];
+        short[..bytes.len()].copy_from_slice(bytes);
+        OrderBytes::Short(bytes.len() as u8, short)
+    }
+
+    fn get(&self) -> &[u8] {
+        match self {
+            OrderBytes::Short(n, bytes) => &bytes[..usize::from(*n)],
+            OrderBytes::Long(bytes) => bytes,
+        }
+    }
+}
+
+thread_local! {
+    /// Where order bytes are put together.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+/// More than that is given back: few keys are so long.
+const SCRATCH_MAX: usize = 64 << 10;
+
+fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        let out = f(scratch);
+        scratch.shrink_to(SCRATCH_MAX);
+        out
+    })
+}
+
 impl Key {
-    fn made(value: RawBson, order: Vec<u8>) -> Self {
+    fn made(value: RawBson, order: &[u8]) -> Self {
         let mut head = [0u8; 16];
         let n = order.len().min(head.len());
         head[..n].copy_from_slice(&order[..n]);
         let len = order.len().min(head.len() + 1) as u8;
         let head = u128::from_be_bytes(head);
-        let inner = Inner { value, order: order.into(), hash: OnceLock::new() };
+        let inner = Inner { value, order: OrderBytes::new(order), hash: OnceLock::new() };
         Key { head: [(head >> 64) as u64, head as u64], len, inner: Arc::new(inner) }
     }
 
@@ -63,9 +108,7 @@ impl Key {
             RawBsonRef::Undefined => return Err(KeyError::Type("undefined")),
             _ => {}
         }
-        let mut order = Vec::with_capacity(24);
-        push_value(&mut order, value)?;
-        Ok(Key::made(value.into(), order))
+        with_scratch(|order| push_value(order, value).map(|()| Key::made(value.into(), order)))
     }
 
     /// The key of a document.
@@ -73,6 +116,9 @@ impl Key {
     /// # Errors
     /// When there is no usable `_id`.
     pub fn of(doc: &RawDocument) -> Result<Self, KeyError> {
+        if let Some(value) = leading_id(doc.as_bytes()) {
+            return Key::new(value);
+        }
         match doc.get("_id") {
             Ok(Some(v)) => Key::new(v),
             Ok(None) => Err(KeyError::Missing),
@@ -95,7 +141,7 @@ impl Key {
     /// The bytes that order keys; equal for equal keys.
     #[must_use]
     pub fn order_bytes(&self) -> &[u8] {
-        &self.inner.order
+        self.inner.order.get()
     }
 
     /// Its hashed-index value, worked out by `hash` at the first time of asking and remembered.
@@ -110,19 +156,21 @@ impl Key {
 
 impl From<&str> for Key {
     fn from(text: &str) -> Self {
-        let mut order = Vec::with_capacity(text.len() + 3);
-        order.push(STRING);
-        push_escaped(&mut order, text.as_bytes());
-        Key::made(RawBson::String(text.to_owned()), order)
+        with_scratch(|order| {
+            order.push(STRING);
+            push_escaped(order, text.as_bytes());
+            Key::made(RawBson::String(text.to_owned()), order)
+        })
     }
 }
 
 impl From<i64> for Key {
     fn from(n: i64) -> Self {
-        let mut order = Vec::with_capacity(24);
-        order.push(NUMBER);
-        push_int(&mut order, n.into());
-        Key::made(RawBson::Int64(n), order)
+        with_scratch(|order| {
+            order.push(NUMBER);
+            push_int(order, n.into());
+            Key::made(RawBson::Int64(n), order)
+        })
     }
 }
 
@@ -147,14 +195,14 @@ impl Ord for Key {
             } else if Arc::ptr_eq(&self.inner, &o.inner) {
                 Ordering::Equal
             } else {
-                self.inner.order.cmp(&o.inner.order)
+                self.order_bytes().cmp(o.order_bytes())
             }
         })
     }
 }
 impl Hash for Key {
     fn hash<H: Hasher>(&self, h: &mut H) {
-        self.inner.order.hash(h);
+        self.order_bytes().hash(h);
     }
 }
 
@@ -196,6 +244,23 @@ const DB_POINTER: u8 = 56;
 const CODE: u8 = 61;
 const CODE_WITH_SCOPE: u8 = 66;
 const MAX_KEY: u8 = 128;
+
+/// The `_id` where it is the first field, as servers store it, and of one of the most common types.
+fn leading_id(bytes: &[u8]) -> Option<RawBsonRef<'_>> {
+    let value = bytes.get(5..)?.strip_prefix(b"_id\0")?;
+    match bytes[4] {
+        0x01 => Some(RawBsonRef::Double(f64::from_le_bytes(*value.first_chunk()?))),
+        0x02 => {
+            let length = usize::try_from(i32::from_le_bytes(*value.first_chunk()?)).ok()?;
+            let text = value.get(4..length.checked_add(3)?)?;
+            std::str::from_utf8(text).ok().filter(|_| value.get(length + 3) == Some(&0)).map(RawBsonRef::String)
+        }
+        0x07 => Some(RawBsonRef::ObjectId(ObjectId::from_bytes(*value.first_chunk()?))),
+        0x10 => Some(RawBsonRef::Int32(i32::from_le_bytes(*value.first_chunk()?))),
+        0x12 => Some(RawBsonRef::Int64(i64::from_le_bytes(*value.first_chunk()?))),
+        _ => None,
+    }
+}
 
 fn push_value(out: &mut Vec<u8>, v: RawBsonRef<'_>) -> Result<(), KeyError> {
     match v {
@@ -315,10 +380,19 @@ const POS_INF: u8 = 6;
 fn push_int(out: &mut Vec<u8>, n: i128) {
     let mut digits = [0u8; 40];
     let mut at = digits.len();
-    let mut rest = n.unsigned_abs();
-    while rest > 0 {
+    let mut digit = |d: u8| {
         at -= 1;
-        digits[at] = (rest % 10) as u8;
+        digits[at] = d;
+    };
+    let mut rest = n.unsigned_abs();
+    // Dividing 128 bits takes long, and hardly any number has them.
+    while rest > u128::from(u64::MAX) {
+        digit((rest % 10) as u8);
+        rest /= 10;
+    }
+    let mut rest = rest as u64;
+    while rest > 0 {
+        digit((rest % 10) as u8);
         rest /= 10;
     }
     push_digits(out, n < 0, &digits[at..], (digits.len() - at) as i32 - 1);
@@ -381,7 +455,7 @@ fn push_digits(out: &mut Vec<u8>, negative: bool, digits: &[u8], exponent: i32) 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use bson::{Decimal128, oid::ObjectId, rawbson};
+    use bson::{Decimal128, rawbson};
 
     fn key(v: RawBson) -> Key {
         Key::new(v.as_raw_bson_ref()).unwrap()

@@ -63,7 +63,7 @@ pub struct Settings {
 
 /// A drill under way.
 pub struct Drill {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     engine: Engine,
     cluster: Arc<Embedded>,

@@ -21,6 +21,13 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// Copies everything not yet copied. Returns how many documents this run copied, or `None` when the engine is stopping.
 pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
+    ctx.registry.begins();
+    let copied = copy(ctx).await;
+    ctx.registry.ends();
+    copied
+}
+
+async fn copy(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     let mut writer = SlotWriter::open(ctx, Side::Next, "backfill").await?;
     let (mut from, mut copied) = resume_point(writer.checkpoint());
     let total = super::observe::estimated_count(ctx).await;
@@ -83,8 +90,8 @@ fn settle_later(ctx: &Arc<Ctx>, held: Vec<Key>) {
     });
 }
 
-/// Inserts first: on a first copy hardly anything is there. A duplicate aborts the whole batch (the tail has carried that key already),
-/// and then both sides are read afresh: what is not there yet is inserted, the rest compared.
+/// Inserts, because on a first copy hardly anything is there; what the tail has carried already is read on both sides and compared. A
+/// duplicate all the same aborts the whole batch, and then every key is read afresh.
 async fn write_chunk(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
@@ -93,20 +100,16 @@ async fn write_chunk(
     held: &[Key],
     checkpoint: RawDocumentBuf,
 ) -> Result<(), Halt> {
-    let mut docs = Vec::with_capacity(held.len());
-    for ((key, doc), keep) in page.docs.iter().zip(keep) {
-        if *keep {
-            bucket_of(key).map_err(|e| {
-                Halt::Broken(format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(Side::Legacy)))
-            })?;
-            docs.push(image(ctx, Side::Legacy, doc)?);
-        }
+    for key in held {
+        bucket_of(key)
+            .map_err(|e| Halt::Broken(format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(Side::Legacy))))?;
     }
-    let insert = [TxnOp::Insert { ns: ctx.ns(Side::Next).clone(), docs }];
-    let ops: &[TxnOp] = if held.is_empty() { &[] } else { &insert };
+    let there = ctx.registry.likely_there(held);
     // A chunk that was aborted is carried in parts, and so are the next ones until parts went well for a while.
-    if writer.batch(held.len()) == held.len() {
-        match writer.commit(ops, Some(checkpoint.clone())).await {
+    if writer.batch(held.len()) == held.len() && there.len() <= PUTS {
+        let _together = ctx.together[Side::Legacy as usize].read().await;
+        let ops = in_one(ctx, page, keep, &there).await?;
+        match writer.commit(&ops, Some(checkpoint.clone())).await {
             Ok(_) => return Ok(()),
             Err(NotCommitted::Halt(h)) => return Err(h),
             Err(NotCommitted::Aborted(_) | NotCommitted::Refused(_)) => writer.halve(),
@@ -123,6 +126,20 @@ async fn write_chunk(
         }
     }
     resync(ctx, writer, Side::Legacy, held, Some(checkpoint)).await.map(drop)
+}
+
+/// A whole chunk as one transaction: `there` is compared, everything else inserted.
+async fn in_one(ctx: &Arc<Ctx>, page: &Page, keep: &[bool], there: &[Key]) -> Result<Vec<TxnOp>, Halt> {
+    let new = page.docs.iter().zip(keep).filter(|((key, _), keep)| **keep && there.binary_search(key).is_err());
+    let docs = new.map(|((_, doc), _)| image(ctx, Side::Legacy, doc)).collect::<Result<Vec<_>, Halt>>()?;
+    let mut ops = Vec::new();
+    if !docs.is_empty() {
+        ops.push(TxnOp::Insert { ns: ctx.ns(Side::Next).clone(), docs });
+    }
+    if !there.is_empty() {
+        ops.extend(differences(ctx, Side::Legacy, there, Absent::Insert).await?.ops);
+    }
+    Ok(ops)
 }
 
 fn checkpoint(last: Option<&Key>, copied: u64) -> RawDocumentBuf {

@@ -21,6 +21,7 @@ use super::unique::Aside;
 use super::watch::{Order, Pen, Published};
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
+use crate::hooks::Hooks;
 use crate::plan::Plan;
 use crate::rollout::{Event, Input};
 use crate::route::{Bucket, Route, Side};
@@ -215,6 +216,8 @@ pub(super) struct Ctx {
     pub returning: AtomicBool,
     /// What is known of a next that does not answer, or is left behind.
     pub strand: Strand,
+    /// Who calls the plan's hooks.
+    pub hooks: Hooks,
     pub to_runner: mpsc::UnboundedSender<Message>,
     seen: [Mutex<ClusterTime>; 2],
     sessions: Mutex<BTreeSet<SessionId>>,
@@ -262,6 +265,7 @@ impl Ctx {
             abandoned: AtomicBool::new(false),
             returning: AtomicBool::new(false),
             strand: Strand::new(deps.rt.now(), config),
+            hooks: config.hooks.clone(),
             to_runner,
             seen: Default::default(),
             sessions: Mutex::default(),

@@ -22,7 +22,12 @@ struct Inner {
     busy: BTreeSet<Key>,
     /// Keys a chunk is about to write.
     chunk: BTreeSet<Key>,
+    /// Keys ahead of the copy whose documents the tail has heard of and so has carried, or will; `None` while nothing is copied.
+    ahead: Option<BTreeSet<Key>>,
 }
+
+/// So many keys ahead of the copy are remembered.
+const AHEAD_MAX: usize = 500_000;
 
 /// Who works on which key.
 #[derive(Default)]
@@ -70,6 +75,40 @@ impl KeyRegistry {
             }
         }
         self.released.notify_waiters();
+    }
+
+    /// From here until [`KeyRegistry::ends`] it is remembered which documents the tail carries ahead of the copy.
+    pub(super) fn begins(&self) {
+        lock(&self.inner).ahead = Some(BTreeSet::new());
+    }
+
+    /// Nothing is copied any more.
+    pub(super) fn ends(&self) {
+        lock(&self.inner).ahead = None;
+    }
+
+    /// The tail has heard that a document was written or deleted.
+    pub(super) fn heard(&self, key: &Key, there: bool) {
+        if let Some(ahead) = &mut lock(&self.inner).ahead {
+            if !there {
+                ahead.remove(key);
+            } else if ahead.len() < AHEAD_MAX {
+                ahead.insert(key.clone());
+            }
+        }
+    }
+
+    /// Those of a chunk's keys, in their order, that are likely to be on next already. A guess, to save a transaction that would be
+    /// refused: what is written rests on what is read.
+    pub(super) fn likely_there(&self, keys: &[Key]) -> Vec<Key> {
+        let mut inner = lock(&self.inner);
+        let Some(ahead) = &mut inner.ahead else { return Vec::new() };
+        let there = keys.iter().filter(|k| ahead.contains(k)).cloned().collect();
+        if let Some(last) = keys.last() {
+            // The copy is past them.
+            *ahead = ahead.split_off(last);
+        }
+        there
     }
 
     /// Before tail work: waits until no chunk holds one of the keys, then marks them busy.

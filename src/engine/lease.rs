@@ -7,7 +7,7 @@ use std::future::Future;
 use bson::{Bson, RawDocument, RawDocumentBuf, doc};
 
 use crate::cluster::{CONTROL_DB, ClusterTime, Db, Expect, Failed, Key, Ns, Reason, WriteOp};
-use crate::runtime::{Micros, Rt, sleep};
+use crate::runtime::{Micros, Rt, fnv1a, sleep};
 
 /// How long a lease lasts without renewal.
 pub const LEASE: Micros = Micros::from_secs(10);
@@ -126,13 +126,19 @@ pub async fn acquire(rt: &Rt, db: &Db, plan: &str, holder: &str, take_over: bool
             holder: holder.to_owned(),
             since_ms: seen.server_ms,
             expires_ms: seen.server_ms + LEASE.as_ms() as i64,
-            nonce: (rt.draw(0x1ea5e, old.as_ref().map_or(0, |l| l.epoch) as u64, rt.now().0) >> 1) as i64,
+            nonce: nonce(rt, holder),
         };
         if put(rt, db, plan, &lease, old.as_ref().map(|l| l.epoch)).await? {
             return Ok(lease);
         }
     }
     Err(LeaseError::Cluster("another runner keeps taking it at the same time".into()))
+}
+
+/// Tells this attempt from that of another who tries at the same moment: two who both believed that they had won would have one epoch,
+/// and no fence between them.
+fn nonce(rt: &Rt, holder: &str) -> i64 {
+    (rt.draw(0x1ea5e, fnv1a(holder.bytes()), rt.now().0) >> 1) as i64
 }
 
 /// Compare-and-set on the epoch (`None`: nothing there). The outcome is known when this returns.

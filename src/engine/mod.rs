@@ -10,6 +10,7 @@ mod ctx;
 mod cutover;
 mod enforce;
 mod explain;
+mod hooks;
 mod in_place;
 mod keys;
 pub mod lease;
@@ -60,6 +61,7 @@ pub use status::{StatusError, StatusReport, status};
 pub use verify::{VerifyError, VerifyOutcome, verify};
 
 use crate::cluster::Db;
+use crate::hooks::Hooks;
 use crate::journal::{JournalStore, Record};
 use crate::plan::{Advance, Plan};
 use crate::route::Side;
@@ -111,6 +113,8 @@ pub struct Config {
     pub repair: Option<Arc<Repair>>,
     /// Other terminals may watch it and ask for things: the snapshot is published, commands are taken.
     pub shared: bool,
+    /// Who calls the plan's hooks; nothing is called unless somebody is named here.
+    pub hooks: Hooks,
     /// Deliberate mistakes, for the simulator only.
     pub planted: planted::Planted,
 }

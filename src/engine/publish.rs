@@ -11,13 +11,13 @@ use super::live_view::{LiveView, Progress};
 use super::repair::RepairReport;
 use super::runner::End;
 use crate::metrics::OpKind;
-use crate::plan::{Advance, Plan};
+use crate::plan::{Advance, Opening, Plan};
 use crate::rollout::{State, Status};
 use crate::route::{BUCKETS, Goes, Route, Side};
 use crate::runtime::Micros;
 use crate::snapshot::{
-    Activity, ApplicationView, BackView, GateView, LagView, Phase, PilotView, PlanView, ReconcileView, RestView,
-    RouteView, Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
+    Activity, ApplicationView, BackView, CalendarView, GateView, LagView, Phase, PilotView, PlanView, ReconcileView,
+    RestView, RouteView, Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
 };
 
 /// At most twenty snapshots a second.
@@ -162,7 +162,7 @@ impl Publisher {
             holder: self.holder.clone(),
             drill: self.drill,
             phase,
-            why: why(ctx, state, &live, phase, end),
+            why: why(ctx, state, &live, phase, (end, wall_ms)),
             if_nothing: if_nothing(ctx, state, phase, wall_ms),
             activity: live.progress.as_ref().map(|p| activity(p, live.throttled.clone(), now)),
             stages: stages(ctx, state, wall_ms),
@@ -173,6 +173,7 @@ impl Publisher {
             writes: Side::BOTH.map(|s| view(OpKind::Write, s)),
             lag: lag_view(ctx, &live, now),
             reconcile: vec![reconcile_view(ctx, &live)],
+            calendar: calendar_view(ctx, wall_ms),
             traffic: traffic(state, &live),
             way_back: way_back(ctx, state, &live, now),
             back: back_view(ctx, state),
@@ -183,6 +184,14 @@ impl Publisher {
             unpublished: lock(&ctx.published).problem(now),
         }
     }
+}
+
+fn calendar_view(ctx: &Ctx, wall_ms: i64) -> Option<CalendarView> {
+    let calendar = Some(&ctx.plan.calendar).filter(|c| !c.is_empty())?;
+    Some(match calendar.look(wall_ms) {
+        Opening::Open { until_ms } => CalendarView { closed: None, changes_ms: until_ms },
+        Opening::Closed { why, opens_ms } => CalendarView { closed: Some(why), changes_ms: opens_ms },
+    })
 }
 
 fn plan_view(ctx: &Ctx) -> PlanView {
@@ -230,6 +239,7 @@ fn phase(ctx: &Ctx, state: &State, live: &LiveView, open: bool, end: Option<&End
         Status::Working => Phase::Working,
         Status::Soaking { .. } if soak_left_ms(ctx, state, wall_ms).is_some_and(|l| l > 0) => Phase::Soaking,
         Status::Soaking { .. } if live.gates.iter().any(|g| g.verdict != Verdict::Pass) => Phase::Blocked,
+        Status::Soaking { .. } if ctx.plan.calendar.closed(wall_ms).is_some() => Phase::Blocked,
         Status::Soaking { .. } if state.advance_mode(&ctx.plan) == Advance::Auto => Phase::Soaking,
         Status::Soaking { .. } => Phase::AwaitingOperator,
     }
@@ -252,10 +262,14 @@ pub fn gate_reason(g: &GateView) -> String {
     }
 }
 
-fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End>) -> String {
+fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, (end, wall_ms): (Option<&End>, i64)) -> String {
+    let closed = || ctx.plan.calendar.closed(wall_ms);
     let failing = || live.gates.iter().find(|g| g.verdict != Verdict::Pass).map(gate_reason);
     match (phase, end) {
         (_, Some(End::Failed(m) | End::Fenced(m))) => m.clone(),
+        (Phase::Starting, _) if state.status == Status::New && closed().is_some() => {
+            live.waiting.clone().or_else(closed).unwrap_or_default()
+        }
         (Phase::Starting, _) => live.waiting.clone().unwrap_or_else(|| "taking up the rollout".into()),
         (Phase::NeedsOperator, _) => match (&state.needs_operator, &live.waiting) {
             (Some(why), _) => why.clone(),
@@ -263,6 +277,12 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
             (None, None) => "next does not answer".into(),
         },
         (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
+        (Phase::Working, _) if state.back.is_none() && state.awaits.first().is_some() => {
+            format!(
+                "the hook `{}` must succeed before the stage's work begins",
+                state.awaits.first().unwrap_or_default()
+            )
+        }
         (Phase::Working | Phase::RollingBack, _) => {
             let task = state.current_task(&ctx.plan).map_or("between tasks", crate::rollout::Task::name);
             match live.waiting.as_ref().or(live.throttled.as_ref()) {
@@ -271,7 +291,7 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, end: Option<&End
             }
         }
         (Phase::Soaking, _) => failing().unwrap_or_else(|| "every gate passes".into()),
-        (Phase::Blocked, _) => failing().unwrap_or_default(),
+        (Phase::Blocked, _) => failing().or_else(closed).unwrap_or_default(),
         (Phase::AwaitingOperator, _) => "soaked and every gate passes: advance when ready".into(),
         (Phase::Completed, _) => "every stage passed".into(),
         (Phase::RolledBack, _) => "everything is back on legacy".into(),
@@ -286,14 +306,18 @@ fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
         Some(_) => "the tail brings what is written into shape",
         None => "both sides are kept in step",
     };
+    let opens = if ctx.plan.calendar.closed(wall_ms).is_some() { ", and the change window is open" } else { "" };
     match phase {
+        Phase::Starting if state.status == Status::New && !opens.is_empty() => {
+            "begins by itself when the change window opens".into()
+        }
         Phase::Starting | Phase::Working => "the stage's work goes on, then it soaks".into(),
         Phase::Soaking if auto => match left.filter(|l| *l > Micros::ZERO) {
-            Some(l) => format!("advances by itself in {l} if the gates hold"),
-            None => "advances by itself once the gates hold".into(),
+            Some(l) => format!("advances by itself in {l} if the gates hold{opens}"),
+            None => format!("advances by itself once the gates hold{opens}"),
         },
         Phase::Soaking => format!("soaks for {}, then waits for an operator", left.unwrap_or_default()),
-        Phase::Blocked if auto => "stays; advances by itself once the gates hold".into(),
+        Phase::Blocked if auto => format!("stays; advances by itself once the gates hold{opens}"),
         Phase::Blocked | Phase::AwaitingOperator => format!("stays as it is; {kept}"),
         Phase::Paused => format!("stays paused; {kept}"),
         Phase::NeedsOperator if state.needs_operator.is_none() => match state.sealed.is_some() {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::ctx::{Ctx, Halt, lock};
 use crate::cluster::{Doc, Key, Page, PageLimit};
 use crate::route::{Side, bucket_of};
-use crate::runtime::Micros;
+use crate::runtime::{Micros, fnv1a};
 
 pub(super) const PAGE: PageLimit = PageLimit { docs: 1_000, bytes: 8 << 20 };
 /// Rounds of comparing again before a difference counts.
@@ -188,9 +188,9 @@ struct Scanned {
     open: BTreeSet<Key>,
 }
 
-/// FNV-1a (Fowler, Noll, Vo) of a key's order bytes.
+/// Equal for equal keys.
 pub(super) fn fingerprint(key: &Key) -> u64 {
-    key.order_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(key.order_bytes().iter().copied())
 }
 
 /// Merges both scans.

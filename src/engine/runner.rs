@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::OnRecord;
 use super::ctx::{Ctx, Halt, Message, as_task, lock};
+use super::hooks::{self, Calls};
 use super::lease::{self, Lease};
 use super::planted::Bug;
 use super::publish::Publisher;
@@ -89,6 +90,7 @@ pub(super) struct Runner {
     baseline: Option<Arc<Baseline>>,
     began: Micros,
     task_running: bool,
+    calls: Calls,
     /// No stage is worked on: this is carried out, and then the runner stops.
     repair: Option<Arc<Repair>>,
     /// Other terminals watch.
@@ -140,6 +142,7 @@ impl Runner {
             baseline,
             began,
             task_running: false,
+            calls: Calls::default(),
             repair: None,
             shared: false,
             amended: false,
@@ -160,11 +163,12 @@ impl Runner {
         &self.state
     }
 
-    /// Puts a record into the screen's event log.
-    pub(super) fn show(&self, record: &Record) {
+    /// Puts a record into the screen's event log, and notes which hooks are called for it.
+    pub(super) fn note(&mut self, record: &Record) {
         let mut line = record.event_line();
         if let Ok(event) = Event::from_parts(&record.kind, &record.body) {
             line.text = crate::scrub::line(&event.text());
+            self.calls.note(&self.ctx.plan, record, &event);
         }
         lock(&self.ctx.live).push_event(line);
     }
@@ -185,7 +189,7 @@ impl Runner {
         self.ctx.strand.follow(&self.state);
         self.ctx.returning.store(self.state.back.is_some(), Ordering::SeqCst);
         self.publisher.set_state(self.state.clone());
-        self.show(&record);
+        self.note(&record);
         (self.on_record)(&record);
         Ok(())
     }
@@ -222,7 +226,22 @@ impl Runner {
             Either::Left(Either::Left(None)) | Either::Right(()) => {}
         }
         self.renew().await?;
-        self.advance().await
+        self.advance().await?;
+        self.call_hooks().await
+    }
+
+    /// Begins the calls that are due. Nobody waits for them here.
+    async fn call_hooks(&mut self) -> Result<(), Over> {
+        if self.repair.is_some() {
+            return Ok(());
+        }
+        while let Some(step) = self.calls.next(&self.ctx.plan) {
+            self.journal_by(By::Engine, step.event).await?;
+            if let Some(delivery) = step.call {
+                self.ctx.spawn("hook", hooks::deliver(self.ctx.clone(), delivery));
+            }
+        }
+        Ok(())
     }
 
     async fn message(&mut self, message: Message) -> Result<(), Over> {
@@ -328,12 +347,17 @@ impl Runner {
         Ok(())
     }
 
+    /// True while an engine that stops has somebody to tell something.
+    fn waits_for_hooks(&mut self) -> bool {
+        self.repair.is_none() && self.calls.hold_stop(self.ctx.rt.now())
+    }
+
     /// Looks at gates and triggers and lets the core go on as far as it can.
     async fn advance(&mut self) -> Result<(), Over> {
         if self.amended && !self.task_running {
             return Err(Over(End::Amended));
         }
-        if self.ctx.is_stopping() && !self.task_running {
+        if self.ctx.is_stopping() && !self.task_running && !self.waits_for_hooks() {
             self.journal_by(By::Operator(None), Event::Stopped {}).await?;
             return Err(Over(End::Stopped));
         }
@@ -354,7 +378,8 @@ impl Runner {
         }
         loop {
             let at_ms = self.ctx.clock.now_ms();
-            let tick = |evidence| Input::Tick { at_ms, gates: self.summary(evidence), totals: self.totals() };
+            let calling = self.calls.are_open();
+            let tick = |evidence| Input::Tick { at_ms, gates: self.summary(evidence), totals: self.totals(), calling };
             let mut events = decide(&self.state, &self.ctx.plan, &tick(false)).unwrap_or_default();
             if events.iter().any(|e| matches!(e, Event::StagePassed { .. })) {
                 events = decide(&self.state, &self.ctx.plan, &tick(true)).unwrap_or_default();

@@ -103,7 +103,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     runner.only_repairs(config.repair.clone());
     runner.share(config.shared && config.repair.is_none());
     for r in &records {
-        runner.show(r);
+        runner.note(r);
     }
     lock(&ctx.live).reconcile.last = runner.state().reconciled.as_ref().map(Outcome::from_evidence);
     let input = if begun {

@@ -401,6 +401,9 @@ async fn deliver(ctx: &Arc<Ctx>, src: Side, batch: ChangeBatch, flush: bool) -> 
         }
         read += 1;
         let Some((key, worker)) = route_event(ctx, src, event).await else { continue };
+        if src == Side::Legacy {
+            ctx.registry.heard(&key, event.kind != ChangeKind::Delete);
+        }
         let (keys, first) = &mut parts[worker];
         first.get_or_insert(event.at);
         keys.push(key);

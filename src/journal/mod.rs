@@ -103,6 +103,8 @@ pub struct Journal {
     rollout: String,
     seq: u64,
     hash: String,
+    /// The newest epoch that has written here.
+    epoch: i64,
     opened: bool,
     closed: bool,
     /// Set while an append is under way, so that one cut off half-way counts as failed.
@@ -114,7 +116,7 @@ impl Journal {
     #[must_use]
     pub fn new(store: Arc<dyn JournalStore>, rt: Rt, rollout: String) -> Self {
         let hash = GENESIS.to_owned();
-        Journal { store, rt, rollout, seq: 0, hash, opened: false, closed: false, broken: false }
+        Journal { store, rt, rollout, seq: 0, hash, epoch: 0, opened: false, closed: false, broken: false }
     }
 
     /// Loads and verifies what is stored, and continues after it. Empty for a new rollout.
@@ -134,6 +136,7 @@ impl Journal {
             chain.add(r).map_err(|what| JournalError::Damaged { line: chain.next_seq(), what })?;
         }
         self.closed = chain.closed();
+        self.epoch = records.iter().map(|r| r.epoch).max().unwrap_or(0);
         (self.seq, self.hash) = chain.into_head();
         self.opened = true;
         Ok(records)
@@ -143,7 +146,7 @@ impl Journal {
     ///
     /// # Errors
     /// What the store says; [`JournalError::Broken`] after an earlier failure, [`JournalError::Closed`] after a
-    /// `closed` record.
+    /// `closed` record, [`JournalError::Stale`] when a newer epoch has written here before.
     pub async fn append(
         &mut self,
         epoch: i64,
@@ -159,6 +162,10 @@ impl Journal {
         }
         if self.closed {
             return Err(JournalError::Closed);
+        }
+        if epoch < self.epoch {
+            // Fenced out before it had read what the newer runner wrote: it must not push that one out.
+            return Err(JournalError::Stale { seq: self.seq });
         }
         let record = Record {
             seq: self.seq + 1,
@@ -177,6 +184,7 @@ impl Journal {
         self.broken = false;
         self.seq = record.seq;
         self.hash.clone_from(&record.hash);
+        self.epoch = epoch;
         self.closed = record.kind == CLOSED;
         Ok(record)
     }

@@ -210,8 +210,8 @@ fn a_second_writer_and_an_existing_file_are_refused() {
         let open = || FileStore::open(&p, rt.clone()).map(|s| Journal::new(Arc::new(s), rt.clone(), "orders".into()));
         let (mut a, mut b) = (open().expect("opens"), open().expect("opens"));
         b.open().await.expect("loads");
-        a.append(1, By::Engine, "one", Map::new()).await.expect("appends");
-        assert_eq!(b.append(1, By::Engine, "two", Map::new()).await, Err(JournalError::Stale { seq: 2 }));
+        a.append(7, By::Engine, "one", Map::new()).await.expect("appends");
+        assert_eq!(b.append(7, By::Engine, "two", Map::new()).await, Err(JournalError::Stale { seq: 2 }));
         let mut other = Journal::new(Arc::new(FileStore::open(&p, rt.clone()).expect("opens")), rt.clone(), "x".into());
         assert!(matches!(other.open().await, Err(JournalError::OtherRollout { .. })));
     });
@@ -251,12 +251,12 @@ fn after_a_failed_append_nothing_more_is_written() {
             let mut journal = Journal::new(Arc::new(s.clone()), rt.clone(), "r".into());
             write_some(&mut journal, 1).await;
             s.fail_next(fault);
-            assert!(matches!(journal.append(1, By::Engine, "a", Map::new()).await, Err(JournalError::Io(_))));
-            assert_eq!(journal.append(1, By::Engine, "b", Map::new()).await, Err(JournalError::Broken));
+            assert!(matches!(journal.append(7, By::Engine, "a", Map::new()).await, Err(JournalError::Io(_))));
+            assert_eq!(journal.append(7, By::Engine, "b", Map::new()).await, Err(JournalError::Broken));
             assert_eq!(journal.open().await, Err(JournalError::Broken));
             let mut next = Journal::new(Arc::new(s), rt, "r".into());
             next.open().await.expect("opens");
-            next.append(2, By::Engine, "c", Map::new()).await.expect("a new process goes on");
+            next.append(8, By::Engine, "c", Map::new()).await.expect("a new process goes on");
         });
         assert_eq!(store.records().len(), stored + 1);
     }
@@ -271,9 +271,9 @@ fn an_append_that_was_cut_off_counts_as_failed() {
         s.fail_at(2, Fault::HangAfter);
         write_some(&mut journal, 1).await;
         let cut =
-            crate::runtime::timeout(&rt, crate::runtime::Micros(5), journal.append(1, By::Engine, "a", Map::new()));
+            crate::runtime::timeout(&rt, crate::runtime::Micros(5), journal.append(7, By::Engine, "a", Map::new()));
         assert!(cut.await.is_none() && s.hung());
-        assert_eq!(journal.append(1, By::Engine, "b", Map::new()).await, Err(JournalError::Broken));
+        assert_eq!(journal.append(7, By::Engine, "b", Map::new()).await, Err(JournalError::Broken));
     });
     assert_eq!(store.records().len(), 2);
 }
@@ -301,7 +301,7 @@ fn the_local_file_follows_the_database() {
         let mut journal = tee(&first, &second);
         write_some(&mut journal, 2).await;
         second.fail_next(Fault::FailBefore);
-        assert!(journal.append(1, By::Engine, "a", Map::new()).await.is_err());
+        assert!(journal.append(7, By::Engine, "a", Map::new()).await.is_err());
         assert_eq!((first.records().len(), second.records().len()), (3, 2));
         let mut journal = tee(&first, &second);
         assert_eq!(journal.open().await.expect("opens").len(), 3);
@@ -403,11 +403,28 @@ fn a_stale_runner_is_told_so_and_a_gap_is_refused() {
         let (mut a, mut b) = (open(), open());
         b.open().await.expect("opens");
         write_some(&mut a, 3).await;
-        assert_eq!(b.append(1, By::Engine, "b", Map::new()).await, Err(JournalError::Stale { seq: 1 }));
+        assert_eq!(b.append(7, By::Engine, "b", Map::new()).await, Err(JournalError::Stale { seq: 1 }));
         lock(&db.script).push((Failed::NotDone(Reason::Refused("unauthorised".into())), false));
-        assert!(matches!(a.append(1, By::Engine, "c", Map::new()).await, Err(JournalError::Cluster(_))));
+        assert!(matches!(a.append(7, By::Engine, "c", Map::new()).await, Err(JournalError::Cluster(_))));
         lock(&db.docs).remove(1);
         assert!(matches!(open().open().await, Err(JournalError::Damaged { line: 2, .. })));
+    });
+}
+
+/// Both had taken the lease over; the older one read the journal only when the newer one had begun, and pushed that one out.
+#[test]
+fn an_older_epoch_cannot_go_on_where_a_newer_one_has_written() {
+    on_sim(move |rt| async move {
+        let store = Arc::new(MemStore::new());
+        let open = || Journal::new(store.clone(), rt.clone(), "r".into());
+        let (mut newer, mut older) = (open(), open());
+        newer.append(2, By::Engine, "resumed", Map::new()).await.expect("appends");
+        older.open().await.expect("opens");
+        assert_eq!(older.append(1, By::Engine, "resumed", Map::new()).await, Err(JournalError::Stale { seq: 1 }));
+        newer.append(2, By::Engine, "goes_on", Map::new()).await.expect("appends");
+        let mut next = open();
+        next.open().await.expect("opens");
+        next.append(3, By::Engine, "resumed", Map::new()).await.expect("appends");
     });
 }
 

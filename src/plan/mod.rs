@@ -4,12 +4,16 @@
 //! key is an error.
 
 mod amend;
+mod calendar;
+mod calendar_parse;
 mod canonical;
 mod collection;
 mod diagnostics;
 mod env;
 mod gate_parse;
 mod gates;
+mod hook;
+mod hook_parse;
 mod metrics_names;
 mod parse;
 mod pilot;
@@ -24,9 +28,11 @@ mod steps;
 mod types;
 
 pub use amend::amendment;
+pub use calendar::{Calendar, Freeze, Opening, Window};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use env::{EnvError, resolve_env};
 pub use gates::{Action, Bound, Clear, Gate, RollbackMode, Trigger};
+pub use hook::{Hook, HookCall, Occasion};
 pub use metrics_names::{METRICS, MetricName, UnitKind, metric};
 pub use pipeline::Pipeline;
 pub(crate) use pipeline::{Call, Expr, PipelineStage};

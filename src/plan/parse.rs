@@ -4,7 +4,7 @@ use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
 use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo, Throttle};
-use super::{canonical, collection, gate_parse, pilot, slo};
+use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, pilot, slo};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -53,6 +53,9 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
             "throttle",
             "trigger",
             "stage",
+            "hook",
+            "window",
+            "freeze",
         ],
     );
     let head = read_head(r, t);
@@ -73,6 +76,8 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, said)).collect();
     let has_pilot = t.table.contains_key("pilot");
     let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects, has_pilot });
+    let hooks = hook_parse::read(r, t, &stages);
+    let calendar = calendar_parse::read(r, t);
     check_one_cluster(r, t, &collections);
     pilot::check_company(r, t, server_gate);
     let (id, title, version, owner) = head?;
@@ -98,6 +103,8 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         throttle,
         triggers,
         stages,
+        hooks,
+        calendar,
     })
 }
 

@@ -5,7 +5,9 @@ use crate::cluster::{IndexSpec, Ns};
 use crate::route::{Cohort, Goes};
 use crate::runtime::Micros;
 
+use super::calendar::Calendar;
 use super::gates::{Gate, Trigger};
+use super::hook::Hook;
 
 /// A checked plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +54,10 @@ pub struct Plan {
     pub triggers: Vec<Trigger>,
     /// The stages, in order; never empty.
     pub stages: Vec<Stage>,
+    /// What is called when something happens.
+    pub hooks: Vec<Hook>,
+    /// When changes may be made.
+    pub calendar: Calendar,
 }
 
 impl Plan {

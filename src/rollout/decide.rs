@@ -68,6 +68,8 @@ pub enum Input {
         gates: GateSummary,
         /// Totals, should the rollout complete on this tick.
         totals: Value,
+        /// Hooks are still to be called, or have not answered: the journal stays open for their outcome.
+        calling: bool,
     },
     /// The task under way is done.
     TaskDone {
@@ -131,7 +133,7 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
         }
         Input::Command { command, at_ms, gates, .. } => return decide_command(state, plan, *command, *at_ms, gates),
         Input::Tripped { why, rollback, evidence } => decide_tripped(state, plan, why, *rollback, evidence),
-        Input::Tick { at_ms, gates, totals } => decide_tick(state, plan, *at_ms, gates, totals),
+        Input::Tick { at_ms, gates, totals, calling } => decide_tick(state, plan, *at_ms, gates, (totals, *calling)),
         Input::TaskDone { evidence } if state.intended => {
             vec![Event::TaskDone { index: state.tasks_done, evidence: evidence.clone() }]
         }
@@ -337,7 +339,7 @@ fn decide_command(
             Err(Refusal("it is not paused".into()))
         }
         Command::Continue => Ok(vec![Event::Continued {}]),
-        Command::CohortForward => match may_not_go_forward(state, plan) {
+        Command::CohortForward => match may_not_go_forward(state, plan).or_else(|| plan.calendar.closed(at_ms)) {
             Some(why) => Err(Refusal(why)),
             None => Ok(vec![Event::CohortForward {}]),
         },
@@ -385,7 +387,7 @@ fn may_not_advance(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary) 
     if !gates.pass {
         return Some(gates.why.clone());
     }
-    None
+    plan.calendar.closed(at_ms)
 }
 
 fn leave_stage(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, totals: &Value) -> Vec<Event> {
@@ -400,8 +402,13 @@ fn leave_stage(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, tota
 fn after_stage(state: &State, plan: &Plan, at_ms: i64, totals: &Value) -> Vec<Event> {
     match plan.stages.get(state.stage + 1) {
         Some(next) => vec![Event::StageEntered { stage: state.stage + 1, id: next.id.clone(), at_ms }],
-        None => vec![Event::Completed { evidence: totals.clone() }, closed("completed")],
+        None => over(plan, Event::Completed { evidence: totals.clone() }, "completed"),
     }
+}
+
+/// The journal is closed with it, unless hooks are to be told first: their outcome belongs into it.
+fn over(plan: &Plan, event: Event, outcome: &str) -> Vec<Event> {
+    if plan.hooks.is_empty() { vec![event, closed(outcome)] } else { vec![event] }
 }
 
 fn closed(outcome: &str) -> Event {
@@ -418,22 +425,36 @@ fn after_rollback(state: &State, plan: &Plan, at_ms: i64, totals: &Value) -> Vec
             let id = plan.stages.get(stage).map_or_else(String::new, |s| s.id.clone());
             vec![Event::Returned { stage, id, at_ms }]
         }
-        None => vec![Event::RolledBack { evidence: totals.clone() }, closed("rolled_back")],
+        None => over(plan, Event::RolledBack { evidence: totals.clone() }, "rolled_back"),
     }
 }
 
-fn decide_tick(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, totals: &Value) -> Vec<Event> {
-    if state.needs_operator.is_some() {
-        return Vec::new();
+fn decide_tick(
+    state: &State,
+    plan: &Plan,
+    at_ms: i64,
+    gates: &GateSummary,
+    (totals, calling): (&Value, bool),
+) -> Vec<Event> {
+    match state.status {
+        Status::Completed | Status::RolledBack if calling => return Vec::new(),
+        Status::Completed => return vec![closed("completed")],
+        Status::RolledBack => return vec![closed("rolled_back")],
+        _ if state.needs_operator.is_some() => return Vec::new(),
+        _ => {}
     }
     match state.status {
-        Status::Completed => vec![closed("completed")],
-        Status::RolledBack => vec![closed("rolled_back")],
+        // Whoever was cut off before the next stage began may come back when none may begin.
+        _ if state.passed && state.stage + 1 < plan.stages.len() && plan.calendar.closed(at_ms).is_some() => Vec::new(),
         _ if state.passed => after_stage(state, plan, at_ms, totals),
+        Status::New if plan.calendar.closed(at_ms).is_some() => Vec::new(),
         Status::New if !state.plan_hash.is_empty() => {
             plan.stages.first().map(|s| Event::StageEntered { stage: 0, id: s.id.clone(), at_ms }).into_iter().collect()
         }
         Status::Working if state.intended || state.paused.is_some() => Vec::new(),
+        Status::Working if state.back.is_none() && state.awaits.first().is_some() => {
+            state.awaits.refusal().map(|why| Event::NeedsOperator { why }).into_iter().collect()
+        }
         Status::Working => match state.tasks(plan).get(state.tasks_done) {
             Some(task) => vec![Event::TaskIntended { index: state.tasks_done, task: *task }],
             None if state.back.is_some() => after_rollback(state, plan, at_ms, totals),
@@ -448,7 +469,7 @@ fn decide_tick(state: &State, plan: &Plan, at_ms: i64, gates: &GateSummary, tota
                 Vec::new()
             }
         }
-        Status::New => Vec::new(),
+        Status::New | Status::Completed | Status::RolledBack => Vec::new(),
     }
 }
 

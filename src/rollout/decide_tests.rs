@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-/// A plan of two stages without gates, and its rollout run to the end by itself.
-fn rollout() -> (Plan, Vec<Event>) {
-    let plan = r#"
+/// Two stages without gates.
+const PLAN: &str = r#"
             schema = 1
             plan = { id = "p", title = "t", version = 1, owner = "o" }
             route = { mode = "route" }
@@ -21,7 +20,10 @@ fn rollout() -> (Plan, Vec<Event>) {
             id = "shadow"
             shadow = 10
         "#;
-    let plan = Plan::parse(plan, "plan.toml").map_err(|d| d.render(false)).unwrap();
+
+/// A plan of two stages without gates, and its rollout run to the end by itself.
+fn rollout() -> (Plan, Vec<Event>) {
+    let plan = Plan::parse(PLAN, "plan.toml").map_err(|d| d.render(false)).unwrap();
     let mut events = decide(&State::default(), &plan, &Input::Start { advance: None, holder: "a".into() }).unwrap();
     let mut state = State::default();
     events.iter().for_each(|e| state.apply(e, &plan));
@@ -35,7 +37,7 @@ fn go_on(state: &mut State, plan: &Plan, events: &mut Vec<Event>) {
         let gates = GateSummary { pass: true, ..GateSummary::default() };
         let input = match state.intended {
             true => Input::TaskDone { evidence: Value::Null },
-            false => Input::Tick { at_ms: 5, gates, totals: Value::Null },
+            false => Input::Tick { at_ms: 5, gates, totals: Value::Null, calling: false },
         };
         let new = decide(state, plan, &input).unwrap();
         if new.is_empty() {
@@ -184,8 +186,12 @@ fn leaving_next_behind_makes_a_rollback_hard_and_takes_everything_back() {
 fn a_rollback_without_next_cut_off_after_any_record_ends_with_the_same_records() {
     let (plan, mut state, mut events) = left_behind();
     let first = events.len();
-    for e in
-        decide(&state, &plan, &Input::Tick { at_ms: 5, gates: GateSummary::default(), totals: Value::Null }).unwrap()
+    for e in decide(
+        &state,
+        &plan,
+        &Input::Tick { at_ms: 5, gates: GateSummary::default(), totals: Value::Null, calling: false },
+    )
+    .unwrap()
     {
         state.apply(&e, &plan);
         events.push(e);
@@ -326,7 +332,13 @@ fn legacy_does_not_go_while_the_cohort_is_held_there_and_a_word_takes_it_forward
     let refused = ask(&state, &plan, Command::Advance { stage: 3 }).unwrap_err();
     assert!(refused.0.contains("held on legacy"), "{refused}");
     assert_eq!(
-        decide_tick(&state, &plan, 9_999_999, &GateSummary { pass: true, ..GateSummary::default() }, &Value::Null),
+        decide_tick(
+            &state,
+            &plan,
+            9_999_999,
+            &GateSummary { pass: true, ..GateSummary::default() },
+            (&Value::Null, false)
+        ),
         []
     );
     for e in ask(&state, &plan, Command::CohortForward).unwrap() {
@@ -535,4 +547,33 @@ fn a_hard_rollback_does_not_begin_anew_what_is_being_put_away() {
     let mut state = State::default();
     whole[..before].iter().chain(&back[..isolating]).for_each(|e| state.apply(e, &plan));
     assert_eq!(asked(&state, &plan, Command::Rollback { hard: true, to: None }), Ok(vec![]));
+}
+
+#[test]
+fn in_a_freeze_nothing_begins_or_is_left_and_everything_goes_back() {
+    let (open, whole) = rollout();
+    let freeze = "[[freeze]]\nfrom = \"1970-01-01\"\nto = \"1970-01-01\"\ntz = \"UTC\"\nreason = \"r\"\n";
+    let calendar =
+        Plan::parse(&format!("{PLAN}\n{freeze}"), "plan.toml").map_err(|d| d.render(false)).unwrap().calendar;
+    let plan = Plan { calendar, ..open };
+    let tick = |state: &State, at_ms| {
+        let gates = GateSummary { pass: true, ..GateSummary::default() };
+        decide(state, &plan, &Input::Tick { at_ms, gates, totals: Value::Null, calling: false }).unwrap()
+    };
+    let tomorrow = 86_400_000;
+    let mut state = State::default();
+    for event in &whole {
+        if matches!(event, Event::StageEntered { .. } | Event::StagePassed { .. }) {
+            assert_eq!(tick(&state, 5), [], "before {event:?}");
+            assert_eq!(tick(&state, tomorrow).first().map(|e| e.to_parts().0), Some(event.to_parts().0));
+            let back = Input::Command {
+                command: Command::Rollback { hard: false, to: None },
+                at_ms: 5,
+                gates: GateSummary::default(),
+                forecast: Value::Null,
+            };
+            assert!(matches!(decide(&state, &plan, &back).unwrap()[..], [Event::RollbackBegan { .. }]));
+        }
+        state.apply(event, &plan);
+    }
 }

@@ -301,6 +301,42 @@ pub enum Event {
         /// Why nothing was done; `None` when it was.
         refused: Option<String>,
     },
+    /// A hook will be called now.
+    HookCalled {
+        /// Its id in the plan.
+        hook: String,
+        /// The number of the record it is called for.
+        of: u64,
+        /// The occasion.
+        on: String,
+        /// It may have been called for that record before: a runner was cut off, or an operator goes on after it had failed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
+    },
+    /// What became of calling a hook.
+    HookSettled {
+        /// Its id in the plan.
+        hook: String,
+        /// The number of the record it was called for.
+        of: u64,
+        /// The occasion.
+        on: String,
+        /// It succeeded.
+        ok: bool,
+        /// How often it was attempted.
+        attempts: u32,
+        /// How it ended, in words without secrets.
+        outcome: String,
+        /// A command's exit code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<i32>,
+        /// A webhook's status.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        /// The end of what it answered.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        output: String,
+    },
     /// The runner was told to stop, and did so at a safe point.
     Stopped {},
     /// Nothing follows.
@@ -439,6 +475,12 @@ impl Event {
                 "what was asked from another terminal is applied".to_owned()
             }
             Event::CommandAnswered { refused: Some(why), .. } => format!("refused to another terminal: {why}"),
+            Event::HookCalled { hook, on, again, .. } => {
+                format!("hook {hook} is called for {on}{}", if *again { ", again" } else { "" })
+            }
+            Event::HookSettled { hook, ok, outcome, .. } => {
+                format!("hook {hook} {}: {outcome}", if *ok { "done" } else { "FAILED" })
+            }
             Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),
         }

@@ -6,11 +6,14 @@
 
 mod decide;
 mod event;
+mod hooks;
 mod in_place;
+mod payload;
 mod state;
 mod task;
 
 pub use decide::{GateSummary, Input, Refusal, decide, no_way_back};
 pub use event::{Event, EventError};
+pub use hooks::{Awaits, Delivery, Outbox};
 pub use state::{Back, Sealed, State, Status};
 pub use task::{Task, back_tasks, tasks_of};

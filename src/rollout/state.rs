@@ -8,6 +8,7 @@ use crate::rollout::task::{Task, back_tasks, forward_again, tasks_of};
 use crate::route::{Bucket, Goes};
 
 use super::event::Event;
+use super::hooks::Awaits;
 
 /// What the current stage is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,6 +148,10 @@ pub struct State {
     pub strays: Arc<BTreeSet<String>>,
     /// What other terminals have asked, by id: `None` while it is carried out, then why it was refused, if it was.
     pub asked: Arc<BTreeMap<String, Option<Option<String>>>>,
+    /// Records so far: the number of the last one.
+    pub records: u64,
+    /// Hooks that must succeed before the current stage's work begins.
+    pub awaits: Awaits,
     /// The journal is closed.
     pub closed: bool,
 }
@@ -162,6 +167,8 @@ impl State {
 
     /// Folds one event in. Total: an event that does not fit the state changes what it names and nothing else.
     pub fn apply(&mut self, event: &Event, plan: &Plan) {
+        self.records += 1;
+        self.awaits.apply(self.records, event, plan);
         match event {
             Event::Started { plan_hash, advance, .. } => {
                 self.plan_hash.clone_from(plan_hash);
@@ -255,6 +262,8 @@ impl State {
             | Event::RepairVerified { .. }
             | Event::TtlSuspended { .. }
             | Event::TtlRestored { .. }
+            | Event::HookCalled { .. }
+            | Event::HookSettled { .. }
             | Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }

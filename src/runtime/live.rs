@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,10 +21,12 @@ pub struct Live {
 }
 
 impl Live {
-    /// Uses the tokio runtime behind `handle`. The seed comes from the clock: live draws need not repeat.
+    /// Uses the tokio runtime behind `handle`. The seed comes from the clock and the operating system: live draws need not repeat, and
+    /// those of two processes that start at the same moment must not be the same.
     #[must_use]
     pub fn new(handle: Handle) -> Arc<Self> {
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+        let seed = RandomState::new().hash_one((clock, std::process::id()));
         Arc::new(Live { began: Instant::now(), handle, seed, tasks: Mutex::default() })
     }
 }

@@ -80,6 +80,12 @@ pub async fn timeout<T>(rt: &Rt, span: Micros, f: impl Future<Output = T>) -> Op
     }
 }
 
+/// FNV-1a (Fowler, Noll, Vo): 64 bits of a text or other bytes, the same on every machine.
+#[must_use]
+pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3))
+}
+
 /// Mixes a key into 64 well-spread bits (splitmix64 over each word; Steele, Lea, Flood 2014).
 #[must_use]
 pub fn keyed_hash(seed: u64, stream: u32, entity: u64, n: u64) -> u64 {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -36,6 +37,8 @@ struct Inner {
     /// Groups that stand still, and their tasks that were woken meanwhile.
     suspended: BTreeSet<Group>,
     held: Vec<Woken>,
+    /// Nothing runs any more.
+    is_over: bool,
 }
 
 /// A task that was woken: its slot and id.
@@ -66,9 +69,14 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The simulated runtime. Drive it with [`Sim::run_until`] or [`Sim::block_on`].
-pub struct Sim {
-    me: Weak<Sim>,
+/// A simulation. Drive it with [`Machine::run_until`] or [`Machine::block_on`]; when it goes, its tasks go with it.
+///
+/// Tasks hold the runtime and the runtime holds its tasks: somebody has to own both.
+pub struct Sim(Arc<Machine>);
+
+/// The simulated runtime.
+pub struct Machine {
+    me: Weak<Machine>,
     seed: u64,
     wall_start_ms: i64,
     now: AtomicU64,
@@ -80,14 +88,14 @@ pub struct Sim {
 impl Sim {
     /// A new simulation at time zero.
     #[must_use]
-    pub fn new(seed: u64) -> Arc<Self> {
+    pub fn new(seed: u64) -> Self {
         Sim::starting_at(seed, WALL_START_MS)
     }
 
     /// A new simulation whose wall clock starts at `wall_start_ms`, milliseconds since the Unix epoch.
     #[must_use]
-    pub fn starting_at(seed: u64, wall_start_ms: i64) -> Arc<Self> {
-        Arc::new_cyclic(|me| Sim {
+    pub fn starting_at(seed: u64, wall_start_ms: i64) -> Self {
+        Sim(Arc::new_cyclic(|me| Machine {
             wall_start_ms,
             me: me.clone(),
             seed,
@@ -95,9 +103,28 @@ impl Sim {
             inner: Mutex::default(),
             ready: Arc::default(),
             polls: AtomicU64::new(0),
-        })
+        }))
     }
+}
 
+impl Deref for Sim {
+    type Target = Arc<Machine>;
+    fn deref(&self) -> &Arc<Machine> {
+        &self.0
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        lock(&self.inner).is_over = true;
+        let mut dead: Vec<Task> = std::mem::take(&mut lock(&self.inner).tasks).into_iter().flatten().collect();
+        // Outside the lock, oldest first: as when they are killed.
+        dead.sort_unstable_by_key(|t| t.id);
+        drop(dead);
+    }
+}
+
+impl Machine {
     /// The seed that every draw is keyed with.
     #[must_use]
     pub fn seed(&self) -> u64 {
@@ -116,7 +143,7 @@ impl Sim {
         self.now.fetch_max(until.0, Ordering::SeqCst);
     }
 
-    /// As [`Sim::run_until`], but looks after every step: ends early, the clock where it stands, when `stop` says so.
+    /// As [`Machine::run_until`], but looks after every step: ends early, the clock where it stands, when `stop` says so.
     pub fn run_watched(&self, until: Micros, mut stop: impl FnMut() -> bool) {
         while self.step(until) {
             if stop() {
@@ -126,7 +153,7 @@ impl Sim {
         self.now.fetch_max(until.0, Ordering::SeqCst);
     }
 
-    /// Lets every task of `group` stand still where it is, as a stopped process does, until [`Sim::resume`].
+    /// Lets every task of `group` stand still where it is, as a stopped process does, until [`Machine::resume`].
     pub fn suspend(&self, group: Group) {
         lock(&self.inner).suspended.insert(group);
     }
@@ -220,7 +247,7 @@ impl Inner {
 }
 
 struct SleepUntil {
-    sim: Weak<Sim>,
+    sim: Weak<Machine>,
     at: Micros,
     registered: Option<TimerId>,
 }
@@ -258,7 +285,7 @@ impl Drop for SleepUntil {
     }
 }
 
-impl Runtime for Sim {
+impl Runtime for Machine {
     fn now(&self) -> Micros {
         Micros(self.now.load(Ordering::SeqCst))
     }
@@ -274,6 +301,11 @@ impl Runtime for Sim {
     fn spawn(&self, group: Group, _name: &'static str, f: Fut<'static, ()>) {
         let woken = {
             let mut inner = lock(&self.inner);
+            if inner.is_over {
+                drop(inner);
+                // A destructor's last wish: outside the lock, as it may have one too.
+                return drop(f);
+            }
             inner.next_id += 1;
             let id = inner.next_id;
             let slot = inner.free.pop().unwrap_or(inner.tasks.len());
@@ -389,6 +421,36 @@ mod tests {
         );
         sim.run_until(Micros(100));
         assert!(lock(&sim.inner).tasks.iter().all(Option::is_none));
+    }
+
+    /// Each run of a long one left all its data behind: its tasks held the runtime that held them.
+    #[test]
+    fn tasks_go_with_the_simulation_and_whatever_they_still_want_too() {
+        struct LastWish(Rt, u32);
+        impl Drop for LastWish {
+            fn drop(&mut self) {
+                if let Some(fewer) = self.1.checked_sub(1) {
+                    let next = LastWish(self.0.clone(), fewer);
+                    self.0.spawn(Group(2), "last wish", Box::pin(async move { drop(next) }));
+                }
+            }
+        }
+        let sim = Sim::new(1);
+        let rt: Rt = sim.clone();
+        let left = Arc::downgrade(&sim);
+        let (rt2, wish) = (rt.clone(), LastWish(rt.clone(), 3));
+        rt.spawn(
+            Group(1),
+            "t",
+            Box::pin(async move {
+                sleep(&rt2, Micros(1_000)).await;
+                drop(wish);
+            }),
+        );
+        drop(rt);
+        sim.run_until(Micros(10));
+        drop(sim);
+        assert!(left.upgrade().is_none());
     }
 
     #[test]

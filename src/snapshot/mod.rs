@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub lag: LagView,
     /// Reconciliation, per collection.
     pub reconcile: Vec<ReconcileView>,
+    /// When changes may be made, if the plan says.
+    pub calendar: Option<CalendarView>,
     /// What the applications report about their writes and reads.
     pub traffic: TrafficView,
     /// Whether and how it is possible to go back.
@@ -66,6 +68,15 @@ pub struct Snapshot {
     pub applications: Vec<ApplicationView>,
     /// Other terminals see an older picture than this one: since when and why. `None` when they do not, or nobody publishes.
     pub unpublished: Option<String>,
+}
+
+/// Change windows and freezes, as they stand now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalendarView {
+    /// Until when and why no stage may begin or be left: one sentence. `None` while it is open.
+    pub closed: Option<String>,
+    /// When it opens, or closes, milliseconds since the Unix epoch; `None` when that is not within sight.
+    pub changes_ms: Option<i64>,
 }
 
 /// The plan, as far as a screen names it.

@@ -5,10 +5,15 @@
 use bson::Decimal128;
 
 pub(super) fn text_bytes(text: &str) -> Vec<u8> {
+    string_bytes(text.as_bytes())
+}
+
+/// A string value of text that is UTF-8.
+fn string_bytes(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 5);
     // Far below the 2 GiB that a length can say: it came out of a document.
     out.extend_from_slice(&(text.len() as u32 + 1).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(text);
     out.push(0);
     out
 }
@@ -174,10 +179,49 @@ fn plain_decimal(text: &str) -> Option<[u8; 16]> {
     Some(pack(text.len() > body.len(), -(fraction.len() as i32), coefficient))
 }
 
-/// `-12.340`: `scale` of the digits stand behind the point. Comparisons come through here for every document, so no formatter.
-fn plain_text(negative: bool, coefficient: u128, scale: usize) -> String {
-    // At most 34 digits, or as many as the scale of at most 6 wants; the point and the sign.
-    let mut text = [0u8; 48];
+/// A decimal's bytes from a string's, when it is written as [`decimal_text`] writes it, so that it comes back as it is. `None` says
+/// nothing: other numerals come back too, by the long way.
+pub(super) fn decimal_at_once(string: &[u8]) -> Option<[u8; 16]> {
+    let text = string.get(4..string.len().checked_sub(1)?)?;
+    let body = text.strip_prefix(b"-").unwrap_or(text);
+    let point = body.iter().position(|b| *b == b'.');
+    let (whole, fraction) = point.map_or((body, &body[..0]), |at| (&body[..at], &body[at + 1..]));
+    let usual = matches!(whole, [b'0'] | [b'1'..=b'9', ..]) && whole.len() <= 12;
+    if !usual || fraction.len() > 6 || (point.is_some() && fraction.is_empty()) {
+        return None;
+    }
+    let mut coefficient = 0u64;
+    for b in whole.iter().chain(fraction) {
+        // At most 18 digits, which fit.
+        coefficient = coefficient * 10 + u64::from(b.checked_sub(b'0').filter(|d| *d <= 9)?);
+    }
+    Some(pack(text.len() > body.len(), -(fraction.len() as i32), coefficient.into()))
+}
+
+/// A string's bytes from a decimal's, in its plain form, which is read back as the same decimal. `None` says nothing.
+pub(super) fn text_at_once(decimal: &[u8]) -> Option<Vec<u8>> {
+    let (negative, scale, coefficient) = plain(decimal.try_into().ok()?)?;
+    let mut digits = [0; PLAIN];
+    let from = plain_digits(negative, coefficient, scale, &mut digits);
+    Some(string_bytes(&digits[from..]))
+}
+
+/// `-12.340` and its like have at most 34 digits, or as many as the scale of at most 6 wants; the point and the sign.
+const PLAIN: usize = 48;
+
+/// Sign, digits behind the point and coefficient, for the exponents and coefficients of everyday numbers (which also rules out NaN,
+/// infinity and the large form).
+fn plain(bytes: [u8; 16]) -> Option<(bool, usize, u128)> {
+    let bits = u128::from_le_bytes(bytes);
+    let exponent = ((bits >> COEFFICIENT_BITS) & 0x3FFF) as i32 - BIAS;
+    let coefficient = bits & ((1 << COEFFICIENT_BITS) - 1);
+    let usual = (-6..=0).contains(&exponent) && coefficient < 10u128.pow(34);
+    usual.then(|| (bits >> 127 == 1, exponent.unsigned_abs() as usize, coefficient))
+}
+
+/// Writes `-12.340` at the end of `text`: `scale` of the digits stand behind the point. Answers where it begins. Comparisons come
+/// through here for every document, so no formatter.
+fn plain_digits(negative: bool, coefficient: u128, scale: usize, text: &mut [u8; PLAIN]) -> usize {
     let mut at = text.len();
     let mut put = |c: u8| {
         at -= 1;
@@ -198,17 +242,15 @@ fn plain_text(negative: bool, coefficient: u128, scale: usize) -> String {
     if negative {
         put(b'-');
     }
-    text[at..].iter().map(|b| char::from(*b)).collect()
+    at
 }
 
 /// The text of a decimal as the server prints it.
 pub(super) fn decimal_text(bytes: [u8; 16]) -> String {
-    let bits = u128::from_le_bytes(bytes);
-    let exponent = ((bits >> COEFFICIENT_BITS) & 0x3FFF) as i32 - BIAS;
-    let coefficient = bits & ((1 << COEFFICIENT_BITS) - 1);
-    // The plain form, for the exponents and coefficients of everyday numbers (which also rules out NaN, infinity and the large form).
-    if (-6..=0).contains(&exponent) && coefficient < 10u128.pow(34) {
-        return plain_text(bits >> 127 == 1, coefficient, exponent.unsigned_abs() as usize);
+    if let Some((negative, scale, coefficient)) = plain(bytes) {
+        let mut digits = [0; PLAIN];
+        let from = plain_digits(negative, coefficient, scale, &mut digits);
+        return digits[from..].iter().map(|b| char::from(*b)).collect();
     }
     Decimal128::from_bytes(bytes).to_string()
 }

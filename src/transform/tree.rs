@@ -66,53 +66,88 @@ pub(super) fn parse<'a>(bytes: &'a [u8], path: &str) -> At<Vec<Field<'a>>> {
     }
     let end = length - 1;
     let mut fields: Vec<Field<'a>> = Vec::with_capacity((length / 10).min(16));
+    let mut names = Names::default();
     let mut at = 4;
     while at < end {
         let kind = bytes[at];
-        let name_end =
-            bytes[at + 1..end].iter().position(|b| *b == 0).ok_or_else(|| bad("a field name does not end"))?;
-        let name = &bytes[at + 1..at + 1 + name_end];
-        let start = at + name_end + 2;
+        let length = name_length(&bytes[at + 1..]).filter(|n| at + 1 + n < end);
+        let length = length.ok_or_else(|| bad("a field name does not end"))?;
+        let name = &bytes[at + 1..at + 1 + length];
+        names.add(name, &bytes[at + 1..], &fields);
+        let start = at + length + 2;
         let rest = bytes.get(start..end).ok_or_else(|| bad("a field has no value"))?;
         let size = value_size(kind, rest).filter(|n| *n <= rest.len()).ok_or_else(|| bad("a value does not fit"))?;
         fields.push(Field { name: Cow::Borrowed(name), value: Value::Raw(kind, &rest[..size]) });
         at = start + size;
     }
-    if let Some(name) = duplicate(&fields) {
+    if let Some(name) = names.duplicate(&fields) {
         let name = String::from_utf8_lossy(name);
         return Err((if path.is_empty() { name.into_owned() } else { format!("{path} / {name}") }, Why::Duplicate));
     }
     Ok(fields)
 }
 
+/// Where the first zero byte is. Eight bytes at a time: every document comes through here, each of its fields.
+fn name_length(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut at = 0;
+    while let Some(word) = word(bytes, at) {
+        // The lowest bit that is set stands in the first byte that is zero (Mycroft's test).
+        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zeros != 0 {
+            return Some(at + zeros.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    Some(at + bytes[at..].iter().position(|b| *b == 0)?)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
 /// Up to here every name is held against every other.
 const FEW: usize = 24;
 
-/// Equal for equal names.
-fn tag(name: &[u8]) -> u64 {
-    let mut first = [0; 8];
-    let n = name.len().min(7);
-    first[..n].copy_from_slice(&name[..n]);
-    first[7] = name.len() as u8;
-    u64::from_le_bytes(first)
+/// Finds a name that stands twice. Names are compared only where their lengths and first bytes agree.
+#[derive(Default)]
+struct Names<'a> {
+    tags: [u64; FEW],
+    twice: Option<&'a [u8]>,
 }
 
-fn duplicate<'f>(fields: &'f [Field<'_>]) -> Option<&'f [u8]> {
-    if fields.len() <= FEW {
-        // Names are compared only where their lengths and first bytes agree.
-        let mut tags = [0; FEW];
-        for (i, f) in fields.iter().enumerate() {
-            let tag = tag(&f.name);
-            let again = |j: &usize| tags[*j] == tag && fields[*j].name == f.name;
-            if (0..i).any(|j| again(&j)) {
-                return Some(&f.name);
-            }
-            tags[i] = tag;
+impl<'a> Names<'a> {
+    /// The name of the next field; `from` is what begins with it, `before` the fields before.
+    fn add(&mut self, name: &'a [u8], from: &[u8], before: &[Field<'a>]) {
+        let i = before.len();
+        if i >= FEW || self.twice.is_some() {
+            return;
         }
-        return None;
+        let tag = tag(name, from);
+        let again = |(j, t): (usize, &u64)| *t == tag && *before[j].name == *name;
+        if self.tags[..i].iter().enumerate().any(again) {
+            self.twice = Some(name);
+        }
+        self.tags[i] = tag;
     }
-    let mut seen = std::collections::BTreeSet::new();
-    fields.iter().find(|f| !seen.insert(&*f.name)).map(|f| &*f.name)
+
+    fn duplicate<'f>(&self, fields: &'f [Field<'a>]) -> Option<&'f [u8]> {
+        if self.twice.is_some() || fields.len() <= FEW {
+            return self.twice;
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        fields.iter().map(|f| &*f.name).find(|name| !seen.insert(*name))
+    }
+}
+
+/// Equal for equal names: their first seven bytes and how many there are.
+fn tag(name: &[u8], from: &[u8]) -> u64 {
+    let n = name.len().min(7);
+    let first = match word(from, 0) {
+        Some(word) => word & !(u64::MAX << (8 * n)),
+        None => name[..n].iter().rev().fold(0, |word, b| word << 8 | u64::from(*b)),
+    };
+    first | (name.len() as u64) << 56
 }
 
 fn int32(bytes: &[u8]) -> Option<usize> {
@@ -181,7 +216,11 @@ pub(super) fn writes(fields: &[Field<'_>], bytes: &[u8]) -> bool {
 fn rest_after<'b>(fields: &[Field<'_>], bytes: &'b [u8]) -> Option<&'b [u8]> {
     let mut at = bytes.get(4..)?;
     for f in fields {
-        at = at.strip_prefix(&[f.value.kind()])?.strip_prefix(&*f.name)?.strip_prefix(&[0])?;
+        let n = f.name.len();
+        if *at.first()? != f.value.kind() || at.get(1..=n)? != &*f.name || *at.get(n + 1)? != 0 {
+            return None;
+        }
+        at = &at[n + 2..];
         at = match &f.value {
             Value::Raw(_, value) => at.strip_prefix(*value)?,
             Value::Owned(_, value) => at.strip_prefix(&**value)?,

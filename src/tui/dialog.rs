@@ -113,6 +113,9 @@ fn advance_lines(s: &Snapshot, at: usize) -> (Vec<String>, bool) {
         gates.push_str(&format!("; not passing: {}", worst.name));
     }
     lines.push(gates);
+    if let Some(why) = s.calendar.as_ref().and_then(|c| c.closed.as_ref()) {
+        lines.push(why.clone());
+    }
     if here.soaked < here.soak {
         lines.push(format!("soaked {} of {}", format::span(here.soaked), format::span(here.soak)));
     }

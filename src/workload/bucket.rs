@@ -18,6 +18,11 @@ impl Place {
         let id = order.id();
         Place { bucket: bucket(&id), id }
     }
+
+    /// The place of an order whose bucket is known.
+    pub(super) fn known(order: &Order, bucket: u16) -> Place {
+        Place { id: order.id(), bucket }
+    }
 }
 
 impl Located for Place {

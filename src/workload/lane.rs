@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
-use super::bucket::Place;
 use super::oracle::Known;
 use super::orders::{Order, revision};
 use crate::cluster::{ClusterTime, Expect, Failed, Reason, WriteOp, Written};
@@ -50,7 +49,7 @@ impl Reader {
 
     async fn look(&self, due: Micros, n: u64, shadowed: u64) {
         let Some(floor) = self.shared.oracle.known(n) else { return };
-        let plan = self.client.read_plan(&Place::of(&floor.order));
+        let plan = self.client.read_plan(&self.shared.oracle.place(&floor.order));
         let side = plan.side;
         let Some(found) = self.fetch(&floor.order, side).await else {
             self.client.report(|r| r.error(OpKind::Read, side));
@@ -92,7 +91,7 @@ impl Reader {
         }
         // The route may have moved between the plan and the answer: judge by the newest one, reading again.
         if plan.owner == side {
-            let now = self.client.read_plan(&Place::of(&floor.order));
+            let now = self.client.read_plan(&self.shared.oracle.place(&floor.order));
             if now.owner == side
                 && now.epoch == plan.epoch
                 && let Some(again) = self.fetch(&floor.order, now.side).await
@@ -118,7 +117,7 @@ impl Reader {
 
     /// Next was given up under this order while it did not answer: what was written there last may be missing on legacy.
     fn is_left_behind(&self, known: &Known, side: Side) -> bool {
-        side == Side::Legacy && Place::of(&known.order).bucket() < self.client.stranded_below()
+        side == Side::Legacy && self.shared.oracle.place(&known.order).bucket() < self.client.stranded_below()
     }
 
     /// Reads the other side too and compares. Behind is not different: it is re-read until it has caught up.
@@ -248,7 +247,7 @@ impl Lane {
             }
         };
         self.last_written = Some(wanted.order.n);
-        let Some(permit) = self.client.permit(&Place::of(&wanted.order)).await else { return false };
+        let Some(permit) = self.client.permit(&self.shared.oracle.place(&wanted.order)).await else { return false };
         if wanted.deleted {
             self.shared.oracle.deleting(wanted.order.n, true);
         }

@@ -5,9 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bson::{RawDocument, RawDocumentBuf};
 
+use super::bucket::Place;
 use super::orders::{Ids, Order};
 use crate::cluster::{ClusterTime, Db, Failed, Key, Ns};
-use crate::route::Side;
+use crate::route::{Located, Side};
 
 /// The acknowledged state of one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ struct Inner {
     /// The order acknowledged last.
     latest: u64,
     stranded: Stranded,
+    /// The buckets of orders by their numbers, where they have been worked out.
+    buckets: Vec<Option<u16>>,
 }
 
 /// What writing on two clusters may leave behind on the second: only where the route says that it was left behind.
@@ -96,6 +99,17 @@ impl Oracle {
             None if n < self.documents => Some(Known { order: self.ids.order(n), deleted: false }),
             None => None,
         }
+    }
+
+    /// Where an order goes.
+    pub(super) fn place(&self, order: &Order) -> Place {
+        let mut inner = self.lock();
+        let n = order.n as usize;
+        if inner.buckets.len() <= n {
+            inner.buckets.resize(n + 1, None);
+        }
+        let bucket = *inner.buckets[n].get_or_insert_with(|| Place::of(order).bucket());
+        Place::known(order, bucket)
     }
 
     pub(super) fn acknowledge(&self, side: usize, known: Known, at: ClusterTime) {

@@ -180,6 +180,28 @@ fn the_same_seed_and_injects_give_the_same_journal() {
     assert_eq!(hash(5), hash(5));
 }
 
+/// Rewinding begins a drill anew, again and again.
+#[test]
+fn a_drill_leaves_nothing_behind() {
+    let (_, world, plan) = scenario("first-watch");
+    let runtime = Arc::new(Mutex::new(None));
+    let made = runtime.clone();
+    let settings = Settings {
+        seed: 1,
+        advance: None,
+        journal: Arc::new(move |rt| {
+            *made.lock().unwrap() = Some(Arc::downgrade(&rt));
+            Arc::new(MemStore::new())
+        }),
+        on_record: Arc::new(|_| {}),
+    };
+    let drill = Drill::begin(&small(world), &plan, &settings).unwrap();
+    drill.run_until(Micros::from_secs(3));
+    drop(drill);
+    let runtime = runtime.lock().unwrap().take().unwrap();
+    assert!(runtime.upgrade().is_none(), "{} still hold it", runtime.strong_count());
+}
+
 #[test]
 fn a_scenario_that_waits_for_a_stage_of_another_plan_is_refused() {
     let (_, world, mut plan) = scenario("spring-tide");

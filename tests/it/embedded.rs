@@ -1,7 +1,5 @@
 //! The conformance suite on the embedded cluster.
 
-use std::sync::Arc;
-
 use tidegate::cluster::Db;
 use tidegate::cluster::embedded::{Config, Embedded};
 use tidegate::runtime::Rt;
@@ -9,7 +7,7 @@ use tidegate::runtime::sim::Sim;
 
 use crate::conformance::{R, cases, history};
 
-fn cluster(seed: u64) -> (Arc<Sim>, Rt, Db) {
+fn cluster(seed: u64) -> (Sim, Rt, Db) {
     let sim = Sim::new(seed);
     let rt: Rt = sim.clone();
     let db: Db = Embedded::new(rt.clone(), Config::default());

@@ -271,6 +271,7 @@ pub fn canary() -> Snapshot {
                 ..ReconcileView::default()
             },
         ],
+        calendar: None,
         traffic: TrafficView {
             acknowledged: 812_400,
             lost: Some(0),

@@ -54,7 +54,7 @@ const ROUGH: Micros = Micros::from_secs(60);
 const LIMIT: Micros = Micros::from_secs(400);
 
 struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     seed: u64,
     cluster: Arc<Embedded>,

@@ -47,7 +47,7 @@ const BUSY: i64 = 100;
 const APP: Group = Group(2);
 
 struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     clusters: [Arc<Embedded>; 2],
     plan: Arc<Plan>,

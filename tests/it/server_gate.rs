@@ -37,7 +37,7 @@ soak = "20s"
 );
 
 struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     cluster: Arc<Embedded>,
     plan: Arc<Plan>,

@@ -137,7 +137,7 @@ impl Cluster for Linked {
 }
 
 struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     legacy: Arc<Embedded>,
     next: Arc<Embedded>,

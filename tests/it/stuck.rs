@@ -35,7 +35,7 @@ soak = "1s"
 
 /// A rollout on an embedded cluster, without an application.
 struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     cluster: Arc<Embedded>,
     plan: Arc<Plan>,

@@ -102,7 +102,7 @@ impl JournalStore for Slow {
 }
 
 struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     rt: Rt,
     db: Db,
     plan: Arc<Plan>,

@@ -11,7 +11,7 @@ use mongodb::{Client, Database};
 use serde_json::Value;
 
 use super::program::Place;
-use super::{R, ReplSet, TOKIO, connecting, mongod, on_shared, on_three};
+use super::{R, ReplSet, TOKIO, connecting, mongod, on_its_own, on_shared, on_three};
 
 const PLAN: &str = r#"
 schema = 1
@@ -196,8 +196,8 @@ pub fn trials() -> Vec<Trial> {
         .map(|case| on_shared(&format!("check::{}", case.name), move |set| async move { named(set, case).await }))
         .collect();
     all.push(on_shared("check::nothing_speaks_against_a_good_set_up_and_nothing_is_changed", clean));
-    all.push(Trial::test("check::a_standalone_is_named", || {
-        TOKIO.block_on(connecting::with_standalone(|uri| async move { standalone(&uri).await })).map_err(Into::into)
+    all.push(on_its_own("check::a_standalone_is_named", || {
+        TOKIO.block_on(connecting::with_standalone(|uri| async move { standalone(&uri).await }))
     }));
     all.push(on_shared("check::nobody_answers", |set| async move {
         let nobody = |t: String| t.replace("${TIDEGATE_URI}", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300");
@@ -208,9 +208,7 @@ pub fn trials() -> Vec<Trial> {
         run(&set, "check-twice", twice).await?.says("two-clusters", "warn", "lead to the same replica set rs0")
     }));
     all.push(on_three("check::members_are_asked_one_by_one", members));
-    all.push(Trial::test("check::exactly_the_printed_role_is_enough", || {
-        TOKIO.block_on(least_privilege()).map_err(Into::into)
-    }));
+    all.push(on_its_own("check::exactly_the_printed_role_is_enough", || TOKIO.block_on(least_privilege())));
     all
 }
 

@@ -7,7 +7,7 @@ use mongodb::bson::doc;
 use tidegate::cluster::mongo::{Mongo, MongoError};
 use tidegate::cluster::survey::Unfit;
 
-use super::{R, TOKIO, live, mongod, on_shared};
+use super::{R, TOKIO, live, mongod, on_its_own, on_shared};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -15,8 +15,8 @@ pub fn trials() -> Vec<Trial> {
             let db = Mongo::connect(&set.uri(), live()).await.map_err(|e| e.to_string())?;
             if db.set_name() == "rs0" { Ok(()) } else { Err(format!("{db:?}")) }
         }),
-        Trial::test("connecting::no_secret_is_told", || TOKIO.block_on(no_secret()).map_err(Into::into)),
-        Trial::test("connecting::a_standalone_is_refused", || TOKIO.block_on(standalone()).map_err(Into::into)),
+        on_its_own("connecting::no_secret_is_told", || TOKIO.block_on(no_secret())),
+        on_its_own("connecting::a_standalone_is_refused", || TOKIO.block_on(standalone())),
     ]
 }
 

@@ -15,7 +15,7 @@ use tidegate::runtime::Micros;
 use tokio::sync::Mutex;
 
 use super::replset::ReplSet;
-use super::{R, TOKIO, connect, live, mongod, on_shared};
+use super::{R, TOKIO, connect, live, mongod, on_its_own, on_shared};
 
 /// A server has one `failCommand` failpoint, so these tests take turns.
 static FAILPOINT: Mutex<()> = Mutex::const_new(());
@@ -41,9 +41,7 @@ pub fn trials() -> Vec<Trial> {
             "losses::odd_documents_are_inserted_as_given_and_only_once",
             |s| async move { odd_inserts(&s).await },
         ),
-        Trial::test("losses::a_stepdown_loses_nothing_it_acknowledged", || {
-            TOKIO.block_on(step_down()).map_err(Into::into)
-        }),
+        on_its_own("losses::a_stepdown_loses_nothing_it_acknowledged", || TOKIO.block_on(step_down())),
     ]
 }
 

@@ -9,7 +9,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::future::Future;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tidegate::cluster::mongo::Mongo;
@@ -75,8 +75,36 @@ async fn connect(set: &ReplSet, app: &str) -> Result<Arc<Mongo>, String> {
     Mongo::connect(&format!("{}&appName={app}", set.uri()), live()).await.map_err(|e| e.to_string())
 }
 
-/// Says how long a slow test took: the gate has 20 minutes.
+/// How many tests run at once. Those that wait for the set of three nodes do not count, so that others run beside the one that has it;
+/// not more of them, for its rollouts are held to latencies.
+struct Turns(Mutex<usize>, Condvar);
+static TURNS: LazyLock<Turns> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    Turns(Mutex::new(cores.max(2)), Condvar::new())
+});
+
+/// The turn of one test, which ends when this is dropped.
+struct Turn;
+
+impl Turn {
+    fn take() -> Turn {
+        let free = TURNS.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut free = TURNS.1.wait_while(free, |n| *n == 0).unwrap_or_else(std::sync::PoisonError::into_inner);
+        *free -= 1;
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TURNS.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+        TURNS.1.notify_one();
+    }
+}
+
+/// Runs a test when it is its turn, and says how long a slow one took: the gate has 20 minutes.
 fn timed<T>(name: &str, test: impl FnOnce() -> T) -> T {
+    let _turn = Turn::take();
     let began = std::time::Instant::now();
     let out = test();
     let took = began.elapsed().as_secs();
@@ -84,6 +112,12 @@ fn timed<T>(name: &str, test: impl FnOnce() -> T) -> T {
         eprintln!("{name}: {took} s");
     }
     out
+}
+
+/// A test that brings what it needs.
+fn on_its_own(name: &str, test: impl FnOnce() -> R + Send + 'static) -> Trial {
+    let named = name.to_owned();
+    Trial::test(name, move || timed(&named, test).map_err(Failed::from))
 }
 
 /// A test on the shared replica set.
@@ -161,9 +195,8 @@ fn main() {
         return;
     }
     let mut args = Arguments::from_args();
-    // Rollouts wait more than they work.
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    args.test_threads.get_or_insert(cores * 3 / 2);
+    // As many as may wait for the set of three nodes, and some that do not; how many run at once is another matter.
+    args.test_threads.get_or_insert(48);
     let mut trials = conform::trials();
     trials.extend(back::trials());
     trials.extend(buckets::trials());

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection};
 use serde_json::Value;
 
 use super::program::{Place, until};
 use super::replset::ReplSet;
-use super::{R, TOKIO, shared};
+use super::{R, TOKIO, on_its_own, shared};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -40,7 +40,7 @@ soak = "10m"
 
 pub fn trials() -> Vec<Trial> {
     let name = "repair::damage_made_by_hand_is_listed_mended_and_compared";
-    vec![Trial::test(name, || mended(&*shared()?).map_err(Failed::from))]
+    vec![on_its_own(name, || mended(&*shared()?))]
 }
 
 fn on<T>(

@@ -4,20 +4,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
 use super::program::{Place, Program, until};
 use super::replset::ReplSet;
 use super::rollout::{PLAN, journals_agree};
-use super::{R, TOKIO, mongod};
+use super::{R, TOKIO, mongod, on_its_own};
 
 const LONG: Duration = Duration::from_secs(150);
 
 pub fn trials() -> Vec<Trial> {
     let name = "strand::next_killed_left_behind_and_salvaged_loses_nothing_but_listed_conflicts";
-    vec![Trial::test(name, || killed().map_err(Failed::from))]
+    vec![on_its_own(name, killed)]
 }
 
 /// The plan with next on a set of its own and a last stage that soaks until somebody acts.

@@ -48,17 +48,27 @@ pub(super) fn session_doc(session: SessionId, slot: &str) -> RawDocumentBuf {
 
 /// Reads a slot; `None` when the document is not one.
 pub(super) fn parse_slot(doc: &RawDocument) -> Option<SlotState> {
-    let int = |name| match doc.get(name).ok().flatten()? {
+    let (mut epoch, mut seq, mut done, mut checkpoint, mut session) = (None, None, None, None, None);
+    // Every transaction comes through here: the fields are gone through once.
+    for (name, value) in doc.into_iter().flatten() {
+        match (name.as_str(), value) {
+            ("epoch", v) => epoch = int(v),
+            ("seq", v) => seq = int(v),
+            ("done", v) => done = int(v),
+            ("checkpoint", RawBsonRef::Document(d)) => checkpoint = Some(d.to_owned()),
+            ("session", v) => session = session_of(Some(v)),
+            _ => {}
+        }
+    }
+    Some(SlotState { session: session?, epoch: epoch?, seq: seq?, done: done?, checkpoint })
+}
+
+fn int(value: RawBsonRef<'_>) -> Option<i64> {
+    match value {
         RawBsonRef::Int64(n) => Some(n),
         RawBsonRef::Int32(n) => Some(n.into()),
         _ => None,
-    };
-    let checkpoint = match doc.get("checkpoint").ok().flatten() {
-        Some(RawBsonRef::Document(d)) => Some(d.to_owned()),
-        _ => None,
-    };
-    let session = session_of(doc.get("session").ok().flatten())?;
-    Some(SlotState { session, epoch: int("epoch")?, seq: int("seq")?, done: int("done")?, checkpoint })
+    }
 }
 
 /// A transaction that has its snapshot and has not ended.

@@ -5,17 +5,40 @@ use std::collections::BTreeMap;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::config::Config;
-use super::state::{Event, State};
-use super::store::{Chain, Ts, comparable, index_entry, lookup, stored};
+use super::state::{Event, State, Writes};
+use super::store::{Chain, Coll, Ts, comparable, index_entry, lookup, stored};
 use crate::cluster::{ChangeKind, Doc, Expect, Key, Ns, Reason, SessionId};
 use crate::runtime::Micros;
 
-#[derive(Default)]
-struct Touched {
-    docs: BTreeMap<Key, Option<Doc>>,
+/// What a stage does to one namespace, and what it must know of it.
+struct Touched<'s> {
+    ns: Ns,
+    coll: Option<&'s Coll>,
+    is_view: bool,
+    /// When the name last stood for something else.
+    changed: Option<Ts>,
+    /// In the order of the keys. Most stages come in that order, and then this is only ever added to.
+    docs: Vec<(Key, Option<Doc>)>,
     /// Entries taken (by whom) or given up, by index and value.
     unique: BTreeMap<(usize, Vec<u8>), Option<Key>>,
     events: Vec<Event>,
+}
+
+impl Touched<'_> {
+    /// Where a key is, or where it belongs.
+    fn find(&self, key: &Key) -> Result<usize, usize> {
+        match self.docs.last() {
+            Some((last, _)) if last >= key => self.docs.binary_search_by(|(k, _)| k.cmp(key)),
+            _ => Err(self.docs.len()),
+        }
+    }
+
+    fn put(&mut self, key: Key, doc: Option<Doc>) {
+        match self.find(&key) {
+            Ok(i) => self.docs[i].1 = doc,
+            Err(i) => self.docs.insert(i, (key, doc)),
+        }
+    }
 }
 
 /// What a stage sees of a key.
@@ -32,19 +55,17 @@ pub(super) struct Stage<'s> {
     snapshot: Option<Ts>,
     stamp: Ts,
     validate: bool,
-    touched: BTreeMap<Ns, Touched>,
+    /// In the order of their first use; there are hardly ever more than three.
+    touched: Vec<Touched<'s>>,
 }
 
-/// What a stage wants committed.
-pub(super) struct Staged {
-    writes: Vec<(Ns, Key, Option<Doc>)>,
-    events: Vec<(Ns, Vec<Event>)>,
-}
+/// What a stage wants committed: no namespace without a write.
+pub(super) struct Staged(Vec<Writes>);
 
 impl Staged {
     /// True when there is nothing to commit.
     pub(super) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.0.is_empty()
     }
 
     pub(super) fn commit(
@@ -55,36 +76,54 @@ impl Staged {
         session: Option<SessionId>,
         bits: u64,
     ) -> Ts {
-        for (_, events) in &mut self.events {
-            for e in events {
-                e.session = session;
-            }
+        for e in self.0.iter_mut().flat_map(|w| &mut w.events) {
+            e.session = session;
         }
-        state.commit(config, now, self.writes, self.events, false, bits)
+        state.commit(config, now, self.0, false, bits)
     }
 }
 
 impl<'s> Stage<'s> {
     /// A plain write: sees the newest state, is validated, cannot conflict.
     pub(super) fn plain(state: &'s State, now: Micros) -> Self {
-        Stage { state, snapshot: None, stamp: state.next_ts(now), validate: true, touched: BTreeMap::new() }
+        Stage { state, snapshot: None, stamp: state.next_ts(now), validate: true, touched: Vec::new() }
     }
 
     /// A transaction: sees `snapshot`, conflicts with whatever was committed since, bypasses validators.
     pub(super) fn transaction(state: &'s State, snapshot: Ts, now: Micros) -> Self {
-        Stage { state, snapshot: Some(snapshot), stamp: state.next_ts(now), validate: false, touched: BTreeMap::new() }
+        Stage { state, snapshot: Some(snapshot), stamp: state.next_ts(now), validate: false, touched: Vec::new() }
     }
 
     /// The document as this stage sees it.
-    pub(super) fn get(&self, ns: &Ns, key: &Key) -> Option<Doc> {
-        self.look(ns, key).doc
+    pub(super) fn get(&mut self, ns: &Ns, key: &Key) -> Option<Doc> {
+        let at = self.at(ns);
+        self.look(at, key).doc
     }
 
-    fn look(&self, ns: &Ns, key: &Key) -> Seen {
-        let chain = self.state.colls.get(ns).and_then(|c| c.docs.get(key));
+    /// The place of a namespace in `touched`.
+    fn at(&mut self, ns: &Ns) -> usize {
+        if let Some(i) = self.touched.iter().position(|t| t.ns == *ns) {
+            return i;
+        }
+        let state = self.state;
+        self.touched.push(Touched {
+            ns: ns.clone(),
+            coll: state.colls.get(ns),
+            is_view: state.views.contains(ns),
+            changed: state.ddl.get(ns).copied(),
+            docs: Vec::new(),
+            unique: BTreeMap::new(),
+            events: Vec::new(),
+        });
+        self.touched.len() - 1
+    }
+
+    fn look(&self, at: usize, key: &Key) -> Seen {
+        let touched = &self.touched[at];
+        let chain = touched.coll.and_then(|c| c.docs.get(key));
         let written = chain.map(Chain::written);
-        if let Some(doc) = self.touched.get(ns).and_then(|t| t.docs.get(key)) {
-            return Seen { doc: doc.clone(), written };
+        if let Ok(i) = touched.find(key) {
+            return Seen { doc: touched.docs[i].1.clone(), written };
         }
         let doc = chain.and_then(|c| self.snapshot.map_or_else(|| c.newest(), |ts| c.at(ts))).cloned();
         Seen { doc, written }
@@ -96,13 +135,14 @@ impl<'s> Stage<'s> {
     /// A duplicate, a conflict, or a refusal.
     pub(super) fn insert(&mut self, ns: &Ns, doc: &RawDocumentBuf) -> Result<(), Reason> {
         let (key, doc) = stored(doc, Some(self.stamp), None).map_err(|e| Reason::Refused(e.to_string()))?;
-        let seen = self.look(ns, &key);
-        self.writable(ns, &key, seen.written)?;
+        let at = self.at(ns);
+        let seen = self.look(at, &key);
+        self.writable(at, &key, seen.written)?;
         if seen.doc.is_some() {
             let message = format!("E11000 duplicate key error collection: {ns} index: _id_ dup key: {{ _id: {key} }}");
             return Err(Reason::DuplicateKey { key: Some(key), message });
         }
-        self.store(ns, key, Some(doc), ChangeKind::Insert, None)
+        self.store(at, key, Some(doc), ChangeKind::Insert, None)
     }
 
     /// Replaces, or inserts when `upsert`; answers how many documents that was.
@@ -123,8 +163,9 @@ impl<'s> Stage<'s> {
         if own != *key {
             return Err(Reason::Refused(format!("the replacement of {key} in {ns} has the _id {own}")));
         }
-        self.no_view(ns)?;
-        let seen = self.look(ns, key);
+        let at = self.at(ns);
+        self.no_view(at)?;
+        let seen = self.look(at, key);
         let kind = match &seen.doc {
             Some(old) if !holds(only_if, old) => return Ok(0),
             // An equal document is no write: no version, no event, no conflict.
@@ -133,8 +174,8 @@ impl<'s> Stage<'s> {
             None if upsert && only_if.is_none() => ChangeKind::Insert,
             None => return Ok(0),
         };
-        self.writable(ns, key, seen.written)?;
-        self.store(ns, own, Some(doc), kind, seen.doc)?;
+        self.writable(at, key, seen.written)?;
+        self.store(at, own, Some(doc), kind, seen.doc)?;
         Ok(1)
     }
 
@@ -143,28 +184,31 @@ impl<'s> Stage<'s> {
     /// # Errors
     /// A conflict or a refusal.
     pub(super) fn delete(&mut self, ns: &Ns, key: &Key, only_if: Option<&Expect>) -> Result<u64, Reason> {
-        self.no_view(ns)?;
-        let seen = self.look(ns, key);
+        let at = self.at(ns);
+        self.no_view(at)?;
+        let seen = self.look(at, key);
         let Some(old) = seen.doc.filter(|old| holds(only_if, old)) else { return Ok(0) };
-        self.writable(ns, key, seen.written)?;
+        self.writable(at, key, seen.written)?;
         // The event carries the `_id` as it was stored; its numeric type may differ from that of the key asked for.
         let stored = Key::of(&old).unwrap_or_else(|_| key.clone());
-        self.store(ns, stored, None, ChangeKind::Delete, Some(old))?;
+        self.store(at, stored, None, ChangeKind::Delete, Some(old))?;
         Ok(1)
     }
 
-    fn no_view(&self, ns: &Ns) -> Result<(), Reason> {
-        if self.state.views.contains(ns) {
+    fn no_view(&self, at: usize) -> Result<(), Reason> {
+        let Touched { ns, is_view, .. } = &self.touched[at];
+        if *is_view {
             return Err(Reason::Refused(format!("{ns} is a view, not a collection (166)")));
         }
         Ok(())
     }
 
     /// First committer wins: nobody else may have written here since the snapshot.
-    fn writable(&self, ns: &Ns, key: &Key, written: Option<Ts>) -> Result<(), Reason> {
-        self.no_view(ns)?;
+    fn writable(&self, at: usize, key: &Key, written: Option<Ts>) -> Result<(), Reason> {
+        self.no_view(at)?;
         let Some(snapshot) = self.snapshot else { return Ok(()) };
-        if self.state.ddl.get(ns).is_some_and(|ts| *ts > snapshot) {
+        let Touched { ns, changed, .. } = &self.touched[at];
+        if changed.is_some_and(|ts| ts > snapshot) {
             return Err(Reason::Conflict(format!("{ns} was changed since the transaction began (246)")));
         }
         if written.is_some_and(|ts| ts > snapshot) {
@@ -174,8 +218,15 @@ impl<'s> Stage<'s> {
     }
 
     /// `old` is the document that this stage saw there.
-    fn store(&mut self, ns: &Ns, key: Key, doc: Option<Doc>, kind: ChangeKind, old: Option<Doc>) -> Result<(), Reason> {
-        let coll = self.state.colls.get(ns);
+    fn store(
+        &mut self,
+        at: usize,
+        key: Key,
+        doc: Option<Doc>,
+        kind: ChangeKind,
+        old: Option<Doc>,
+    ) -> Result<(), Reason> {
+        let Touched { ns, coll, .. } = &self.touched[at];
         if let (true, Some(doc), Some(coll)) = (self.validate, &doc, coll)
             && let Some(filter) = coll.rules.refuse(doc, old.as_deref())
         {
@@ -191,38 +242,30 @@ impl<'s> Stage<'s> {
                 entries.extend(left.map(|l| ((i, l), None)));
                 continue;
             };
-            let holder = match self.touched.get(ns).and_then(|t| t.unique.get(&(i, entry.clone()))) {
+            let holder = match self.touched[at].unique.get(&(i, entry.clone())) {
                 Some(changed) => changed.clone(),
                 None => taken.get(&entry).cloned(),
             };
             if let Some(holder) = holder.filter(|h| *h != key) {
-                self.writable(ns, &holder, self.look(ns, &holder).written)?;
+                self.writable(at, &holder, self.look(at, &holder).written)?;
                 let message = format!("E11000 duplicate key error collection: {ns} index: {}", index.spec.name);
                 return Err(Reason::DuplicateKey { key: Some(key), message });
             }
             entries.extend(left.filter(|l| *l != entry).map(|l| ((i, l), None)));
             entries.push(((i, entry), Some(key.clone())));
         }
-        if !self.touched.contains_key(ns) {
-            self.touched.insert(ns.clone(), Touched::default());
-        }
-        if let Some(touched) = self.touched.get_mut(ns) {
-            touched.unique.extend(entries);
-            touched.events.push(Event { ts: 0, key: Some(key.clone()), kind, session: None });
-            touched.docs.insert(key, doc);
-        }
+        let touched = &mut self.touched[at];
+        touched.unique.extend(entries);
+        touched.events.push(Event { ts: 0, key: Some(key.clone()), kind, session: None });
+        touched.put(key, doc);
         Ok(())
     }
 
     /// What to commit.
-    pub(super) fn finish(self) -> Staged {
-        let (mut writes, mut events) = (Vec::new(), Vec::new());
-        for (ns, t) in self.touched {
-            writes.reserve(t.docs.len());
-            writes.extend(t.docs.into_iter().map(|(key, doc)| (ns.clone(), key, doc)));
-            events.push((ns, t.events));
-        }
-        Staged { writes, events }
+    pub(super) fn finish(mut self) -> Staged {
+        self.touched.retain(|t| !t.docs.is_empty());
+        self.touched.sort_by(|a, b| a.ns.cmp(&b.ns));
+        Staged(self.touched.into_iter().map(|t| Writes { ns: t.ns, docs: t.docs, events: t.events }).collect())
     }
 }
 

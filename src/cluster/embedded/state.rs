@@ -13,7 +13,7 @@ use super::faults::FaultState;
 use super::oplog::Events;
 use super::store::{Coll, Ts};
 use crate::cluster::{ChangeKind, ClusterTime, Doc, Key, Member, Ns, SessionId};
-use crate::runtime::Micros;
+use crate::runtime::{Micros, fnv1a};
 
 pub(super) fn to_ts(t: ClusterTime) -> Ts {
     u64::from(t.secs) << 32 | u64::from(t.inc)
@@ -32,6 +32,14 @@ pub(super) struct Event {
     pub(super) session: Option<SessionId>,
 }
 
+/// What a commit does to one namespace.
+pub(super) struct Writes {
+    pub(super) ns: Ns,
+    /// A key once, with what is there afterwards.
+    pub(super) docs: Vec<(Key, Option<Doc>)>,
+    pub(super) events: Vec<Event>,
+}
+
 /// What is known about a namespace, whether or not a collection stands there.
 pub(super) struct Log {
     pub(super) events: Events,
@@ -48,7 +56,7 @@ struct Pending {
     ts: Ts,
     at: Micros,
     majority_at: Micros,
-    writes: Vec<(Ns, Key)>,
+    writes: Vec<(Ns, Vec<Key>)>,
     /// Cannot be rolled back (collections and indexes have no versions).
     firm: bool,
 }
@@ -91,6 +99,8 @@ pub(super) struct State {
     electing_until: Option<Micros>,
     stale: Option<(Micros, Ts)>,
     primary: usize,
+    /// Up to when everything has happened that was due, unless something was done since that may let more happen.
+    advanced: Option<Micros>,
     /// Moved to break every open stream.
     pub(super) streams: u64,
     pub(super) faults: FaultState,
@@ -121,6 +131,7 @@ impl State {
             electing_until: None,
             stale: None,
             primary: 0,
+            advanced: None,
             streams: 0,
             faults: FaultState::new(config.nodes),
             counters: super::Counters::default(),
@@ -183,9 +194,8 @@ impl State {
 
     pub(super) fn log(&mut self, ns: &Ns) -> &mut Log {
         self.logs.entry(ns.clone()).or_insert_with(|| {
-            // FNV-1a over the name: the same namespace draws the same on every run.
-            let name = ns.db.bytes().chain([b'.']).chain(ns.coll.bytes());
-            let entity = name.fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+            // Of the name: the same namespace draws the same on every run.
+            let entity = fnv1a(ns.db.bytes().chain([b'.']).chain(ns.coll.bytes()));
             Log { events: Events::default(), notify: Arc::default(), entity, draws: Default::default() }
         })
     }
@@ -216,6 +226,10 @@ impl State {
 
     /// Lets what has become due by `now` happen.
     pub(super) fn advance(&mut self, config: &Config, now: Micros) {
+        if self.advanced == Some(now) {
+            return;
+        }
+        self.advanced = Some(now);
         if self.electing_until.is_some_and(|t| t <= now) {
             self.electing_until = None;
         }
@@ -264,6 +278,7 @@ impl State {
             *n -= 1;
             if *n == 0 {
                 self.snapshots.remove(&ts);
+                self.advanced = None;
             }
         }
     }
@@ -274,33 +289,20 @@ impl State {
     }
 
     /// Applies a commit on the primary.
-    pub(super) fn commit(
-        &mut self,
-        config: &Config,
-        now: Micros,
-        writes: Vec<(Ns, Key, Option<Doc>)>,
-        events: Vec<(Ns, Vec<Event>)>,
-        firm: bool,
-        bits: u64,
-    ) -> Ts {
+    pub(super) fn commit(&mut self, config: &Config, now: Micros, writes: Vec<Writes>, firm: bool, bits: u64) -> Ts {
         let ts = self.next_ts(now);
         self.last = ts;
         self.version.fetch_add(1, Ordering::Relaxed);
-        let mut touched = Vec::with_capacity(writes.len());
-        for (ns, key, doc) in writes {
-            let gone = doc.is_none();
-            let coll = self.colls.entry(ns.clone()).or_default();
-            if coll.set(&key, ts, doc) || gone {
-                self.garbage.push_back((ts, ns.clone(), key.clone()));
-            }
-            touched.push((ns, key));
-        }
         let horizon = self.clock(now.since(config.oplog_window));
         if now > config.oplog_window {
             self.history = self.history.max(horizon);
         }
         let history = self.history;
-        for (ns, events) in events {
+        let mut touched = Vec::with_capacity(writes.len());
+        for Writes { ns, docs, events } in writes {
+            if !docs.is_empty() {
+                touched.push((ns.clone(), self.store(&ns, ts, docs)));
+            }
             let log = self.log(&ns);
             log.events.forget_before(history);
             events.into_iter().for_each(|e| log.events.push(Event { ts, ..e }));
@@ -312,15 +314,33 @@ impl State {
             Some(lag) => now + lag.since(config.replication) + spread(config.replication, bits),
         };
         let majority_at = self.pending.back().map_or(due, |p| p.majority_at.max(due));
+        self.advanced = None;
         self.pending.push_back(Pending { ts, at: now, majority_at, writes: touched, firm });
         ts
+    }
+
+    /// Stores what is there from `ts` on; answers the keys.
+    fn store(&mut self, ns: &Ns, ts: Ts, docs: Vec<(Key, Option<Doc>)>) -> Vec<Key> {
+        if !self.colls.contains_key(ns) {
+            self.colls.insert(ns.clone(), Coll::default());
+        }
+        let Some(coll) = self.colls.get_mut(ns) else { return Vec::new() };
+        let mut keys = Vec::with_capacity(docs.len());
+        for (key, doc) in docs {
+            let gone = doc.is_none();
+            if coll.set(&key, ts, doc) || gone {
+                self.garbage.push_back((ts, ns.clone(), key.clone()));
+            }
+            keys.push(key);
+        }
+        keys
     }
 
     /// Commits a change to what stands under these names; `gone` of them end their streams.
     pub(super) fn commit_ddl(&mut self, config: &Config, now: Micros, names: &[&Ns], gone: &[&Ns], bits: u64) -> Ts {
         let end = Event { ts: 0, key: None, kind: ChangeKind::Gone, session: None };
-        let events = gone.iter().map(|ns| ((*ns).clone(), vec![end.clone()])).collect();
-        let ts = self.commit(config, now, Vec::new(), events, true, bits);
+        let end = |ns: &&Ns| Writes { ns: (*ns).clone(), docs: Vec::new(), events: vec![end.clone()] };
+        let ts = self.commit(config, now, gone.iter().map(end).collect(), true, bits);
         for ns in names {
             self.ddl.insert((*ns).clone(), ts);
         }
@@ -346,6 +366,7 @@ impl State {
 
     /// Re-plans when pending commits reach their majority, after lags or links changed.
     pub(super) fn replan(&mut self, config: &Config, now: Micros) {
+        self.advanced = None;
         let lag = self.majority_lag(config);
         let soon = self.electing_until.unwrap_or(now) + config.replication;
         let mut before = Micros::ZERO;
@@ -406,9 +427,9 @@ impl State {
         let mut lost = self.pending.split_off(survive);
         let rolled_back = lost.len();
         while let Some(p) = lost.pop_back() {
-            for (ns, key) in p.writes.iter().rev() {
+            for (ns, keys) in p.writes.iter().rev() {
                 if let Some(coll) = self.colls.get_mut(ns) {
-                    coll.undo(key, p.ts);
+                    keys.iter().rev().for_each(|key| coll.undo(key, p.ts));
                 }
                 if let Some(log) = self.logs.get_mut(ns) {
                     log.events.undo_from(p.ts);

@@ -3,6 +3,7 @@
 //! Nothing here knows about time, faults or fences.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bson::{Document, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
@@ -105,19 +106,20 @@ impl Coll {
 
     /// Stores a version. True when an older one is left behind it.
     pub(super) fn set(&mut self, key: &Key, ts: Ts, doc: Option<Doc>) -> bool {
-        match self.docs.get_mut(key) {
-            Some(chain) => {
-                let new = Version { ts, doc };
+        let new = Version { ts, doc };
+        match self.docs.entry(key.clone()) {
+            Entry::Occupied(mut there) => {
+                let chain = there.get_mut();
                 self.live = self.live + usize::from(new.doc.is_some()) - usize::from(chain.newest.doc.is_some());
                 let old = std::mem::replace(&mut chain.newest, new);
                 reindex(&mut self.indexes, key, old.doc.as_deref(), chain.newest.doc.as_deref());
                 chain.older.push(old);
                 true
             }
-            None => {
-                self.live += usize::from(doc.is_some());
-                reindex(&mut self.indexes, key, None, doc.as_deref());
-                self.docs.insert(key.clone(), Chain { newest: Version { ts, doc }, older: Vec::new() });
+            Entry::Vacant(empty) => {
+                self.live += usize::from(new.doc.is_some());
+                reindex(&mut self.indexes, key, None, new.doc.as_deref());
+                empty.insert(Chain { newest: new, older: Vec::new() });
                 false
             }
         }

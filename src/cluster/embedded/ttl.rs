@@ -5,7 +5,7 @@
 use bson::{RawBsonRef, RawDocument};
 
 use super::config::Config;
-use super::state::{Event, State};
+use super::state::{Event, State, Writes};
 use super::store::lookup;
 use crate::cluster::{ChangeKind, Key, Ns};
 use crate::runtime::{Micros, keyed_hash};
@@ -20,7 +20,7 @@ impl State {
         for (ns, key) in self.expired(self.server_ms(now)) {
             let event = Event { ts: 0, key: Some(key.clone()), kind: ChangeKind::Delete, session: None };
             let bits = keyed_hash(now.0, super::DRAWS, u64::from(config.id), self.newest());
-            self.commit(config, now, vec![(ns.clone(), key, None)], vec![(ns, vec![event])], false, bits);
+            self.commit(config, now, vec![Writes { ns, docs: vec![(key, None)], events: vec![event] }], false, bits);
         }
     }
 

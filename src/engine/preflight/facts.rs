@@ -28,6 +28,8 @@ pub struct Facts {
     pub queries: Vec<[Answer<Explained>; 2]>,
     /// This plan, and others whose route names one of the collections.
     pub known: Answer<Vec<Known>>,
+    /// What is missing for each hook of the plan to be called, on this machine.
+    pub hooks: Vec<Option<String>>,
     /// Collections of the control database that hold documents of an earlier rollout of this plan.
     pub leftovers: Answer<Vec<String>>,
 }

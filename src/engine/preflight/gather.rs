@@ -44,6 +44,7 @@ pub async fn gather(rt: &Rt, surveys: &Surveys, plan: Arc<Plan>, sample: u32) ->
         names: [Err(NOT_ASKED), Err(NOT_ASKED)],
         sample: Err(NOT_ASKED),
         queries: plan.queries.iter().map(|_| [Err(NOT_ASKED), Err(NOT_ASKED)]).collect(),
+        hooks: Vec::new(),
         known: Err(NOT_ASKED),
         leftovers: Err(NOT_ASKED),
         clusters: Vec::new(),

@@ -195,6 +195,8 @@ pub static CHECKS: &[Check] = &[
     check("shape-change", Plan, "whether a reader of the old shape can read the new one", shape::compatible),
     check("queries-legacy", Plan, "how legacy answers the declared queries", shape::queries_on_legacy),
     check("queries-next", Plan, "how next answers them, or would", shape::queries_on_next),
+    check("change-windows", Plan, "whether a stage may begin now, or when", shape::windows),
+    check("hooks", Plan, "what the hooks call can be called: it is there, and so are its variables", shape::hooks),
     check("lease", Rollouts, "nobody runs this plan now", rollouts::held),
     check(
         "earlier-rollout",

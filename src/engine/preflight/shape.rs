@@ -2,7 +2,7 @@
 
 use super::{Finding, View};
 use crate::cluster::survey::{Explained, Stands, Unanswered};
-use crate::plan::{Query, Step};
+use crate::plan::{Hook, Opening, Query, Step};
 use crate::route::Side;
 use crate::scrub::short;
 use crate::transform::Class;
@@ -118,4 +118,43 @@ fn foreseen(v: &View<'_>, q: &Query, place: &str) -> Finding {
         ),
         None => Finding::pass(place, "next is not there yet; it would look at every document, as the plan allows"),
     }
+}
+
+pub(super) fn windows(v: &View<'_>) -> Vec<Finding> {
+    let calendar = &v.f.plan.calendar;
+    if calendar.is_empty() {
+        return Vec::new();
+    }
+    vec![match calendar.look(v.f.wall_ms) {
+        Opening::Open { .. } => Finding::pass("the plan", "a stage may begin now"),
+        Opening::Closed { why, opens_ms: Some(_) } => {
+            Finding::note("the plan", why, "a rollout that is begun now waits until then")
+        }
+        Opening::Closed { why, opens_ms: None } => {
+            Finding::fail("the plan", why, "no stage would ever begin: change `[[window]]` or `[[freeze]]`")
+        }
+    }]
+}
+
+pub(super) fn hooks(v: &View<'_>) -> Vec<Finding> {
+    let judge = |(i, hook): (usize, &Hook)| {
+        let place = format!("hook {}", hook.id);
+        let on: Vec<&str> = hook.on.iter().map(|o| o.name()).collect();
+        let does = format!("`{}`, for {}", hook.call.text(), on.join(", "));
+        match v.f.hooks.get(i) {
+            None => Finding::skipped(&place, &Unanswered::NotAsked("nobody has looked for what it calls")),
+            Some(None) => Finding::note(&place, format!("it calls {does}; this check calls nothing"), ""),
+            Some(Some(why)) if hook.required => Finding::fail(
+                &place,
+                format!("it would call {does}, but {why}"),
+                "a stage waits for this hook: provide what is missing where the rollout runs",
+            ),
+            Some(Some(why)) => Finding::warn(
+                &place,
+                format!("it would call {does}, but {why}"),
+                "provide it where the rollout runs; the rollout goes on without this hook",
+            ),
+        }
+    };
+    v.f.plan.hooks.iter().enumerate().map(judge).collect()
 }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::plan::ValueType;
-use bson::{Binary, Bson, Decimal128, Document, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
+use bson::{Binary, Bson, Decimal128, Document, RawBson, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
 use proptest::prelude::*;
 
 mod docs;
@@ -333,6 +333,56 @@ fn any_steps() -> impl Strategy<Value = Vec<Step>> {
         };
         steps.into_iter().filter(|s| fits(s)).collect()
     })
+}
+
+#[test]
+fn a_name_that_stands_twice_is_found_whatever_its_length_and_place() {
+    for length in 0..30 {
+        for between in [0, 1, 5, 23, 24, 40] {
+            let name = "n".repeat(length);
+            // As long, and the same in its first bytes.
+            let alike = (0..between).map(|i| format!("{}{i:02}", &"n".repeat(length.saturating_sub(2))));
+            let names: Vec<String> = alike.collect();
+            let fields = std::iter::once(&name).chain(&names);
+            let once: Vec<docs::Field> = fields.map(|n| (n.clone(), RawBson::Int32(1))).collect();
+            let bytes = docs::document(&once).into_bytes();
+            assert!(tree::parse(&bytes, "").is_ok(), "{length} {between}");
+            let twice = [&once[..], &[(name.clone(), RawBson::Null)]].concat();
+            let bytes = docs::document(&twice).into_bytes();
+            assert_eq!(tree::parse(&bytes, "").unwrap_err(), (name, Why::Duplicate), "{length} {between}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_decimal_by_the_short_way_is_what_it_is_by_the_long_way(text in "-?[0-9]{0,14}([.][0-9]{0,8})?", bits in any::<u128>(), small in any::<u64>()) {
+        if let Some(d) = number::decimal_at_once(&number::text_bytes(&text)) {
+            prop_assert_eq!(number::decimal(&text), Some(d));
+            prop_assert_eq!(number::decimal_text(d), text);
+        }
+        for d in [bits.to_le_bytes(), number::pack(bits % 2 == 0, -((bits >> 3) as i32 & 7), u128::from(small))] {
+            if let Some(string) = number::text_at_once(&d) {
+                let text = number::decimal_text(d);
+                prop_assert_eq!(number::decimal(&text), Some(d));
+                prop_assert_eq!(number::text_bytes(&text), string);
+            }
+        }
+    }
+}
+
+#[test]
+fn amounts_go_the_short_way() {
+    for text in ["0", "7", "12.50", "-0.07", "123456789012.345678"] {
+        let string = number::text_bytes(text);
+        let d = number::decimal_at_once(&string).unwrap();
+        assert_eq!(number::text_at_once(&d).unwrap(), string);
+    }
+    for text in ["", "-", ".5", "5.", "007", "+1", "1e3", "NaN", "1.2345678", "1234567890123", "1.2.3", " 1"] {
+        assert_eq!(number::decimal_at_once(&number::text_bytes(text)), None, "{text}");
+    }
 }
 
 proptest! {

@@ -340,9 +340,13 @@ pub fn advance(s: &Snapshot) -> Answer {
     let total = s.gates.len();
     let passing = s.gates.iter().filter(|g| g.verdict == Verdict::Pass).count();
     let count = format!("{passing} of {total} gates pass");
+    let closed = s.calendar.as_ref().and_then(|c| c.closed.as_deref());
     match s.phase {
         Phase::Completed | Phase::RolledBack | Phase::Failed => answer(Level::Plain, "", "nothing left to advance"),
         _ if rollback::under_way(s).is_some() => answer(Level::Plain, "", "not while it goes back"),
+        Phase::Starting | Phase::Soaking | Phase::Blocked if passing == total && closed.is_some() => {
+            answer(Level::Warn, "", closed.unwrap_or_default())
+        }
         Phase::AwaitingOperator if passing == total => answer(Level::Ok, "ready, press A", count),
         Phase::Starting => answer(Level::Plain, "", "not begun"),
         _ if total == 0 => answer(Level::Plain, "", "no gates on this stage"),
@@ -385,7 +389,7 @@ pub fn data(s: &Snapshot, ui: &UiState) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{GateView, TrafficView};
+    use crate::snapshot::{CalendarView, GateView, TrafficView};
 
     fn healthy() -> Snapshot {
         let mut s = Snapshot::default();
@@ -437,6 +441,20 @@ mod tests {
         let said = users(&s, &UiState::default());
         assert_eq!(said.text, "next read p99 31.2ms > 25.0ms for 42s");
         assert_eq!(said.word, "HURT");
+    }
+
+    #[test]
+    fn a_shut_window_is_said_where_it_is_asked_whether_to_advance() {
+        let mut s = healthy();
+        let why = "closed until Tue 2027-01-05 09:00 Europe/Berlin: change freeze, year-end closing".to_owned();
+        s.calendar = Some(CalendarView { closed: Some(why.clone()), changes_ms: None });
+        for phase in [Phase::Starting, Phase::Soaking, Phase::Blocked] {
+            s.phase = phase;
+            assert_eq!((advance(&s).level, advance(&s).text), (Level::Warn, why.clone()));
+        }
+        // What a person can do something about comes first.
+        s.gates.push(GateView { verdict: Verdict::Fail, ..GateView::default() });
+        assert_eq!(advance(&s).word, BLOCKED);
     }
 
     #[test]

@@ -47,6 +47,24 @@ fn case(name: &str, text: &str, set_up: impl FnOnce(&mut Facts), expected: &[(&'
     insta::assert_snapshot!(name.to_owned(), said(&report, &names));
 }
 
+/// On Saturdays only, in front of the first stage of [`PLAN`].
+const WINDOW: &str = r#"[[window]]
+days = ["sat"]
+from = "22:00"
+to = "04:00"
+tz = "Europe/Berlin"
+[[stage]]
+id = "copy""#;
+
+/// A stage that waits for a hook, in front of the first one of [`PLAN`].
+const HOOK: &str = r#"[[hook]]
+id = "ticket"
+on = ["stage_begin"]
+required = true
+command = ["./ticket.sh"]
+[[stage]]
+id = "copy""#;
+
 macro_rules! cases {
     ($($name:ident: $text:expr, $set_up:expr => [$(($check:literal, $verdict:expr)),+ $(,)?];)+) => {
         $(#[test]
@@ -307,6 +325,11 @@ cases! {
         f.queries[0][0] = Ok(Explained { indexes: Vec::new(), scans: true });
     } => [("queries-legacy", Warn)];
     a_query_without_an_index_on_next: &with(PLAN, "customer_name = 1", "total = 1"), |_| {} => [("legacy-indexes", Note), ("queries-next", Warn)];
+    a_change_window_that_is_shut: &with(PLAN, "[[stage]]\nid = \"copy\"", WINDOW), |_| {} => [("change-windows", Note)];
+    a_hook: &with(PLAN, "[[stage]]\nid = \"copy\"", HOOK), |_| {} => [("hooks", Note)];
+    a_required_hook_whose_program_is_not_there: &with(PLAN, "[[stage]]\nid = \"copy\"", HOOK), |f| {
+        f.hooks = vec![Some("the program `./ticket.sh` is not there".into())];
+    } => [("hooks", Fail)];
     a_lease_held_by_another: PLAN, |f| {
         let (since_ms, expires_ms) = (f.wall_ms - 60_000, f.wall_ms + 7_500);
         let lease = Some(Held { holder: "anna@host:7".into(), since_ms, expires_ms });

@@ -150,6 +150,7 @@ pub fn good(text: &str) -> Facts {
         names: [Ok(vec!["orders".into()]), Ok(vec!["orders".into()])],
         sample: Ok((0..100).map(|n| raw(&order(n))).collect()),
         queries: plan.queries.iter().map(|_| [Ok(uses.clone()), Ok(uses.clone())]).collect(),
+        hooks: plan.hooks.iter().map(|_| None).collect(),
         known: Ok(Vec::new()),
         leftovers: Ok(Vec::new()),
         plan,
@@ -229,6 +230,8 @@ fn a_check_without_its_fact_never_passes() {
         "pilot-cohort",
         "lossy-steps",
         "queries-next",
+        "change-windows",
+        "hooks",
     ];
     assert_eq!(passed, alone);
     assert!(!report.is_clean());

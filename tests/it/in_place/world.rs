@@ -58,7 +58,7 @@ type Started = Arc<Mutex<Option<Result<Engine, StartError>>>>;
 
 /// A cluster, a plan, and runners that can be killed.
 pub struct World {
-    sim: Arc<Sim>,
+    sim: Sim,
     pub rt: Rt,
     pub cluster: Arc<Embedded>,
     pub journal: MemStore,

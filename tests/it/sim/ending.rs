@@ -8,14 +8,18 @@ use tidegate::runtime::Micros;
 use tidegate::workload::Shapes;
 
 use super::faults::Sort;
-use super::world::{Simulation, Stats, sim_now};
+use super::world::{Simulation, sim_now};
 
 impl Simulation {
-    pub(super) fn why(&self) -> String {
+    /// Writes the journal of a run that failed, where that is asked for.
+    pub(super) fn keep_journal(&self) {
         if let Ok(path) = std::env::var("TIDEGATE_SIM_JOURNAL") {
             let lines: Vec<String> = self.journal.records().iter().map(tidegate::journal::show).collect();
             std::fs::write(path, lines.join("\n")).unwrap();
         }
+    }
+
+    pub(super) fn why(&self) -> String {
         let last: Vec<String> = self.journal.records().iter().rev().take(6).map(tidegate::journal::show).collect();
         let why = self.engine.as_ref().map_or_else(
             || "no runner".to_owned(),
@@ -27,16 +31,15 @@ impl Simulation {
         format!("{why}; last records: {}", last.join(" | "))
     }
 
-    pub(super) fn finish(mut self) -> Result<Stats, String> {
+    pub(super) fn finish(&mut self) -> Result<(), String> {
         self.settle()?;
         self.monitor.check_journal()?;
         self.check_data()?;
-        self.check_replay(true)?;
-        Ok(self.stats)
+        self.check_replay(true)
     }
 
     /// A rollout whose oplog is lost stops and says so: no owner has lost anything.
-    pub(super) fn finish_stopped(mut self) -> Result<Stats, String> {
+    pub(super) fn finish_stopped(&mut self) -> Result<(), String> {
         self.settle()?;
         self.check_replay(false)?;
         let w = self.workload.clone();
@@ -46,7 +49,7 @@ impl Simulation {
             return Err(format!("I1: {} orders are lost after the oplog was: {:?}", verified.lost, verified.examples));
         }
         self.stats.stopped = 1;
-        Ok(self.stats)
+        Ok(())
     }
 
     /// Ends the application, looks for the last time and counts up.
@@ -91,23 +94,18 @@ impl Simulation {
 
     /// I9: any prefix of the journal gives one state, and the whole of one that is over gives a finished one.
     fn check_replay(&self, over: bool) -> Result<(), String> {
-        let fold = || {
-            let mut states = vec![State::default()];
-            for r in self.journal.records() {
-                let mut s = states[states.len() - 1].clone();
+        let (mut a, mut b) = (State::default(), State::default());
+        for r in self.journal.records() {
+            for s in [&mut a, &mut b] {
                 s.apply(&Event::from_parts(&r.kind, &r.body).unwrap(), &self.plan);
-                states.push(s);
             }
-            states
-        };
-        let (a, b) = (fold(), fold());
-        if a != b {
-            return Err("I9: replaying the journal twice gave two states".into());
+            if a != b {
+                return Err(format!("I9: replaying the journal twice gave two states at record {}", r.seq));
+            }
         }
-        match a.last() {
-            Some(_) if !over => Ok(()),
-            Some(s) if s.closed && (s.route_epoch > 0 || s.back.is_some()) => Ok(()),
-            other => Err(format!("I9: the journal's last state is {other:?}")),
+        if !over || a.closed && (a.route_epoch > 0 || a.back.is_some()) {
+            return Ok(());
         }
+        Err(format!("I9: the journal's last state is {a:?}"))
     }
 }

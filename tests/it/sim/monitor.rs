@@ -24,7 +24,8 @@ pub struct Monitor {
     next: Ns,
     kept: Ns,
     isolated: Ns,
-    fences: Ns,
+    /// The slots, the route and the acknowledgements.
+    control: [Ns; 3],
     /// What was there when it was last looked at.
     seen: (u64, usize),
     newest: [Option<ClusterTime>; 3],
@@ -44,6 +45,8 @@ pub struct Monitor {
     tasks: BTreeSet<String>,
     read: usize,
     last_kind: String,
+    /// The epoch of the newest record.
+    epoch: i64,
     told: Told,
     told_read: usize,
     oplog_loss_told: bool,
@@ -69,7 +72,7 @@ impl Monitor {
             isolated: Ns::new(&next.db, &format!("{}.isolated.{}", next.coll, plan.id)),
             next: next.clone(),
             kept: Ns::new(&legacy.db, &format!("{}.quarantine.{}", legacy.coll, plan.id)),
-            fences: Ns::new(CONTROL_DB, "fences"),
+            control: [Ns::new(CONTROL_DB, "fences"), routes_ns(), acks_ns()],
             plan: plan.clone(),
             seen: (0, 0),
             newest: [None; 3],
@@ -84,6 +87,7 @@ impl Monitor {
             tasks: BTreeSet::new(),
             read: 0,
             last_kind: String::new(),
+            epoch: 0,
             told: Arc::default(),
             told_read: 0,
             oplog_loss_told: false,
@@ -144,7 +148,7 @@ impl Monitor {
     }
 
     fn read_journal(&mut self, now: Micros) -> Result<(), String> {
-        let told: Vec<_> = self.told.lock().unwrap().split_off(0);
+        let told = std::mem::take(&mut *self.told.lock().unwrap());
         self.told_read += told.len();
         for (seq, hash) in told {
             self.durable(seq, &hash)?;
@@ -155,6 +159,7 @@ impl Monitor {
         for r in self.journal.since(self.read) {
             self.read += 1;
             self.last_kind.clone_from(&r.kind);
+            self.epoch_of(&r)?;
             match r.kind.as_str() {
                 "route_intended" => {
                     self.intended.insert(r.body["epoch"].as_i64().unwrap(), r.clone());
@@ -169,10 +174,28 @@ impl Monitor {
                     self.oplog_loss_told |=
                         r.body["why"].as_str().is_some_and(|w| w.contains("the oplog has moved past"));
                 }
-                "stray_found" => return Err(format!("rule 5: every process follows the route, and yet: {:?}", r.body)),
+                "stray_found" => {
+                    return Err(format!(
+                        "rule 5: every process follows the route, and yet epoch {} found a stray: {:?}",
+                        r.epoch, r.body
+                    ));
+                }
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// I5 for the journal: every runner has an epoch of its own, and none goes on where a newer one has written.
+    fn epoch_of(&mut self, r: &Record) -> Result<(), String> {
+        let begins = matches!(r.kind.as_str(), "started" | "resumed");
+        if r.epoch < self.epoch || (begins && r.epoch == self.epoch) {
+            return Err(format!(
+                "I5: record {}, {}, is of epoch {} and follows one of {}",
+                r.seq, r.kind, r.epoch, self.epoch
+            ));
+        }
+        self.epoch = r.epoch;
         Ok(())
     }
 
@@ -211,12 +234,7 @@ impl Monitor {
 
     /// True when something has happened to a namespace since this was last asked.
     fn moved(&mut self, which: usize) -> bool {
-        let ns = match which {
-            0 => self.fences.clone(),
-            1 => routes_ns(),
-            _ => acks_ns(),
-        };
-        let newest = self.cluster.newest_event(&ns);
+        let newest = self.cluster.newest_event(&self.control[which]);
         std::mem::replace(&mut self.newest[which], newest) != newest
     }
 
@@ -225,7 +243,7 @@ impl Monitor {
         if !self.moved(0) {
             return;
         }
-        for (_, doc) in self.cluster.dump(&self.fences) {
+        for (_, doc) in self.cluster.dump(&self.control[0]) {
             let epoch = doc.get_i64("epoch").unwrap();
             if let Ok(Some(v)) = doc.get("session")
                 && let Some(b) = v.as_binary()
@@ -240,7 +258,7 @@ impl Monitor {
         if !self.moved(1) {
             return Ok(());
         }
-        let routes = self.cluster.dump(&routes_ns());
+        let routes = self.cluster.dump(&self.control[1]);
         let Some((_, doc)) = routes.first() else { return Ok(()) };
         let route = Route::from_raw(doc).map_err(|e| e.to_string())?;
         if self.last.as_ref().is_some_and(|l| l.epoch == route.epoch && l.nonce == route.nonce) {
@@ -279,7 +297,7 @@ impl Monitor {
         if self.firm.as_ref().map(|r| (r.epoch, r.nonce)) == self.last.as_ref().map(|r| (r.epoch, r.nonce)) {
             return Ok(());
         }
-        let routes = self.cluster.dump_majority(&routes_ns());
+        let routes = self.cluster.dump_majority(&self.control[1]);
         let Some((_, doc)) = routes.first() else { return Ok(()) };
         let now = Route::from_raw(doc).map_err(|e| e.to_string())?;
         let Some(was) = self.firm.replace(now.clone()) else { return Ok(()) };
@@ -331,19 +349,19 @@ impl Monitor {
 
     /// The epoch in each process's document now.
     fn acks(&self) -> BTreeMap<String, i64> {
-        let docs = self.cluster.dump(&acks_ns()).into_iter();
+        let docs = self.cluster.dump(&self.control[2]).into_iter();
         docs.map(|(k, d)| (k.to_string(), d.get_i64("epoch").unwrap())).collect()
     }
 
     /// I4: collections come and go only after the journal said so.
     fn look_at_collections(&self) -> Result<(), String> {
-        if self.cluster.count(&self.next) > 0 && !self.tasks.contains("create") {
+        if !self.tasks.contains("create") && self.cluster.count(&self.next) > 0 {
             return Err(format!("I4: {} was written before `create` was intended", self.next));
         }
-        if self.cluster.count(&self.isolated) > 0 && !self.tasks.contains("isolate") {
+        if !self.tasks.contains("isolate") && self.cluster.count(&self.isolated) > 0 {
             return Err(format!("I4: {} is there and `isolate` was never intended", self.isolated));
         }
-        if self.cluster.count(&self.kept) > 0 && !self.tasks.contains("quarantine") {
+        if !self.tasks.contains("quarantine") && self.cluster.count(&self.kept) > 0 {
             return Err(format!("I4: {} is there and `quarantine` was never intended", self.kept));
         }
         Ok(())
@@ -394,6 +412,11 @@ impl Monitor {
     }
 }
 
+/// Every change is asked for, and what happened beside it.
+pub fn events_are_shown() -> bool {
+    std::env::var_os("TIDEGATE_SIM_EVENTS").is_some()
+}
+
 async fn follow(rt: Rt, db: Db, ns: Ns, commits: Commits) {
     let now = async || loop {
         if let Ok(seen) = db.observe().await {
@@ -402,16 +425,15 @@ async fn follow(rt: Rt, db: Db, ns: Ns, commits: Commits) {
         sleep(&rt, Micros::from_ms(10)).await;
     };
     let mut pos = now().await;
-    let shown = std::env::var_os("TIDEGATE_SIM_EVENTS").is_some();
+    let shown = events_are_shown();
     loop {
         match db.changes(&ns, &pos).await {
             Ok(mut stream) => {
                 while let Ok(batch) = stream.next(Micros::from_secs(1)).await {
                     if shown {
-                        batch
-                            .events
-                            .iter()
-                            .for_each(|e| println!("{} {ns} {:?} {:?} {}", rt.now(), e.kind, e.key, e.at));
+                        batch.events.iter().for_each(|e| {
+                            println!("{} {ns} {:?} {:?} {} {:?}", rt.now(), e.kind, e.key, e.at, e.session)
+                        });
                     }
                     let mut list = commits.lock().unwrap();
                     list.extend(batch.events.iter().filter_map(|e| Some((e.at, e.session?))));

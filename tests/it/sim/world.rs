@@ -10,7 +10,7 @@ use tidegate::engine::{self, Deps, End, Engine, StartError};
 use tidegate::journal::MemStore;
 use tidegate::plan::{Advance, Plan};
 use tidegate::rollout::{Event, State};
-use tidegate::runtime::sim::Sim;
+use tidegate::runtime::sim::{Machine, Sim};
 use tidegate::runtime::{Group, Micros, Rt};
 use tidegate::snapshot::{Command, Phase};
 use tidegate::workload::{Shapes, Workload, initial_orders};
@@ -113,7 +113,7 @@ enum Rest {
 }
 
 pub struct Simulation {
-    pub(super) sim: Arc<Sim>,
+    pub(super) sim: Sim,
     pub(super) rt: Rt,
     pub(super) case: Case,
     pub(super) cluster: Arc<Embedded>,
@@ -255,6 +255,14 @@ impl Simulation {
         match outcome {
             Ok(engine) => {
                 self.monitor.fenced(self.cluster.newest_commit(), engine.snapshot().epoch);
+                if super::monitor::events_are_shown() {
+                    println!(
+                        "{} runner {} has started, epoch {}",
+                        self.rt.now(),
+                        self.generation,
+                        engine.snapshot().epoch
+                    );
+                }
                 self.engine = Some(engine);
             }
             Err(StartError::Finished(_)) => {}
@@ -279,13 +287,27 @@ impl Simulation {
     }
 
     pub fn run(mut self) -> Result<Stats, String> {
+        let outcome = self.until_rest().and_then(|rest| match rest {
+            Rest::Over => self.finish(),
+            Rest::Stopped => self.finish_stopped(),
+        });
+        if outcome.is_err() {
+            self.keep_journal();
+        }
+        outcome.map(|()| self.stats)
+    }
+
+    fn until_rest(&mut self) -> Result<Rest, String> {
         self.plant();
         let mut mishaps = std::mem::take(&mut self.case.mishaps).into_iter().peekable();
         let mut calmed = false;
-        let rest = loop {
+        loop {
             self.step()?;
             let now = self.rt.now();
             while let Some((_, m)) = mishaps.next_if(|(at, _)| *at <= now) {
+                if super::monitor::events_are_shown() {
+                    println!("{now} mishap, {} runners so far: {m:?}", self.generation);
+                }
                 self.mishap(m);
             }
             if now > self.case.rough && !calmed {
@@ -300,18 +322,14 @@ impl Simulation {
                 return Err(format!("I1: {v}; {}", self.why()));
             }
             if calmed && self.is_over() {
-                break Rest::Over;
+                return Ok(Rest::Over);
             }
             if calmed && self.has_stopped(now) {
-                break Rest::Stopped;
+                return Ok(Rest::Stopped);
             }
             if now > LIMIT {
                 return Err(format!("I7: not done after {LIMIT}: {}", self.why()));
             }
-        };
-        match rest {
-            Rest::Over => self.finish(),
-            Rest::Stopped => self.finish_stopped(),
         }
     }
 
@@ -431,6 +449,6 @@ pub(super) fn plan_text(case: &Case) -> String {
     PLAN.replace("MAX_RATE", &case.max_rate().to_string()).replace("lease = \"3s\"", gate)
 }
 
-pub(super) fn sim_now(sim: &Sim) -> Micros {
+pub(super) fn sim_now(sim: &Machine) -> Micros {
     tidegate::runtime::Runtime::now(sim)
 }
