@@ -354,7 +354,7 @@ impl Runner {
 
     /// Looks at gates and triggers and lets the core go on as far as it can.
     async fn advance(&mut self) -> Result<(), Over> {
-        if self.amended && !self.task_running {
+        if self.amended && !self.task_running && !self.waits_for_hooks() {
             return Err(Over(End::Amended));
         }
         if self.ctx.is_stopping() && !self.task_running && !self.waits_for_hooks() {

@@ -1,8 +1,12 @@
-//! What a plan may become while its rollout runs: gates, triggers, throttle and soak. Everything else is what was agreed to.
+//! What a plan may become while its rollout runs: gates, triggers, throttle, soak, change windows and freezes. Everything else is what
+//! was agreed to.
+//!
+//! Hooks above all: they are programs that run on the runner's machine and addresses that its secrets are sent to, and an amendment
+//! comes through the database. A journal replayed with other hooks would also call them for what is long past.
 
 use std::fmt::Debug;
 
-use super::{Action, Bound, Gate, Plan, RollbackMode, Stage, Throttle, Trigger};
+use super::{Action, Bound, Calendar, Freeze, Gate, Plan, RollbackMode, Stage, Throttle, Trigger, Window};
 use crate::runtime::Micros;
 
 /// How `new` amends `old`, in sentences, when the first `passed` stages are over.
@@ -23,6 +27,7 @@ fn kept(plan: &Plan) -> Plan {
         throttle: Throttle::default(),
         triggers: Vec::new(),
         stages: plan.stages.iter().map(stage).collect(),
+        calendar: Calendar::default(),
         ..plan.clone()
     }
 }
@@ -48,6 +53,7 @@ fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
     named("[expects]", a.expects == b.expects);
     named("[pilot]", a.pilot == b.pilot);
     named("[[query]]", a.queries == b.queries);
+    named("[[hook]]: what the runner's machine calls is not changed while it runs", a.hooks == b.hooks);
     named("the collection: its sides, steps, indexes or shape", a.collections == b.collections);
     let ids = |p: &Plan| p.stages.iter().map(|s| s.id.clone()).collect::<Vec<_>>();
     if ids(&a) == ids(&b) {
@@ -59,7 +65,7 @@ fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
     }
     // Whatever has no name here may not change either.
     if out.is_empty() && a != b {
-        out.push("something beside gates, triggers, throttle and soak".into());
+        out.push("something beside gates, triggers, throttle, soak, windows and freezes".into());
     }
     let over = old.stages.iter().zip(&new.stages).take(passed);
     out.extend(over.filter(|(one, other)| one != other).map(|(s, _)| format!("stage {}, which has passed", s.id)));
@@ -71,6 +77,8 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
     differ(&mut out, "version", &old.version, &new.version);
     throttle(&mut out, &old.throttle, &new.throttle);
     lists(&mut out, "plan-wide trigger", &old.triggers, &new.triggers, trigger);
+    lists(&mut out, "change window", &old.calendar.windows, &new.calendar.windows, Window::to_string);
+    lists(&mut out, "change freeze", &old.calendar.freezes, &new.calendar.freezes, Freeze::to_string);
     for (one, other) in old.stages.iter().zip(&new.stages) {
         if one.soak != other.soak {
             out.push(format!("stage {}: soak {} -> {}", one.id, one.soak, other.soak));
@@ -208,6 +216,35 @@ for = "1s"
         assert!(told[3].starts_with("stage half: gate removed: lag.apply at most 3.0s over 5.0s for 1.0s"), "{told:?}");
         assert!(told[4].starts_with("stage half: gate added: lag.apply at most 4.0s"), "{told:?}");
         assert_eq!(amendment(&old, &old, 1), Ok(Vec::new()));
+    }
+
+    const WINDOW: &str = "\n[[window]]\ndays = [\"mon\"]\nfrom = \"09:00\"\nto = \"17:00\"\ntz = \"Europe/Berlin\"\n";
+    const FREEZE: &str =
+        "\n[[freeze]]\nfrom = \"2026-12-18\"\nto = \"2026-12-31\"\ntz = \"UTC\"\nreason = \"closing\"\n";
+    const HOOK: &str = "\n[[hook]]\nid = \"page\"\non = [\"pause\"]\ncommand = [\"./page.sh\"]\n";
+
+    /// The plan with more at its end.
+    fn longer(more: &str) -> Plan {
+        Plan::parse(&format!("{PLAN}{more}"), "p.toml").unwrap_or_else(|e| panic!("{}", e.render(false)))
+    }
+
+    #[test]
+    fn windows_and_freezes_may_come_and_go_whatever_has_passed() {
+        let told = amendment(&longer(WINDOW), &longer(FREEZE), 2).unwrap();
+        let [window, freeze] = [
+            "change window removed: mon from 09:00 to 17:00, Europe/Berlin",
+            "change freeze added: from 2026-12-18 00:00 until 2027-01-01 00:00, UTC: closing",
+        ];
+        assert_eq!(told, [window, freeze]);
+    }
+
+    #[test]
+    fn hooks_neither_come_nor_go_nor_call_anything_else() {
+        let other = HOOK.replace("./page.sh", "./mine.sh");
+        for (old, new) in [("", HOOK), (HOOK, ""), (HOOK, &other)] {
+            let refused = amendment(&longer(old), &longer(new), 0).unwrap_err();
+            assert_eq!(refused, ["[[hook]]: what the runner's machine calls is not changed while it runs"]);
+        }
     }
 
     #[test]

@@ -400,7 +400,11 @@ fn a_document_that_is_no_command_is_refused_and_others_are_taken() {
 
 fn amend(w: &World, id: &str, from: &str, to: &str) -> Asked {
     assert!(PLAN.contains(from));
-    let wish = Wish::Amend { plan: PLAN.replace(from, to), reason: "the night is short".into() };
+    amend_to(w, id, PLAN.replace(from, to))
+}
+
+fn amend_to(w: &World, id: &str, plan: String) -> Asked {
+    let wish = Wish::Amend { plan, reason: "the night is short".into() };
     Asked { wish, ..w.asked(id, 1, Command::Pause) }
 }
 
@@ -434,4 +438,26 @@ fn an_amended_plan_takes_effect_and_is_what_the_journal_names_from_there_on() {
     assert_eq!(w.settled("soak", Micros::from_secs(3)), applied());
     w.pass(Micros::from_secs(20));
     assert_eq!(again.ended(), Some(engine::End::Completed), "{}", w.log());
+}
+
+#[test]
+fn a_freeze_that_is_added_holds_the_next_stage_and_a_hook_is_refused() {
+    let mut w = World::new(9);
+    let engine = w.start();
+    w.pass(Micros::from_secs(3));
+    let hook = "\n[[hook]]\nid = \"mine\"\non = [\"pause\"]\ncommand = [\"./mine.sh\"]\n";
+    w.ask(&amend_to(&w, "hook", format!("{PLAN}{hook}")));
+    let why = refused(w.settled("hook", Micros::from_secs(3)));
+    assert!(why.contains("[[hook]]: what the runner's machine calls is not changed"), "{why}");
+
+    let freeze = "\n[[freeze]]\nfrom = \"1969-01-01\"\nto = \"2199-12-31\"\ntz = \"UTC\"\nreason = \"an incident\"\n";
+    w.ask(&amend_to(&w, "freeze", format!("{PLAN}{freeze}")));
+    w.pass(Micros::from_secs(2));
+    assert_eq!(engine.ended(), Some(engine::End::Amended), "{}", w.log());
+    w.plan = engine.amended().unwrap();
+    let again = w.start();
+    w.pass(Micros::from_secs(60));
+    let s = again.snapshot();
+    assert_eq!((s.phase, w.records("stage_entered").len()), (Phase::Blocked, 1), "{}", w.log());
+    assert!(s.why.contains("change freeze, an incident"), "{}", s.why);
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Over, Runner};
 use crate::engine::watch::{self, Order, Wish};
 use crate::journal::By;
-use crate::rollout::Event;
+use crate::rollout::{Event, Status};
 use crate::snapshot::Reply;
 
 impl Runner {
@@ -44,6 +44,10 @@ impl Runner {
     async fn amend(&mut self, text: &str, reason: String, by: By) -> Result<Reply, Over> {
         if self.amended {
             return Ok(Reply::Refused("an amendment is about to take effect: look at it, then ask again".into()));
+        }
+        if matches!(self.state.status, Status::Completed | Status::RolledBack) {
+            // It only tells its hooks so before its journal is closed.
+            return Ok(Reply::Refused("the rollout is over: nothing is left to amend".into()));
         }
         let plan = match watch::amended(text, &self.ctx.plan, &self.state) {
             Ok(plan) => plan,

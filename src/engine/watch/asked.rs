@@ -27,7 +27,7 @@ pub fn commands_ns() -> Ns {
 pub enum Wish {
     /// What a key of the dashboard asks.
     Command(Command),
-    /// Other gates, triggers, throttle and soak from here on.
+    /// Other gates, triggers, throttle, soak, windows and freezes from here on.
     Amend {
         /// The plan's text.
         plan: String,
