@@ -285,7 +285,9 @@ fn what_was_asked_of_another_time_is_refused_and_nothing_is_done() {
     assert!(w.records("paused").is_empty() && w.records("rollback_began").is_empty(), "{}", w.log());
     assert_eq!(w.records("command_asked").len(), 4, "each is in the journal\n{}", w.log());
 
-    // What is answered is taken away after a while.
+    // What is answered is taken away after a while, by whoever runs the rollout then.
+    w.ask(&w.asked("hold", 2, Command::Pause));
+    assert_eq!(w.settled("hold", Micros::from_secs(3)), applied());
     w.pass(Micros::from_secs(640));
     assert_eq!(w.answer("late"), None);
 }
@@ -309,6 +311,7 @@ fn a_command_is_carried_out_at_most_once_whoever_dies_and_whoever_takes_over() {
         if second.snapshot().phase == Phase::Paused {
             // Carried out a second time it would pause again.
             drop(second.send(Command::Continue));
+            w.pass(Micros::from_ms(500));
         }
         let settled = w.settled("1", Micros::from_secs(5));
         w.kill();
