@@ -51,7 +51,7 @@ pub(super) fn ask(ui: &mut UiState, snapshot: &Snapshot, question: Question) {
         Question::QuitDrill => vec!["End this drill? Its data is gone with it; the journal stays.".to_owned()],
         Question::QuitLive => vec![
             "Enter stops the rollout at a safe point; it can be resumed.".to_owned(),
-            "h hands it over to a process without a screen; `tidegate watch` comes back to it.".to_owned(),
+            "H hands it over to a process without a screen; `tidegate watch` comes back to it.".to_owned(),
             "d leaves only this screen; the rollout goes on in this terminal.".to_owned(),
         ],
     };
@@ -147,7 +147,7 @@ pub(super) fn in_dialog(
     match dialog.question {
         Question::QuitDrill if yes || key == Key::Char('y') || again => vec![Effect::Quit],
         Question::QuitLive if key == Key::Char('d') => vec![Effect::Detach],
-        Question::QuitLive if yes || key == Key::Char('h') => {
+        Question::QuitLive if yes || key == Key::Char('H') => {
             let sent = ui.send(Command::Stop);
             let after = if yes { Effect::QuitAfter(ui.last_id) } else { Effect::HandOverAfter(ui.last_id) };
             vec![sent, after]

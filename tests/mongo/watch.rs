@@ -239,8 +239,8 @@ fn handed_over(set: &Arc<ReplSet>) -> R {
     t.shows("HALF")?;
     t.shows("SOAKING")?;
     t.press("q")?;
-    t.shows("h hands over")?;
-    t.press("h")?;
+    t.shows("H hands over")?;
+    t.press("H")?;
     t.leaves()?;
     t.shows("handed over to process")?;
     let status = ends(place.start("status", "status", &["--json"])?, 0)?;
