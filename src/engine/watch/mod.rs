@@ -1,6 +1,6 @@
 //! A rollout seen and steered from other terminals, through the control database.
 //!
-//! The holder of the lease publishes its picture ([`view`]) and takes commands ([`asked`]); whoever watches reads the one and writes the
+//! The holder of the lease publishes its picture (`view`) and takes commands (`asked`); whoever watches reads the one and writes the
 //! others, without a lease and without a fence. A command is carried out by the runner, and at most once: its id is in the journal
 //! before anything is done for it, and an id that is in the journal is never carried out again, whoever takes the rollout up.
 
