@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{Failure, read_file, shown};
 use crate::plan::reader::{nearest, parse_duration};
 use crate::runtime::Micros;
+use crate::snapshot::Command;
 
 /// What can be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +35,30 @@ const COMMANDS: [(&str, KeyCommand); 9] = [
 ];
 
 impl KeyCommand {
+    /// The command for a rollout that is in this stage; `None` when there is none to advance.
+    pub(super) fn of(self, stage: Option<usize>) -> Option<Command> {
+        Some(match self {
+            KeyCommand::Pause => Command::Pause,
+            KeyCommand::Continue => Command::Continue,
+            KeyCommand::Stop => Command::Stop,
+            KeyCommand::Rollback { hard } => Command::Rollback { hard, to: None },
+            KeyCommand::LeaveBehind => Command::LeaveBehind,
+            KeyCommand::RollbackCohort => Command::RollbackCohort { hard: false },
+            KeyCommand::CohortForward => Command::CohortForward,
+            KeyCommand::Advance => Command::Advance { stage: stage? },
+        })
+    }
+
     pub(super) fn name(self) -> &'static str {
         COMMANDS.iter().find(|(_, c)| *c == self).map_or("?", |(n, _)| n)
     }
+}
+
+/// A command by its name, on a command line.
+#[cfg(feature = "mongo")]
+pub(super) fn command(text: &str) -> Result<KeyCommand, String> {
+    let found = COMMANDS.iter().find(|(name, _)| *name == text.trim());
+    found.map(|(_, c)| *c).ok_or_else(|| nearest(text, COMMANDS.iter().map(|(name, _)| *name)))
 }
 
 /// One line of a keys file.

@@ -17,6 +17,8 @@ use super::Failure;
 
 /// The runner's tasks.
 pub(super) const RUNNER: Group = Group(1);
+/// The tasks of runners that follow the first one in the same process: this number and up.
+pub(super) const AGAIN: Group = Group(100);
 /// The application's tasks.
 pub(super) const APPLICATION: Group = Group(2);
 
@@ -38,6 +40,15 @@ impl World {
     /// As [`World::connect`], but next need not answer: a rollout that has begun can go back without it.
     pub(super) fn connect_begun(plan: Plan) -> Result<World, Failure> {
         World::reach(plan, true)
+    }
+
+    /// Connects to legacy's cluster alone, where the rollout is recorded: for whoever only looks on.
+    pub(super) fn connect_records(plan: Plan) -> Result<World, Failure> {
+        let tokio = runtime()?;
+        let rt: Rt = Live::new(tokio.handle().clone());
+        let legacy = tokio.block_on(connect("uri", uri_of(&plan)?, &rt, false))?;
+        let one_cluster = plan.cluster.next_uri.is_none();
+        Ok(World { tokio, rt, plan: Arc::new(plan), clusters: [legacy.clone(), legacy], one_cluster })
     }
 
     fn reach(plan: Plan, next_later: bool) -> Result<World, Failure> {

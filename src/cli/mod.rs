@@ -12,6 +12,8 @@ use crate::plan;
 #[cfg(feature = "mongo")]
 use crate::runtime::Micros;
 
+#[cfg(feature = "mongo")]
+mod amend;
 mod check;
 #[cfg(feature = "mongo")]
 mod cleanup;
@@ -19,12 +21,16 @@ mod dashboard;
 mod drill;
 #[cfg(feature = "mongo")]
 mod explain;
+#[cfg(feature = "mongo")]
+mod hand_over;
 mod journal;
 mod keys;
 #[cfg(feature = "mongo")]
 mod live;
 mod logs;
 mod look;
+#[cfg(feature = "mongo")]
+mod onlooker;
 mod out;
 mod pace;
 #[cfg(feature = "mongo")]
@@ -35,10 +41,14 @@ mod repair;
 mod run;
 mod scenarios;
 mod signals;
+#[cfg(feature = "mongo")]
+mod status;
 mod summary;
 mod themes;
 #[cfg(feature = "mongo")]
 mod verify;
+#[cfg(feature = "mongo")]
+mod watch;
 #[cfg(feature = "mongo")]
 mod workload;
 
@@ -71,6 +81,15 @@ enum Command {
     /// Take up a rollout that was stopped or cut off, here or elsewhere
     #[cfg(feature = "mongo")]
     Resume(run::ResumeArgs),
+    /// Watch a rollout that runs elsewhere, and steer it
+    #[cfg(feature = "mongo")]
+    Watch(watch::WatchArgs),
+    /// Say how a rollout stands, from its records alone
+    #[cfg(feature = "mongo")]
+    Status(status::StatusArgs),
+    /// Change gates, triggers, throttle, soak, windows or freezes of a rollout that is under way
+    #[cfg(feature = "mongo")]
+    Amend(amend::AmendArgs),
     /// Bring a rollout back to legacy, from whatever it is doing
     #[cfg(feature = "mongo")]
     Rollback(run::RollbackArgs),
@@ -170,6 +189,12 @@ fn dispatch(command: Command) -> Outcome {
         Command::Run(args) => run::run(args),
         #[cfg(feature = "mongo")]
         Command::Resume(args) => run::resume(args),
+        #[cfg(feature = "mongo")]
+        Command::Watch(args) => watch::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Status(args) => status::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Amend(args) => amend::run(&args),
         #[cfg(feature = "mongo")]
         Command::Rollback(args) => run::rollback(args),
         #[cfg(feature = "mongo")]

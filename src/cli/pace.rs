@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
 
-use super::keys::{KeyCommand, Press};
+use super::keys::Press;
 use crate::drill::Drill;
 use crate::runtime::Micros;
 use crate::snapshot::{Command, Reply, Snapshot};
@@ -54,18 +54,8 @@ impl Scripted {
     }
 
     fn press(&mut self, press: Press) {
-        let command = match press.command {
-            KeyCommand::Pause => Command::Pause,
-            KeyCommand::Continue => Command::Continue,
-            KeyCommand::Stop => Command::Stop,
-            KeyCommand::Rollback { hard } => Command::Rollback { hard, to: None },
-            KeyCommand::LeaveBehind => Command::LeaveBehind,
-            KeyCommand::RollbackCohort => Command::RollbackCohort { hard: false },
-            KeyCommand::CohortForward => Command::CohortForward,
-            KeyCommand::Advance => match current_stage(&self.drill.snapshot()) {
-                Some(stage) => Command::Advance { stage },
-                None => return self.refuse(press, "no stage is under way"),
-            },
+        let Some(command) = press.command.of(current_stage(&self.drill.snapshot())) else {
+            return self.refuse(press, "no stage is under way");
         };
         match self.drill.send(command) {
             Some(reply) => self.waiting.push((press, reply)),

@@ -9,7 +9,8 @@ use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::sync::oneshot::Receiver;
 
-use super::live::{World, holder};
+use super::hand_over::hand_over;
+use super::live::{AGAIN, World, holder};
 use super::pace::answered;
 use super::signals::Signals;
 use super::{AdvanceArg, FAILED, Failure, Json, Outcome, ThemeArg, dashboard, look, out, read_plan, summary};
@@ -19,6 +20,7 @@ use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
 use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
 use crate::route::{BUCKETS, Bucket};
+use crate::runtime::Group;
 use crate::snapshot::{Command, Phase, Reply, Snapshot};
 use crate::tui::run::{Exit, Options, Source};
 
@@ -203,10 +205,12 @@ pub(super) fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome 
     let world = if config.resume { World::connect_begun(plan)? } else { World::connect(plan)? };
     let printing = Arc::new(AtomicBool::new(headless));
     let deps = deps(&world, &file, printing.clone(), args.json.json)?;
-    let config = Config { holder: holder(args.name.as_deref()), hooks: Hooks::live(), ..config };
+    let config = Config { holder: holder(args.name.as_deref()), shared: true, hooks: Hooks::live(), ..config };
     let signals = Signals::listen()?;
+    // Taken up again, with an amended plan, it is asked of nobody.
+    let again = Config { take_over: None, resume: true, ..config.clone() };
     let engine = world.block_on(engine::start(deps, config)).map_err(Failure::new)?;
-    let rollout = Rollout { args, world, engine, signals, printing, file };
+    let mut rollout = Rollout { args, world, engine, again, runs: 0, signals, printing, file };
     if let Some((command, refusal)) = asked.into_iter().find_map(|c| Some((c, rollout.refused(c)?))) {
         let what = if command == Command::CohortForward { "the cohort does not move" } else { "no rollback" };
         out::say(&format!("{what}: {refusal}"));
@@ -277,9 +281,30 @@ struct Rollout<'a> {
     signals: Signals,
     printing: Arc<AtomicBool>,
     file: PathBuf,
+    again: Config,
+    /// How often it was taken up again.
+    runs: u32,
 }
 
 impl Rollout<'_> {
+    /// True while the rollout goes on here. One whose plan was amended is taken up again with that plan.
+    fn goes_on(&mut self) -> Result<bool, Failure> {
+        match self.engine.ended() {
+            None => return Ok(true),
+            Some(End::Amended) => {}
+            Some(_) => return Ok(false),
+        }
+        let Some(plan) = self.engine.amended() else { return Ok(false) };
+        self.world.plan = plan;
+        self.runs += 1;
+        // The one before ends its own tasks, and only those.
+        let group = Group(AGAIN.0 + self.runs);
+        let deps = deps(&self.world, &self.file, self.printing.clone(), self.args.json.json)?;
+        let started = engine::start(Deps { group, ..deps }, self.again.clone());
+        self.engine = self.world.block_on(started).map_err(Failure::new)?;
+        Ok(true)
+    }
+
     /// Sends a command to an engine that has just begun. Answers why it is refused.
     fn refused(&self, command: Command) -> Option<String> {
         match self.world.block_on(self.engine.send(command)?) {
@@ -290,10 +315,14 @@ impl Rollout<'_> {
     }
 
     /// The dashboard. `None` when the rollout is to be followed headless from here.
-    fn on_screen(&self, ui: &mut crate::tui::UiState) -> Result<Option<u8>, Failure> {
-        let mut source = LiveSource { engine: self.engine.clone(), replies: Vec::new(), problems: Vec::new() };
+    fn on_screen(&mut self, ui: &mut crate::tui::UiState) -> Result<Option<u8>, Failure> {
         let options = Options { stop: self.signals.any.clone(), exit_when_finished: false };
-        let exit = match dashboard::show(&mut source, ui, &options) {
+        let mut source = LiveSource { rollout: self, replies: Vec::new(), problems: Vec::new(), failed: None };
+        let shown = dashboard::show(&mut source, ui, &options);
+        if let Some(failure) = source.failed.take() {
+            return Err(failure);
+        }
+        let exit = match shown {
             Ok(exit) => exit,
             // The rollout outlives its screen.
             Err(e) => {
@@ -301,7 +330,7 @@ impl Rollout<'_> {
                 Exit::TerminalGone
             }
         };
-        if self.engine.ended().is_none() {
+        if self.goes_on()? {
             match exit {
                 Exit::Detached => {
                     out::say("the dashboard is closed; the rollout goes on here, Ctrl-C stops it at a safe point");
@@ -309,10 +338,16 @@ impl Rollout<'_> {
                 Exit::TerminalGone => self.signals.note_hangup(),
                 Exit::Signal => {}
                 // The dashboard waited for the safe point and gave up: this goes on waiting.
-                Exit::Quit | Exit::Stopped | Exit::Finished => self.signals.end.store(true, Ordering::SeqCst),
+                Exit::Quit | Exit::Stopped | Exit::HandOver | Exit::Finished => {
+                    self.signals.end.store(true, Ordering::SeqCst);
+                }
             }
             self.printing.store(true, Ordering::SeqCst);
             return Ok(None);
+        }
+        if exit == Exit::HandOver && self.engine.ended() == Some(End::Stopped) {
+            let epoch = self.engine.snapshot().epoch;
+            return Ok(Some(hand_over(self.args, &self.world, &self.file, epoch)));
         }
         let sum = self.summary();
         let w = &sum["writes"];
@@ -332,14 +367,17 @@ impl Rollout<'_> {
     }
 
     /// Follows the rollout to its end, printing what is journalled.
-    fn headless(self) -> Outcome {
-        let mut stopping = false;
-        while self.engine.ended().is_none() {
+    fn headless(mut self) -> Outcome {
+        // Which run was told to stop: one that gives way to an amended plan may not have heard it.
+        let mut told = None;
+        while self.goes_on()? {
+            let stopping = told == Some(self.runs);
             let hung_up = self.signals.is_hangup() && self.args.on_hangup == OnHangup::Stop;
             if !stopping && (self.signals.is_end() || hung_up || self.is_needed()) {
                 // A full queue takes it the next time round.
-                stopping = self.engine.send(Command::Stop).is_some();
-                if stopping && self.engine.ended().is_none() {
+                let first = told.is_none();
+                told = self.engine.send(Command::Stop).map(|_| self.runs);
+                if first && told.is_some() && self.engine.ended().is_none() {
                     out::say("stopping at a safe point; a second Ctrl-C ends at once");
                 }
             }
@@ -368,7 +406,7 @@ impl Rollout<'_> {
             Some(End::Failed(why)) => out::say(&format!("failed: {why}")),
             Some(End::Fenced(why)) => out::say(&format!("stopped, another runner has it: {why}")),
             Some(End::Stopped) => out::say("stopped at a safe point; `tidegate resume` goes on"),
-            Some(End::Completed | End::RolledBack) | None => {}
+            Some(End::Completed | End::RolledBack | End::Amended) | None => {}
         }
     }
 
@@ -400,20 +438,29 @@ impl Rollout<'_> {
 }
 
 /// A running engine as the dashboard's source.
-struct LiveSource {
-    engine: Engine,
+struct LiveSource<'a, 'r> {
+    rollout: &'a mut Rollout<'r>,
     replies: Vec<(u64, Receiver<Reply>)>,
     problems: Vec<String>,
+    /// It could not be taken up again.
+    failed: Option<Failure>,
 }
 
-impl Source for LiveSource {
+impl Source for LiveSource<'_, '_> {
     fn frame(&mut self, _elapsed: Duration) -> Arc<Snapshot> {
-        self.engine.snapshot()
+        // Between two plans the screen stands still for a moment.
+        if self.failed.is_none()
+            && let Err(failure) = self.rollout.goes_on()
+        {
+            self.problems.push(failure.text.clone());
+            self.failed = Some(failure);
+        }
+        self.rollout.engine.snapshot()
     }
 
     fn send(&mut self, id: u64, cmd: Command) {
         // Without a receiver the dashboard says after a while that the outcome is unknown.
-        match self.engine.send(cmd) {
+        match self.rollout.engine.send(cmd) {
             Some(reply) => self.replies.push((id, reply)),
             None => self.problems.push("the rollout takes no commands now".to_owned()),
         }
@@ -428,6 +475,6 @@ impl Source for LiveSource {
     }
 
     fn finished(&self) -> bool {
-        self.engine.ended().is_some()
+        self.rollout.engine.ended().is_some_and(|end| self.failed.is_some() || end != End::Amended)
     }
 }

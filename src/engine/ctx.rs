@@ -19,6 +19,7 @@ use super::strand::{self, Strand};
 use super::tail::TailState;
 use super::throttle::Throttle;
 use super::unique::Aside;
+use super::watch::{Order, Pen, Published};
 use super::{Config, Deps};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, ClusterTime, Db, Failed, Key, Ns, SessionId, WriteOp};
 use crate::hooks::Hooks;
@@ -68,6 +69,8 @@ pub(super) enum Message {
     Fenced(i64),
     /// The repair that this runner was started for has ended.
     Repaired(RepairReport),
+    /// Somebody at another terminal asks for something.
+    Asked(Box<Order>),
 }
 
 /// The route in force, and a range of buckets that nobody knows the owner of.
@@ -200,6 +203,10 @@ pub(super) struct Ctx {
     /// By the side whose changes are followed.
     pub tails: [TailState; 2],
     pub live: Mutex<LiveView>,
+    /// How it goes with what other terminals see.
+    pub published: Mutex<Published>,
+    /// Writes what they see.
+    pub pen: tokio::sync::Mutex<Pen>,
     /// Keys with an event since the last reconciliation began; `None` when none has begun in this process.
     pub dirty: Mutex<Option<BTreeSet<Key>>>,
     pub paused: AtomicBool,
@@ -253,6 +260,8 @@ impl Ctx {
             aside: Aside::default(),
             tails: [TailState::default(), TailState::default()],
             live: Mutex::default(),
+            published: Mutex::default(),
+            pen: tokio::sync::Mutex::new(Pen::new(&deps.plan.id, epoch)),
             dirty: Mutex::default(),
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),

@@ -37,7 +37,7 @@ pub struct Lease {
 pub enum LeaseError {
     /// Somebody holds it.
     #[error(
-        "rollout `{plan}` is run by {holder} since {since}; watch it, wait {left_s}s for its lease to run out, or `tidegate resume --take-over --reason TEXT`"
+        "rollout `{plan}` is run by {holder} since {since}; its lease lasts until {until}, for another {left_s}s, and is renewed while it runs: `tidegate watch PLAN` looks on, `tidegate resume PLAN --take-over --reason TEXT` takes it over"
     )]
     Held {
         /// The plan.
@@ -46,6 +46,8 @@ pub enum LeaseError {
         holder: String,
         /// Since when, RFC 3339.
         since: String,
+        /// Until when without being renewed, RFC 3339, by the server's clock.
+        until: String,
         /// Seconds left.
         left_s: i64,
     },
@@ -55,9 +57,15 @@ pub enum LeaseError {
 }
 
 /// Somebody holds it, for so many more milliseconds.
-pub(super) fn held(plan: &str, holder: &str, since_ms: i64, left_ms: i64) -> LeaseError {
-    let since = jiff::Timestamp::from_millisecond(since_ms).map_or_else(|_| "?".into(), |t| t.to_string());
-    LeaseError::Held { plan: plan.to_owned(), holder: holder.to_owned(), since, left_s: (left_ms + 999) / 1_000 }
+pub(super) fn held(plan: &str, holder: &str, since_ms: i64, (until_ms, left_ms): (i64, i64)) -> LeaseError {
+    let time = super::watch::time;
+    LeaseError::Held {
+        plan: plan.to_owned(),
+        holder: holder.to_owned(),
+        since: time(since_ms),
+        until: time(until_ms),
+        left_s: (left_ms + 999) / 1_000,
+    }
 }
 
 pub(super) fn parse(d: &RawDocument) -> Option<Lease> {
@@ -110,7 +118,8 @@ pub async fn acquire(rt: &Rt, db: &Db, plan: &str, holder: &str, take_over: bool
         let seen = patient(rt, "asking for the time", || db.observe()).await?;
         let old = read(rt, db, plan, seen.majority).await?;
         if let Some(l) = old.as_ref().filter(|l| l.expires_ms > seen.server_ms && !take_over) {
-            return Err(held(plan, &l.holder, l.since_ms, l.expires_ms - seen.server_ms));
+            let left = (l.expires_ms, l.expires_ms - seen.server_ms);
+            return Err(held(plan, &l.holder, l.since_ms, left));
         }
         let lease = Lease {
             epoch: old.as_ref().map_or(0, |l| l.epoch) + 1,

@@ -34,6 +34,7 @@ mod salvage;
 mod served;
 mod server_gate;
 mod start;
+mod status;
 mod steady;
 mod strand;
 mod tail;
@@ -42,6 +43,7 @@ mod throttle;
 mod ttl;
 mod unique;
 mod verify;
+pub mod watch;
 mod writer;
 
 use std::sync::Arc;
@@ -51,12 +53,14 @@ use tokio::sync::{mpsc, oneshot};
 pub use cleanup::{CleanupError, Fate, Left, cleanup, cleanup_list, cleanup_names};
 pub use ctx::Halt;
 pub use explain::{Expect, ExplainError, Step as WayBackStep, WayBack, explain};
+pub use publish::gate_reason;
 pub use refusal::Refusal;
 pub use repair::{
     REPAIR_MAX, Repair, RepairEnd, RepairError, RepairFate, RepairItem, RepairPart, RepairReport, repair_look,
 };
 pub use runner::End;
 pub use start::{StartError, start};
+pub use status::{StatusError, StatusReport, status};
 pub use verify::{VerifyError, VerifyOutcome, verify};
 
 use crate::cluster::Db;
@@ -110,6 +114,8 @@ pub struct Config {
     pub resolve: Vec<(String, Side)>,
     /// Carry out this repair and nothing else, then stop.
     pub repair: Option<Arc<Repair>>,
+    /// Other terminals may watch it and ask for things: the snapshot is published, commands are taken.
+    pub shared: bool,
     /// Who calls the plan's hooks; nothing is called unless somebody is named here.
     pub hooks: Hooks,
     /// Deliberate mistakes, for the simulator only.
@@ -141,6 +147,12 @@ impl Engine {
     #[must_use]
     pub fn repaired(&self) -> Option<Arc<RepairReport>> {
         self.publisher.repaired()
+    }
+
+    /// The plan to take it up again with, once it has ended as [`End::Amended`].
+    #[must_use]
+    pub fn amended(&self) -> Option<Arc<Plan>> {
+        self.publisher.amended()
     }
 
     /// How the rollout ended, once it has.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::Config;
 use super::ctx::{Ctx, lock};
@@ -10,7 +11,7 @@ use super::live_view::{LiveView, Progress};
 use super::repair::RepairReport;
 use super::runner::End;
 use crate::metrics::OpKind;
-use crate::plan::{Advance, Opening};
+use crate::plan::{Advance, Opening, Plan};
 use crate::rollout::{State, Status};
 use crate::route::{BUCKETS, Goes, Route, Side};
 use crate::runtime::Micros;
@@ -27,6 +28,7 @@ struct Inner {
     open: bool,
     end: Option<End>,
     repaired: Option<Arc<RepairReport>>,
+    amended: Option<Arc<Plan>>,
     last: Option<(Micros, Arc<Snapshot>)>,
 }
 
@@ -36,6 +38,7 @@ pub(super) struct Publisher {
     holder: String,
     drill: bool,
     inner: Mutex<Inner>,
+    changed: Notify,
 }
 
 impl Publisher {
@@ -44,7 +47,8 @@ impl Publisher {
             ctx: ctx.clone(),
             holder: crate::scrub::short(&config.holder, 60),
             drill: config.drill,
-            inner: Mutex::new(Inner { state, open: false, end: None, repaired: None, last: None }),
+            inner: Mutex::new(Inner { state, open: false, end: None, repaired: None, amended: None, last: None }),
+            changed: Notify::new(),
         }
     }
 
@@ -54,9 +58,17 @@ impl Publisher {
 
     /// A state change is published at once.
     pub(super) fn set_state(&self, state: State) {
-        let mut inner = lock(&self.inner);
-        inner.state = state;
-        inner.last = None;
+        {
+            let mut inner = lock(&self.inner);
+            inner.state = state;
+            inner.last = None;
+        }
+        self.changed.notify_one();
+    }
+
+    /// Completes when the state has changed since the last time somebody waited.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     pub(super) fn opened(&self) {
@@ -81,6 +93,14 @@ impl Publisher {
         lock(&self.inner).repaired.clone()
     }
 
+    pub(super) fn set_amended(&self, plan: Arc<Plan>) {
+        lock(&self.inner).amended = Some(plan);
+    }
+
+    pub(super) fn amended(&self) -> Option<Arc<Plan>> {
+        lock(&self.inner).amended.clone()
+    }
+
     pub(super) fn end(&self) -> Option<End> {
         lock(&self.inner).end.clone()
     }
@@ -99,6 +119,15 @@ impl Publisher {
         let built = Arc::new(self.build(&state, open, end.as_ref(), now));
         lock(&self.inner).last = Some((now, built.clone()));
         built
+    }
+
+    /// The picture of a runner that is about to end in this way.
+    pub(super) fn last_snapshot(&self, end: &End) -> Snapshot {
+        let (state, open) = {
+            let inner = lock(&self.inner);
+            (inner.state.clone(), inner.open)
+        };
+        self.build(&state, open, Some(end), self.ctx.rt.now())
     }
 
     /// What going back would cost now, for the journal.
@@ -155,6 +184,7 @@ impl Publisher {
             rest: rest(ctx, state, &live),
             events: live.events.iter().cloned().collect(),
             applications: applications(&live, now),
+            unpublished: lock(&ctx.published).problem(now),
         }
     }
 }
@@ -191,7 +221,7 @@ fn phase(ctx: &Ctx, state: &State, live: &LiveView, open: bool, end: Option<&End
         Some(End::Failed(_) | End::Fenced(_)) => return Phase::Failed,
         Some(End::Completed) => return Phase::Completed,
         Some(End::RolledBack) => return Phase::RolledBack,
-        Some(End::Stopped) | None => {}
+        Some(End::Stopped | End::Amended) | None => {}
     }
     if state.needs_operator.is_some() {
         return Phase::NeedsOperator;
@@ -219,7 +249,8 @@ fn phase(ctx: &Ctx, state: &State, live: &LiveView, open: bool, end: Option<&End
 }
 
 /// The reason a gate does not pass, with the numbers.
-pub(super) fn gate_reason(g: &GateView) -> String {
+#[must_use]
+pub fn gate_reason(g: &GateView) -> String {
     let number = |v: f64| if v.abs() >= 100.0 { format!("{v:.0}") } else { format!("{v:.2}") };
     let actual = g.actual.map_or_else(|| "no data".to_owned(), |v| format!("{}{}", number(v), g.unit));
     match g.verdict {

@@ -1,5 +1,7 @@
 //! The runner: the one place where state changes. Input in, events into the journal, effects out, one task at a time.
 
+mod asked;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +15,7 @@ use super::lease::{self, Lease};
 use super::planted::Bug;
 use super::publish::Publisher;
 use super::repair::{self, Repair, RepairReport};
+use super::watch;
 use super::{strand, tasks};
 use crate::gate::{Baseline, GateState, TriggerState, Tripped};
 use crate::journal::{By, Journal, JournalError, Record};
@@ -34,6 +37,8 @@ pub enum End {
     RolledBack,
     /// Stopped at a safe point; the rollout can be resumed.
     Stopped,
+    /// Came to a safe point to be taken up again with an amended plan ([`super::Engine::amended`]).
+    Amended,
     /// Another runner took over.
     Fenced(String),
     /// The journal failed: nothing more may be decided.
@@ -41,6 +46,19 @@ pub enum End {
 }
 
 impl End {
+    /// One word for it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            End::Completed => "completed",
+            End::RolledBack => "rolled_back",
+            End::Stopped => "stopped",
+            End::Amended => "amended",
+            End::Fenced(_) => "taken_over",
+            End::Failed(_) => "failed",
+        }
+    }
+
     /// The word for it in summaries. A rollout that passed every stage is not completed while writes were made on a side that did
     /// not own their keys: somebody has to say what becomes of them. `None` is one that goes on.
     #[must_use]
@@ -49,7 +67,7 @@ impl End {
             Some(End::Completed) if strays == 0 => "completed",
             Some(End::RolledBack) if strays == 0 => "rolled_back",
             Some(End::Failed(_) | End::Fenced(_)) => "failed",
-            Some(End::Completed | End::RolledBack | End::Stopped) | None => "needs_operator",
+            Some(End::Completed | End::RolledBack | End::Stopped | End::Amended) | None => "needs_operator",
         }
     }
 }
@@ -75,6 +93,10 @@ pub(super) struct Runner {
     calls: Calls,
     /// No stage is worked on: this is carried out, and then the runner stops.
     repair: Option<Arc<Repair>>,
+    /// Other terminals watch.
+    shared: bool,
+    /// It stops to be taken up again with another plan.
+    amended: bool,
 }
 
 /// The run is over.
@@ -123,7 +145,14 @@ impl Runner {
             task_running: false,
             calls: Calls::default(),
             repair: None,
+            shared: false,
+            amended: false,
         }
+    }
+
+    /// Other terminals see how it ends.
+    pub(super) fn share(&mut self, shared: bool) {
+        self.shared = shared;
     }
 
     /// Has it carry out a repair instead of the rollout's tasks.
@@ -173,6 +202,9 @@ impl Runner {
                 break over;
             }
         };
+        if self.shared && !matches!(over.0, End::Fenced(_)) {
+            watch::publish_end(&self.ctx, &self.publisher, &over.0).await;
+        }
         if !matches!(over.0, End::Fenced(_)) {
             lease::release(self.ctx.db(Side::Legacy), &self.ctx.plan.id, &self.lease).await;
         }
@@ -217,6 +249,7 @@ impl Runner {
     async fn message(&mut self, message: Message) -> Result<(), Over> {
         match message {
             Message::Fenced(newer) => Err(Over(End::Fenced(format!("epoch {newer} has taken over")))),
+            Message::Asked(order) => self.asked(*order).await,
             Message::Repaired(report) => {
                 self.task_running = false;
                 self.publisher.set_repaired(report);
@@ -262,10 +295,17 @@ impl Runner {
     }
 
     async fn command(&mut self, command: Command, reply: oneshot::Sender<Reply>) -> Result<(), Over> {
+        let answer = self.carry_out(command, By::Operator(None)).await?;
+        // A sender that has gone away does not need the answer.
+        let _ = reply.send(answer);
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, command: Command, by: By) -> Result<Reply, Over> {
         if command == Command::Stop {
+            self.amended = false;
             self.ctx.stopping.store(true, Ordering::SeqCst);
-            let _ = reply.send(Reply::Accepted);
-            return Ok(());
+            return Ok(Reply::Accepted);
         }
         // Evidence belongs to the figures as they are now.
         if self.state.status != Status::New {
@@ -275,18 +315,16 @@ impl Runner {
         let mut forecast = self.publisher.forecast(&self.state);
         if command == Command::LeaveBehind {
             if self.ctx.one_cluster {
-                // A sender that has gone away does not need the answer.
-                let _ = reply.send(Reply::Refused("both sides are one cluster: nothing can be left behind".into()));
-                return Ok(());
+                return Ok(Reply::Refused("both sides are one cluster: nothing can be left behind".into()));
             }
             forecast["reason"] = json!(self.ctx.strand.reason);
         }
         let input = Input::Command { command, at_ms: self.ctx.clock.now_ms(), gates, forecast };
-        let answer = match decide(&self.state, &self.ctx.plan, &input) {
+        Ok(match decide(&self.state, &self.ctx.plan, &input) {
             Err(refusal) => Reply::Refused(refusal.0),
             Ok(events) => {
                 for event in events {
-                    self.journal_by(By::Operator(None), event).await?;
+                    self.journal_by(by.clone(), event).await?;
                 }
                 if matches!(command, Command::Continue | Command::CohortForward) {
                     let now = self.ctx.rt.now();
@@ -294,10 +332,7 @@ impl Runner {
                 }
                 Reply::Applied
             }
-        };
-        // A sender that has gone away does not need the answer.
-        let _ = reply.send(answer);
-        Ok(())
+        })
     }
 
     async fn renew(&mut self) -> Result<(), Over> {
@@ -321,6 +356,9 @@ impl Runner {
 
     /// Looks at gates and triggers and lets the core go on as far as it can.
     async fn advance(&mut self) -> Result<(), Over> {
+        if self.amended && !self.task_running && !self.waits_for_hooks() {
+            return Err(Over(End::Amended));
+        }
         if self.ctx.is_stopping() && !self.task_running && !self.waits_for_hooks() {
             self.journal_by(By::Operator(None), Event::Stopped {}).await?;
             return Err(Over(End::Stopped));

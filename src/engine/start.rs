@@ -43,7 +43,9 @@ pub enum StartError {
     #[error("rollout `{0}` is finished; its journal is closed (`tidegate cleanup` makes room for another run)")]
     Finished(String),
     /// The plan has changed.
-    #[error("the plan has changed since the rollout began (was {was}, is {is}); go back to that plan")]
+    #[error(
+        "the plan has changed since the rollout began or was last amended (was {was}, is {is}); go back to that plan"
+    )]
     OtherPlan {
         /// Hash at the start.
         was: String,
@@ -99,6 +101,7 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     let (commands, command_inbox) = mpsc::channel(32);
     let mut runner = Runner::new(ctx.clone(), journal, state, deps.on_record.clone(), publisher.clone(), held.clone());
     runner.only_repairs(config.repair.clone());
+    runner.share(config.shared && config.repair.is_none());
     for r in &records {
         runner.note(r);
     }
@@ -117,6 +120,10 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
         let publisher = publisher.clone();
         async move { open(ctx, publisher).await }
     });
+    if config.shared && config.repair.is_none() {
+        ctx.spawn("publish", super::watch::publish(ctx.clone(), publisher.clone()));
+        ctx.spawn("commands", super::watch::take_commands(ctx.clone(), publisher.clone()));
+    }
     spawn_watchers(&ctx);
     Ok(Engine { commands, publisher })
 }

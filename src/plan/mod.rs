@@ -3,6 +3,7 @@
 //! Types, parsing with positions, and every check that can be made without a cluster. A plan that passes is runnable; an unknown
 //! key is an error.
 
+mod amend;
 mod calendar;
 mod calendar_parse;
 mod canonical;
@@ -27,6 +28,7 @@ mod steps;
 mod throttle;
 mod types;
 
+pub use amend::amendment;
 pub use calendar::{Calendar, Freeze, Opening, Window};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use env::{EnvError, resolve_env};

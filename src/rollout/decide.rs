@@ -289,8 +289,9 @@ fn decide_strand(state: &State, plan: &Plan, evidence: &Value) -> Result<Vec<Eve
     Ok(events)
 }
 
-/// Why legacy cannot take everything back any more.
-fn no_way_back(state: &State, plan: &Plan) -> Option<&'static str> {
+/// Why legacy cannot take everything back any more; `None` while it can.
+#[must_use]
+pub fn no_way_back(state: &State, plan: &Plan) -> Option<&'static str> {
     let stopping = matches!(state.current_task(plan), Some(Task::StopReverse | Task::Quarantine));
     match state.status {
         Status::Completed => Some("the rollout is completed: there is no way back"),

@@ -286,6 +286,33 @@ pub enum Event {
         /// How long it was held back and how much.
         evidence: Value,
     },
+    /// The rollout goes on with another plan, of the same steps, sides and stages.
+    Amended {
+        /// The hash of the plan before.
+        was: String,
+        /// The hash of the plan from here on.
+        is: String,
+        /// Why.
+        reason: String,
+        /// What changes, in words.
+        changes: Vec<String>,
+    },
+    /// Somebody at another terminal asks for something. It is in the journal before anything is done for it.
+    CommandAsked {
+        /// Its id, which is never used twice.
+        id: String,
+        /// What is asked, in words.
+        command: String,
+        /// The lease epoch it was asked of.
+        epoch: i64,
+    },
+    /// What became of it.
+    CommandAnswered {
+        /// Its id.
+        id: String,
+        /// Why nothing was done; `None` when it was.
+        refused: Option<String>,
+    },
     /// A hook will be called now.
     HookCalled {
         /// Its id in the plan.
@@ -459,6 +486,12 @@ impl Event {
                 Some(t) => t.to_owned(),
                 None => "full speed again".to_owned(),
             },
+            Event::Amended { reason, changes, .. } => format!("AMENDED: {reason}: {}", changes.join("; ")),
+            Event::CommandAsked { command, .. } => format!("asked from another terminal: {command}"),
+            Event::CommandAnswered { refused: None, .. } => {
+                "what was asked from another terminal is applied".to_owned()
+            }
+            Event::CommandAnswered { refused: Some(why), .. } => format!("refused to another terminal: {why}"),
             Event::HookCalled { hook, on, again, .. } => {
                 format!("hook {hook} is called for {on}{}", if *again { ", again" } else { "" })
             }

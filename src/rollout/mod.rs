@@ -12,7 +12,7 @@ mod payload;
 mod state;
 mod task;
 
-pub use decide::{GateSummary, Input, Refusal, decide};
+pub use decide::{GateSummary, Input, Refusal, decide, no_way_back};
 pub use event::{Event, EventError};
 pub use hooks::{Awaits, Delivery, Outbox};
 pub use state::{Back, Sealed, State, Status};

@@ -1,6 +1,6 @@
 //! Everything that must survive a crash, as the fold of the journal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::plan::{Advance, Plan};
@@ -146,6 +146,8 @@ pub struct State {
     pub baseline: Option<serde_json::Value>,
     /// Strays found that nobody has resolved, by the `_id` of their record in quarantine.
     pub strays: Arc<BTreeSet<String>>,
+    /// What other terminals have asked, by id: `None` while it is carried out, then why it was refused, if it was.
+    pub asked: Arc<BTreeMap<String, Option<Option<String>>>>,
     /// Records so far: the number of the last one.
     pub records: u64,
     /// Hooks that must succeed before the current stage's work begins.
@@ -248,6 +250,11 @@ impl State {
             }
             Event::ConflictResolved { key, side } => {
                 self.conflicts.insert(key.clone(), Some(side.clone()));
+            }
+            Event::Amended { is, .. } => self.plan_hash.clone_from(is),
+            Event::CommandAsked { id, .. } => drop(Arc::make_mut(&mut self.asked).insert(id.clone(), None)),
+            Event::CommandAnswered { id, refused } => {
+                Arc::make_mut(&mut self.asked).insert(id.clone(), Some(refused.clone()));
             }
             // They change documents and indexes, not where the rollout stands.
             Event::RepairBegan { .. }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::{Add, AddAssign, Mul, Sub};
 
 /// Microseconds: a span, or a point measured from the runtime's start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Micros(pub u64);
 
 impl Micros {

@@ -1,9 +1,11 @@
 //! What weighs on the servers, and what tidegate does about it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::runtime::Micros;
 
 /// tidegate's own work is slower than it could be, and why.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThrottleView {
     /// What holds it back: `replication lag`, `legacy write p99`.
     pub signal: String,
@@ -22,7 +24,7 @@ pub struct ThrottleView {
 }
 
 /// What servers say about their load: the worst of both clusters. `None` where none says it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadView {
     /// Free tickets for reads, of how many.
     pub read_tickets: Option<(u32, u32)>,
@@ -43,7 +45,7 @@ pub struct LoadView {
 }
 
 /// Who measured the latencies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LatencySource {
     /// Applications, which report them with their acknowledgements.
     Applications,

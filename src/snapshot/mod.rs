@@ -12,8 +12,10 @@ use crate::route::{Bucket, Side};
 use crate::runtime::Micros;
 pub use load::{LatencySource, LoadView, ThrottleView};
 
+mod wire;
+
 /// Everything a screen may show.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The engine's clock when this was taken; all other `Micros` points are on the same clock.
     pub at: Micros,
@@ -73,10 +75,12 @@ pub struct Snapshot {
     pub events: Vec<EventLine>,
     /// Applications that follow the route.
     pub applications: Vec<ApplicationView>,
+    /// Other terminals see an older picture than this one: since when and why. `None` when they do not, or nobody publishes.
+    pub unpublished: Option<String>,
 }
 
 /// Change windows and freezes, as they stand now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CalendarView {
     /// Until when and why no stage may begin or be left: one sentence. `None` while it is open.
     pub closed: Option<String>,
@@ -85,7 +89,7 @@ pub struct CalendarView {
 }
 
 /// The plan, as far as a screen names it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PlanView {
     /// The plan's id.
     pub id: String,
@@ -141,7 +145,7 @@ impl Phase {
 }
 
 /// Long-running work with progress.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Activity {
     /// `backfill`, `reconcile`, `cutover`, …
     pub name: String,
@@ -171,7 +175,7 @@ pub enum StageStatus {
 }
 
 /// One stage.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StageView {
     /// Its id.
     pub id: String,
@@ -200,7 +204,7 @@ pub struct StageView {
 }
 
 /// The route in force.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct RouteView {
     /// Its epoch.
     pub epoch: i64,
@@ -215,7 +219,7 @@ pub struct RouteView {
 }
 
 /// The pilot cohort and where it goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PilotView {
     /// Which documents, in words: `_id.region in "eu"`.
     pub cohort: String,
@@ -250,8 +254,11 @@ pub enum Verdict {
     Pass,
 }
 
+/// One of a handful of words: a relation or a unit.
+pub type Word = &'static str;
+
 /// One gate of the current stage.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GateView {
     /// Short name: `next read p99`.
     pub name: String,
@@ -260,9 +267,11 @@ pub struct GateView {
     /// The limit, in `unit`.
     pub limit: f64,
     /// `<=` or `>=`.
-    pub relation: &'static str,
+    #[serde(deserialize_with = "wire::word")]
+    pub relation: Word,
     /// `ms`, `s`, `%`, `x` or empty for a count.
-    pub unit: &'static str,
+    #[serde(deserialize_with = "wire::word")]
+    pub unit: Word,
     /// Room left as a share of the limit: 0.2 is 20 % left, negative is broken.
     pub room: Option<f64>,
     /// What it says.
@@ -287,7 +296,7 @@ pub const HEAT_ROWS: usize = 18;
 pub const HEAT_COLUMN: Micros = Micros::from_secs(5);
 
 /// The latencies of one kind of operation on one side, over the last 60 s.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LatencyView {
     /// Samples in the window.
     pub count: u64,
@@ -306,6 +315,7 @@ pub struct LatencyView {
     /// p99 of each of the last 60 heat columns, oldest first, for a sparkline.
     pub p99_history: Vec<Option<Micros>>,
     /// Counts on the fixed log2 axis: `[0]` below 0.25 ms, then quarter octaves, last above 16 s.
+    #[serde(with = "wire::sparse")]
     pub bins: [u32; LATENCY_BINS],
     /// Up to 120 columns of [`HEAT_COLUMN`], oldest first; the last one is still filling.
     pub heat: Vec<HeatColumn>,
@@ -335,16 +345,17 @@ impl Default for LatencyView {
 }
 
 /// One column of the heat map.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct HeatColumn {
     /// When it begins.
     pub start: Micros,
     /// Counts per octave: `[0]` below 0.25 ms, last above 16 s.
+    #[serde(with = "wire::sparse")]
     pub rows: [u32; HEAT_ROWS],
 }
 
 /// Replication and apply lag.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LagView {
     /// Member name, state, lag behind its primary.
     pub members: Vec<(String, String, Option<Micros>)>,
@@ -365,7 +376,7 @@ pub struct LagView {
 }
 
 /// Counts of one collection's reconciliation. `None` is "not checked", never 0.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReconcileView {
     /// The collection's short name.
     pub collection: String,
@@ -388,7 +399,7 @@ pub struct ReconcileView {
 }
 
 /// What the applications report about what they got.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TrafficView {
     /// Writes acknowledged to applications.
     pub acknowledged: u64,
@@ -405,7 +416,7 @@ pub struct TrafficView {
 }
 
 /// The way back, in the terms of the verdict line.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WayBack {
     /// Legacy can still take everything back.
     pub open: bool,
@@ -422,7 +433,7 @@ pub struct WayBack {
 }
 
 /// A rollback under way.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BackView {
     /// Everything at once, rather than stage by stage.
     pub hard: bool,
@@ -439,7 +450,7 @@ pub struct BackView {
 }
 
 /// Next does not answer while writes belong to it, or has been left behind.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StrandView {
     /// For how long next has not answered; `None` when it does.
     pub silent: Option<Micros>,
@@ -476,7 +487,7 @@ impl StrandView {
 }
 
 /// What became of the keys that were left behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Salvaged {
     /// Changed on next since the last that legacy has.
     pub changed: u64,
@@ -489,7 +500,7 @@ pub struct Salvaged {
 }
 
 /// Where a finished rollout came to rest, in plain sentences.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestView {
     /// Which side applications read and write.
     pub applications: String,
@@ -500,7 +511,7 @@ pub struct RestView {
 }
 
 /// One line of the event log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EventLine {
     /// Journal sequence number.
     pub seq: u64,
@@ -515,7 +526,7 @@ pub struct EventLine {
 }
 
 /// One process of an application.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ApplicationView {
     /// Its name.
     pub name: String,
@@ -568,7 +579,8 @@ pub enum Command {
 }
 
 /// How the engine answered a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "why", rename_all = "snake_case")]
 pub enum Reply {
     /// It is in the journal and its effect is under way.
     Accepted,

@@ -130,6 +130,10 @@ pub struct UiState {
     pub clock: Micros,
     /// How long the snapshot on screen has been the newest one, in whole seconds.
     pub snapshot_age: Micros,
+    /// This terminal looks on at another one's rollout.
+    pub watching: bool,
+    /// Nobody moves what the snapshot shows, and why that is known.
+    pub absent: Option<String>,
     /// What lies over the panels.
     pub overlay: Option<Overlay>,
     /// The focused panel; `None` until Tab is pressed.
@@ -173,6 +177,8 @@ impl UiState {
         UiState {
             clock: Micros::ZERO,
             snapshot_age: Micros::ZERO,
+            watching: false,
+            absent: None,
             overlay: None,
             focus: None,
             zoomed: false,

@@ -51,7 +51,8 @@ pub(super) fn ask(ui: &mut UiState, snapshot: &Snapshot, question: Question) {
         Question::QuitDrill => vec!["End this drill? Its data is gone with it; the journal stays.".to_owned()],
         Question::QuitLive => vec![
             "Enter stops the rollout at a safe point; it can be resumed.".to_owned(),
-            "d leaves only this screen; the rollout goes on without it.".to_owned(),
+            "H hands it over to a process without a screen; `tidegate watch` comes back to it.".to_owned(),
+            "d leaves only this screen; the rollout goes on in this terminal.".to_owned(),
         ],
     };
     ui.overlay = Some(Overlay::Dialog(Dialog {
@@ -146,9 +147,9 @@ pub(super) fn in_dialog(
     match dialog.question {
         Question::QuitDrill if yes || key == Key::Char('y') || again => vec![Effect::Quit],
         Question::QuitLive if key == Key::Char('d') => vec![Effect::Detach],
-        Question::QuitLive if yes => {
+        Question::QuitLive if yes || key == Key::Char('H') => {
             let sent = ui.send(Command::Stop);
-            let after = Effect::QuitAfter(ui.last_id);
+            let after = if yes { Effect::QuitAfter(ui.last_id) } else { Effect::HandOverAfter(ui.last_id) };
             vec![sent, after]
         }
         Question::Continue if key == Key::Char('f') && held(snapshot).is_some() => {

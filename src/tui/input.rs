@@ -34,6 +34,8 @@ pub enum Input {
     Reply(u64, Reply),
     /// Something outside went wrong and should be said.
     Problem(String),
+    /// Nobody moves what the snapshot shows, for this reason; `None` when somebody does.
+    Absent(Option<String>),
 }
 
 /// What is to be done about it.
@@ -45,6 +47,8 @@ pub enum Effect {
     Quit,
     /// Leave the dashboard once the rollout has stopped at a safe point (a [`Command::Stop`] was sent under this id).
     QuitAfter(u64),
+    /// As [`Effect::QuitAfter`], and then hand the rollout over to a process without a screen.
+    HandOverAfter(u64),
     /// Leave the dashboard and let the rollout go on without it.
     Detach,
 }
@@ -80,6 +84,11 @@ pub fn update(ui: &mut UiState, snapshot: &Snapshot, input: Input) -> Vec<Effect
         }
         Input::Reply(id, reply) => {
             on_reply(ui, id, reply);
+            Vec::new()
+        }
+        Input::Absent(why) => {
+            ui.dirty |= ui.absent != why;
+            ui.absent = why;
             Vec::new()
         }
         Input::Problem(text) => {
@@ -193,7 +202,7 @@ fn look_or_ask(ui: &mut UiState, snapshot: &Snapshot, action: Option<Action>) ->
         Action::Continue => ask(ui, snapshot, Question::Continue),
         Action::Advance => ask(ui, snapshot, Question::Advance),
         Action::Rollback => ask(ui, snapshot, Question::Rollback(Choice::first(snapshot))),
-        Action::Quit if snapshot.phase.is_final() => return vec![Effect::Quit],
+        Action::Quit if snapshot.phase.is_final() || ui.watching => return vec![Effect::Quit],
         Action::Quit if snapshot.drill => ask(ui, snapshot, Question::QuitDrill),
         Action::Quit => ask(ui, snapshot, Question::QuitLive),
         Action::Why => ui.overlay = Some(Overlay::Why),

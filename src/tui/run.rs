@@ -41,6 +41,14 @@ pub trait Source {
     fn problems(&mut self) -> Vec<String> {
         Vec::new()
     }
+    /// How old the newest snapshot is, for a source that knows it better than from when it came.
+    fn age(&self) -> Option<Duration> {
+        None
+    }
+    /// Why nobody moves what the snapshot shows; `None` while somebody does.
+    fn absent(&self) -> Option<String> {
+        None
+    }
     /// Nothing more will come: the engine has ended.
     fn finished(&self) -> bool;
     /// Whether silence means that something is wrong. False for a drill or a recording that may stand still.
@@ -65,6 +73,8 @@ pub enum Exit {
     Quit,
     /// The operator left after the rollout stopped at a safe point.
     Stopped,
+    /// The rollout stopped at a safe point to go on in a process of its own.
+    HandOver,
     /// The operator left the screen only: the rollout goes on.
     Detached,
     /// The source has nothing more.
@@ -107,8 +117,8 @@ struct Loop<'a> {
     last_draw: Option<Instant>,
     data_waiting: bool,
     input_waiting: bool,
-    /// The stop command to wait for before leaving, and since when.
-    leaving: Option<(u64, Instant)>,
+    /// The stop command to wait for before leaving, since when, and how it is left.
+    leaving: Option<(u64, Instant, Exit)>,
 }
 
 impl<'a> Loop<'a> {
@@ -198,16 +208,18 @@ impl<'a> Loop<'a> {
         }
         let silent =
             if self.source.is_live() && !self.snapshot.drill { now - self.last_change } else { Duration::ZERO };
+        let silent = self.source.age().unwrap_or(silent);
+        self.take(Input::Absent(self.source.absent()));
         let tick = Input::Tick { elapsed: micros(elapsed), snapshot_age: micros(silent) };
         if let Some(exit) = self.take(tick) {
             return Some(exit);
         }
-        if let Some((id, since)) = self.leaving {
+        if let Some((id, since, exit)) = self.leaving {
             let state = self.ui.requests.iter().find(|r| r.id == id).map(|r| r.state.clone());
             match state {
-                Some(RequestState::Applied) => return Some(Exit::Stopped),
+                Some(RequestState::Applied) => return Some(exit),
                 Some(RequestState::Refused(_)) => self.leaving = None,
-                _ if self.source.finished() => return Some(Exit::Stopped),
+                _ if self.source.finished() => return Some(exit),
                 _ if now - since > STOP_WITHIN => self.leaving = None, // the status line says UNKNOWN; the operator decides
                 _ => {}
             }
@@ -223,11 +235,16 @@ impl<'a> Loop<'a> {
                 Effect::Send(id, command) => self.source.send(id, command),
                 Effect::Quit => return Some(Exit::Quit),
                 Effect::Detach => return Some(Exit::Detached),
-                Effect::QuitAfter(id) => self.leaving = Some((id, Instant::now())),
+                Effect::QuitAfter(id) => self.leave(id, Exit::Stopped),
+                Effect::HandOverAfter(id) => self.leave(id, Exit::HandOver),
             }
         }
         self.input_waiting |= self.ui.take_dirty();
         None
+    }
+
+    fn leave(&mut self, id: u64, exit: Exit) {
+        self.leaving = Some((id, Instant::now(), exit));
     }
 
     /// A question is open that has not been on screen yet.

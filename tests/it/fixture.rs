@@ -210,6 +210,7 @@ pub fn canary() -> Snapshot {
         load: Default::default(),
         latency_source: Some(tidegate::snapshot::LatencySource::Applications),
         strand: None,
+        unpublished: None,
         at: AT,
         wall_ms: WALL_MS,
         plan: PlanView {

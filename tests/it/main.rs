@@ -38,4 +38,5 @@ mod tui_pilot;
 mod tui_pty;
 mod tui_rollback;
 mod tui_strand;
+mod watch;
 mod windows;

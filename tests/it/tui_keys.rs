@@ -182,6 +182,12 @@ fn leaving_asks_what_should_become_of_the_rollout() {
     let mut ui = UiState::default();
     let effects = feed(&mut ui, &live, &[key('q'), ENTER]);
     assert_eq!(effects, [Effect::Send(1, Command::Stop), Effect::QuitAfter(1)]);
+    let mut ui = UiState::default();
+    assert_eq!(feed(&mut ui, &live, &[key('q'), key('h')]), []);
+    assert_eq!(feed(&mut ui, &live, &[key('H')]), [Effect::Send(1, Command::Stop), Effect::HandOverAfter(1)]);
+    let mut ui = UiState::default();
+    ui.watching = true;
+    assert_eq!(feed(&mut ui, &live, &[key('q')]), [Effect::Quit]);
 
     let drill = Snapshot { drill: true, ..canary() };
     for yes in [key('y'), ENTER, key('q')] {

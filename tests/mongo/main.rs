@@ -42,6 +42,7 @@ mod server_gate;
 mod steps;
 mod strand;
 mod throttle;
+mod watch;
 
 use replset::ReplSet;
 
@@ -159,7 +160,7 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 13] = [
+const LONG: [&str; 14] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",
     "cleanup::a_plan_that_was_rolled_back_runs_again_under_its_own_id",
@@ -173,6 +174,7 @@ const LONG: [&str; 13] = [
     "server_gate::a_completed_rollout_restores_the_validators",
     "server_gate::the_way_back_by_hand_restores_the_validators",
     "strand::next_killed_left_behind_and_salvaged_loses_nothing_but_listed_conflicts",
+    "watch::a_user_who_may_only_read_looks_on_and_is_refused",
 ];
 
 fn main() {
@@ -214,6 +216,7 @@ fn main() {
     trials.extend(steps::trials());
     trials.extend(strand::trials());
     trials.extend(throttle::trials());
+    trials.extend(watch::trials());
     let skip = mongod::skipped();
     let later = |t: &Trial| LONG.contains(&t.name());
     let trials = trials.into_iter().map(|t| if skip || later(&t) { t.with_ignored_flag(true) } else { t }).collect();

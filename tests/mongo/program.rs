@@ -54,6 +54,11 @@ impl Place {
         Ok(Place { dir, set_dir: set.dir().to_owned(), uri: set.uri(), next_uri: None, id: id.to_owned(), plan: path })
     }
 
+    /// What is started from here on connects with this string.
+    pub fn connects_as(&mut self, uri: String) {
+        self.uri = uri;
+    }
+
     /// The same with next on another replica set.
     pub fn with_next(self, set: &ReplSet) -> Place {
         Place { next_uri: Some(set.uri()), ..self }

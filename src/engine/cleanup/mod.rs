@@ -17,6 +17,7 @@ use super::in_place::undo_ns;
 use super::lease::{self, LeaseError};
 use super::quarantine::quarantine_ns;
 use super::ttl::{self, Kept, ttl_ns};
+use super::watch::{commands_ns, views_ns};
 use super::{Config, Deps, back, server_gate, start, tasks};
 use crate::cluster::{AdminDone, AdminOp, CONTROL_DB, CollKind, Doc, Key, Ns, PageLimit, WriteOp};
 use crate::journal::{Journal, JournalError, Record};
@@ -257,6 +258,10 @@ async fn control(ctx: &Arc<Ctx>) -> Result<Vec<Left>, Halt> {
     let validators = server_gate::validators_ns();
     let found = keys(of_plan(ctx, Side::Legacy, &validators).await?);
     add(validators, Side::Legacy, "validators kept for the server gate", Fate::Removed, found);
+    let asked = keys(of_plan(ctx, Side::Legacy, &commands_ns()).await?);
+    add(commands_ns(), Side::Legacy, "what other terminals asked", Fate::Removed, asked);
+    let views = keys_of(ctx, Side::Legacy, &views_ns(), |key, _| *key == Key::from(ctx.plan.id.as_str())).await?;
+    add(views_ns(), Side::Legacy, "the last picture for other terminals", Fate::Removed, views);
     let quarantine = quarantine_ns();
     let mut strays = keys(of_plan(ctx, Side::Legacy, &quarantine).await?);
     strays.extend(of_rollout(ctx, &quarantine).await?);

@@ -61,7 +61,7 @@ pub struct Held {
 /// What a journal began and ends with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JournalEnds {
-    /// The hash of the plan it was begun with.
+    /// The hash of the plan it was begun with, or last amended to.
     pub plan_hash: String,
     /// It is closed: the rollout is over.
     pub closed: bool,

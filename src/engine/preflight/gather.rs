@@ -112,8 +112,14 @@ async fn journal(survey: &dyn Survey, rollout: &str) -> Answer<Option<JournalEnd
     let record = |docs: Vec<Doc>| docs.first().and_then(|d| record(d));
     let Some(first) = record(survey.find(&ns, &filter, true, 1).await?) else { return Ok(None) };
     let last = record(survey.find(&ns, &filter, false, 1).await?);
+    // The plan it goes on with, which need not be the one it was begun with.
+    let mut amended = filter.clone();
+    amended.insert("kind", "amended");
+    let amended = record(survey.find(&ns, &amended, false, 1).await?);
+    let hash = |r: &Record, field: &str| r.body.get(field).and_then(|v| v.as_str()).map(str::to_owned);
+    let plan_hash = amended.and_then(|r| hash(&r, "is")).or_else(|| hash(&first, "plan_hash"));
     Ok(Some(JournalEnds {
-        plan_hash: first.body.get("plan_hash").and_then(|v| v.as_str()).unwrap_or_default().to_owned(),
+        plan_hash: plan_hash.unwrap_or_default(),
         closed: last.as_ref().is_some_and(|r| r.kind == CLOSED),
         last: last.map_or_else(|| "?".into(), |r| r.kind),
     }))

@@ -24,7 +24,7 @@ pub(super) fn held(v: &View<'_>) -> Vec<Finding> {
         match held.and_then(|h| Some((h, left_ms(v, h)?))) {
             Some((held, left)) => Finding::fail(
                 PLACE,
-                lease::held(&v.f.plan.id, &held.holder, held.since_ms, left),
+                lease::held(&v.f.plan.id, &held.holder, held.since_ms, (held.expires_ms, left)),
                 "let its holder go on, or have it stopped first; two runners of one plan are never needed",
             ),
             None => Finding::pass(PLACE, "nobody holds the lease"),

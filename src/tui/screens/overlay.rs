@@ -89,9 +89,9 @@ fn why(s: &Snapshot, ui: &UiState, width: usize) -> Lines {
     };
     for (head, a) in [
         ("Users", verdict::users(s, ui)),
-        ("Now", verdict::now(s)),
-        ("If idle", verdict::idle(s)),
-        ("Way back", verdict::back(s)),
+        ("Now", verdict::now_of(s, ui)),
+        ("If idle", verdict::idle_of(s, ui)),
+        ("Way back", verdict::back_of(s, ui)),
         ("Lease", verdict::lease(s)),
         ("Data", verdict::data(s, ui)),
     ] {

@@ -67,7 +67,8 @@ pub(crate) fn draw(c: &mut Canvas<'_>, area: Rect, live: &Snapshot, ui: &UiState
 /// Draws the identity and the answers; returns how many rows they took.
 fn verdict_rows(c: &mut Canvas<'_>, area: Rect, s: &Snapshot, ui: &UiState) -> u16 {
     identity(&mut c.part(cut(area, 0, 1)), s, ui);
-    let (users, now, idle, back) = (verdict::users(s, ui), verdict::now(s), verdict::idle(s), verdict::back(s));
+    let (users, now) = (verdict::users(s, ui), verdict::now_of(s, ui));
+    let (idle, back) = (verdict::idle_of(s, ui), verdict::back_of(s, ui));
     let (on_next, advance) = (verdict::on_next(s), verdict::advance(s));
     let (lease, data) = (verdict::lease(s), verdict::data(s, ui));
     let w = usize::from(area.width);

@@ -48,7 +48,7 @@ pub(super) fn keys(s: &Snapshot, d: &Dialog) -> String {
             format!("Enter goes back   Esc does not{whom}   {how} soft or hard   Left Right where to")
         }
         Question::QuitDrill => "Enter or y ends it   Esc stays".into(),
-        Question::QuitLive => "Enter stops   d leaves only   Esc stays".into(),
+        Question::QuitLive => "Enter stops   H hands over   d leaves only   Esc stays".into(),
     }
 }
 

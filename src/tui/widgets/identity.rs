@@ -27,6 +27,8 @@ pub(crate) fn identity(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
     let (state, role) = match (&ui.frozen, s.drill) {
         (Some(_), _) => ("FROZEN", Role::Warn),
         (None, true) => ("VIRTUAL TIME", Role::Accent),
+        (None, false) if ui.absent.is_some() => ("NOT LIVE", Role::Bad),
+        (None, false) if ui.watching => ("WATCHING", Role::Ok),
         (None, false) => ("LIVE", Role::Ok),
     };
     let state = if c.width() < 100 {

@@ -212,6 +212,34 @@ pub fn now(s: &Snapshot) -> Answer {
     }
 }
 
+/// As [`now`]; where nobody moves it, that is what it is doing.
+#[must_use]
+pub fn now_of(s: &Snapshot, ui: &UiState) -> Answer {
+    match &ui.absent {
+        Some(why) => answer(Level::Bad, "NO RUNNER", format!("{why}; it was {}", now(s).word.to_lowercase())),
+        None => now(s),
+    }
+}
+
+/// As [`idle`]: nothing happens by itself where nobody moves it.
+#[must_use]
+pub fn idle_of(s: &Snapshot, ui: &UiState) -> Answer {
+    match &ui.absent {
+        Some(_) => answer(Level::Plain, "", "nothing moves until a runner takes it up: `tidegate resume`"),
+        None => idle(s),
+    }
+}
+
+/// As [`back`]: where nobody moves it, what was true when it was last heard of.
+#[must_use]
+pub fn back_of(s: &Snapshot, ui: &UiState) -> Answer {
+    let a = back(s);
+    match &ui.absent {
+        Some(_) => answer(Level::Unknown, a.word, format!("when last heard of: {}", a.text)),
+        None => a,
+    }
+}
+
 /// `soft, step 3 of 9: reads back to legacy`, with what the step waits for, or why the way back stands still.
 fn going_back(s: &Snapshot, b: &BackView) -> String {
     let (n, of) = rollback::step(b);
@@ -336,6 +364,9 @@ pub fn advance(s: &Snapshot) -> Answer {
 pub fn lease(s: &Snapshot) -> Answer {
     if s.holder.is_empty() {
         return answer(Level::Plain, "", "nobody yet");
+    }
+    if let Some(why) = &s.unpublished {
+        return answer(Level::Warn, "", format!("{}, epoch {}; {why}", s.holder, s.epoch));
     }
     answer(Level::Plain, "", format!("{}, epoch {}", s.holder, s.epoch))
 }
