@@ -4,7 +4,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 /// Every word that a gate's relation or unit may be.
-const WORDS: [&str; 7] = ["<=", ">=", "ms", "s", "%", "x", ""];
+const WORDS: [&str; 8] = ["<=", ">=", "ms", "s", "%", "x", "/s", ""];
 
 /// Reads one of [`WORDS`]; another one was written by another version, and is shown as not known.
 pub(super) fn word<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
@@ -81,6 +81,13 @@ mod tests {
         }
         let json = r#"{"start":0,"rows":[17,1,1]}"#;
         assert!(serde_json::from_str::<HeatColumn>(json).is_err(), "it reaches beyond the last row");
+    }
+
+    #[test]
+    fn every_unit_of_a_metric_is_a_word() {
+        let unit = |m: &crate::plan::MetricName| crate::metrics::names::unit(m.name).0;
+        let unknown: Vec<_> = crate::plan::METRICS.iter().map(unit).filter(|u| !super::WORDS.contains(u)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
     }
 
     #[test]

@@ -171,17 +171,11 @@ impl Controller {
         let known = readings.iter().filter_map(|r| Some((r, r.pressure()?)));
         let worst = known.max_by(|a, b| a.1.total_cmp(&b.1));
         let unknown = readings.iter().find(|r| r.pressure().is_none());
-        let stood = std::mem::take(&mut self.stopped);
+        self.stopped = false;
         self.waits = None;
         match (worst, unknown) {
             (Some((r, pressure)), _) if pressure > 1.0 => self.lower(now, r, readings),
-            (_, Some(r)) => {
-                if stood {
-                    // It begins again as carefully as it can: what stopped it may still be so.
-                    self.speed = self.floor;
-                }
-                self.wait(r);
-            }
+            (_, Some(r)) => self.wait(r),
             (Some((r, pressure)), None) if pressure > WELL_UNDER => self.wait(r),
             _ => self.grow(now),
         }
