@@ -22,6 +22,10 @@ pub(super) fn hand_over(args: &Common, world: &World, journal: &Path, epoch: i64
         out::say(&format!("not handed over: {why}; the rollout is stopped at a safe point, `tidegate resume` goes on"));
         NEEDS_OPERATOR
     };
+    match super::read_plan(&args.plan) {
+        Ok(plan) if plan.hash == world.plan.hash => {}
+        _ => return failed(&format!("{} is not the plan that runs, which was amended", shown(&args.plan))),
+    }
     let mut child = match start(args, journal, &log) {
         Ok(child) => child,
         Err(e) => return failed(&format!("no process could be started: {e}")),
@@ -29,14 +33,16 @@ pub(super) fn hand_over(args: &Common, world: &World, journal: &Path, epoch: i64
     let mut looker = Looker::new(&world.rt, &world.clusters[0], &world.plan.id);
     let until = world.rt.now() + WITHIN;
     while world.rt.now() < until {
-        let seen = world.block_on(looker.look()).ok();
-        if seen.as_ref().and_then(|s| s.holder()).is_some_and(|l| l.epoch > epoch) {
+        // Its first picture: a lease alone would say nothing of a process that has it and then finds that it cannot go on.
+        let view = world.block_on(looker.look()).ok().and_then(|s| s.view);
+        let ended = child.try_wait().ok().flatten();
+        if ended.is_none() && view.is_some_and(|v| v.epoch > epoch && v.ended.is_none()) {
             let (pid, plan) = (child.id(), shown(&args.plan));
             out::say(&format!("handed over to process {pid}, which logs to {}", shown(&log)));
             out::say(&format!("`tidegate watch {plan}` comes back to it"));
             return DONE;
         }
-        if let Ok(Some(status)) = child.try_wait() {
+        if let Some(status) = ended {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let last = text.lines().last().unwrap_or("it said nothing");
             return failed(&format!("the process ended ({status}): {}", crate::scrub::short(last, 300)));

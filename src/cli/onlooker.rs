@@ -128,8 +128,10 @@ impl Onlooker {
     }
 
     async fn follow_up(self, id: u64, asked: Asked) {
-        if let Err(why) = ask(&self.rt, &self.db, &self.plan, &asked, ASK_WITHIN).await {
-            return self.tell(id, Fate::Reply(Reply::Refused(why)));
+        match ask(&self.rt, &self.db, &self.plan, &asked, ASK_WITHIN).await {
+            Answer::Waiting => {}
+            Answer::Reply(reply) => return self.tell(id, Fate::Reply(reply)),
+            Answer::Unknown(why) => return self.tell(id, Fate::Unknown(why)),
         }
         let until = self.rt.now() + ANSWER_WITHIN;
         let mut told = Answer::Waiting;

@@ -48,7 +48,8 @@ fn percent(below: u16) -> f64 {
 fn doing(r: &StatusReport) -> (String, String) {
     match r.live() {
         Some(s) => (watch::phase(s), s.why.clone()),
-        None => (r.doing.phase.clone(), r.doing.why.clone()),
+        // From the journal, which whoever writes the control database can write.
+        None => (r.doing.phase.clone(), crate::scrub::short(&r.doing.why, 500)),
     }
 }
 

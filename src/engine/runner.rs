@@ -363,6 +363,11 @@ impl Runner {
             self.journal_by(By::Operator(None), Event::Stopped {}).await?;
             return Err(Over(End::Stopped));
         }
+        if self.amended {
+            // Nothing new begins; what must turn it back still does.
+            self.look();
+            return self.trip().await;
+        }
         if !self.publisher.is_open() || self.ctx.is_stopping() {
             return Ok(());
         }

@@ -9,7 +9,7 @@ pub(super) fn body(body: Map<String, Value>) -> Map<String, Value> {
     body.into_iter().map(|(k, v)| (text(k), value(v))).collect()
 }
 
-fn value(v: Value) -> Value {
+pub(super) fn value(v: Value) -> Value {
     match v {
         Value::String(s) => Value::String(text(s)),
         Value::Array(list) => Value::Array(list.into_iter().map(value).collect()),

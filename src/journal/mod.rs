@@ -30,6 +30,16 @@ pub use verify::{VerifyReport, read_file, verify_file};
 
 use chain::Chain;
 
+/// A text without the credentials of connection strings, as records have it.
+pub(crate) fn masked(text: &str) -> String {
+    mask::text(text.to_owned())
+}
+
+/// The same for everything in a JSON value.
+pub(crate) fn masked_value(value: Value) -> Value {
+    mask::value(value)
+}
+
 /// Why the journal cannot be read or written. Every one of them stops the rollout.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {

@@ -16,6 +16,7 @@ mod wire;
 
 /// Everything a screen may show.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
     /// The engine's clock when this was taken; all other `Micros` points are on the same clock.
     pub at: Micros,

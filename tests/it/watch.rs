@@ -187,7 +187,7 @@ impl World {
     fn ask(&self, asked: &Asked) {
         let (rt, db, plan, asked) = (self.rt.clone(), self.db.clone(), self.plan.id.clone(), asked.clone());
         let asking = async move { ask(&rt, &db, &plan, &asked, Micros::from_secs(4)).await };
-        self.sim.block_on(asking).unwrap().unwrap();
+        assert_eq!(self.sim.block_on(asking).unwrap(), Answer::Waiting);
     }
 
     fn answer(&self, id: &str) -> Option<Answer> {
@@ -441,6 +441,18 @@ fn an_amended_plan_takes_effect_and_is_what_the_journal_names_from_there_on() {
     assert_eq!(w.settled("soak", Micros::from_secs(3)), applied());
     w.pass(Micros::from_secs(20));
     assert_eq!(again.ended(), Some(engine::End::Completed), "{}", w.log());
+}
+
+#[test]
+fn an_amendment_does_not_hold_up_a_rollback() {
+    let mut w = World::new(10);
+    let _engine = w.start();
+    w.pass(Micros::from_secs(3));
+    w.ask(&w.asked("1 back", 1, Command::Rollback { hard: true, to: None }));
+    w.ask(&amend(&w, "2 soak", "20s", "5s"));
+    let why = refused(w.settled("2 soak", Micros::from_secs(3)));
+    assert!(why.starts_with("a rollback is under way"), "{why}\n{}", w.log());
+    assert!(w.records("amended").is_empty() && !w.records("rollback_began").is_empty(), "{}", w.log());
 }
 
 #[test]

@@ -39,6 +39,19 @@ impl Runner {
         Ok(())
     }
 
+    /// Why an amendment would cut something off: the runner that has the plan gives way to another one.
+    fn not_now(&self) -> Option<String> {
+        if self.ctx.is_stopping() {
+            return Some("the runner is stopping: `resume`, then amend".into());
+        }
+        if let Some(why) = &self.state.needs_operator {
+            return Some(format!(
+                "an operator is needed ({why}), and an amendment would go on without one: continue first"
+            ));
+        }
+        self.state.back.is_some().then(|| "a rollback is under way: it is not held up by an amendment".into())
+    }
+
     /// The plan of the journal is the amended one from here on; it takes effect at the next safe point, when this runner gives way to
     /// one that has it.
     async fn amend(&mut self, text: &str, reason: String, by: By) -> Result<Reply, Over> {
@@ -48,6 +61,9 @@ impl Runner {
         if matches!(self.state.status, Status::Completed | Status::RolledBack) {
             // It only tells its hooks so before its journal is closed.
             return Ok(Reply::Refused("the rollout is over: nothing is left to amend".into()));
+        }
+        if let Some(why) = self.not_now() {
+            return Ok(Reply::Refused(why));
         }
         let plan = match watch::amended(text, &self.ctx.plan, &self.state) {
             Ok(plan) => plan,

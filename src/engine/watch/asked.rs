@@ -14,6 +14,10 @@ use crate::snapshot::{Command, Reply};
 pub(super) const VALID: Micros = Micros::from_secs(60);
 /// Commands looked at in one round.
 const ROUND: PageLimit = PageLimit { docs: 200, bytes: 4 << 20 };
+/// More commands than this wait for a later round.
+const AT_A_TIME: usize = 1_000;
+/// No plan is larger than this as text.
+pub(super) const PLAN_MAX: usize = 256 << 10;
 
 /// The namespace of commands.
 #[must_use]
@@ -159,7 +163,7 @@ fn document(
         "stage": asked.stage.map(|s| s as i64), "command": wish, "state": answer.state(),
     };
     if let Some(why) = answer.why() {
-        d.insert("why", why);
+        d.insert("why", crate::journal::masked(why));
     }
     if let Some((epoch, at_ms)) = answered {
         d.insert("answered_epoch", epoch);
@@ -205,7 +209,7 @@ fn asked(id: &str, d: &RawDocument) -> Result<Asked, String> {
     })
 }
 
-/// Every command of a plan, oldest first.
+/// The commands of a plan, oldest first; of very many the first ones.
 pub(super) async fn list(db: &Db, plan: &str) -> Result<Vec<Found>, Failed> {
     let prefix = name(plan, "");
     let mut from = Key::from(prefix.as_str());
@@ -221,29 +225,36 @@ pub(super) async fn list(db: &Db, plan: &str) -> Result<Vec<Found>, Failed> {
             }
         }
         match page.docs.last() {
-            Some((key, _)) if !page.end => from = key.clone(),
+            Some((key, _)) if !page.end && out.len() < AT_A_TIME => from = key.clone(),
             _ => return Ok(out),
         }
     }
 }
 
-/// Asks. When this returns without an error, the command is there for the holder of the lease.
-///
-/// # Errors
-/// Why nothing was asked; or, after `give_up`, that nobody knows.
-pub async fn ask(rt: &Rt, db: &Db, plan: &str, asked: &Asked, give_up: Micros) -> Result<(), String> {
-    let op = WriteOp::Insert { ns: commands_ns(), doc: document(plan, asked, &Answer::Waiting, None)? };
+/// Asks; answers [`Answer::Waiting`] when the command is there for the holder of the lease, otherwise why it is not, or that after
+/// `give_up` nobody knows.
+pub async fn ask(rt: &Rt, db: &Db, plan: &str, asked: &Asked, give_up: Micros) -> Answer {
+    let refused = |why: String| Answer::Reply(Reply::Refused(why));
+    let doc = match document(plan, asked, &Answer::Waiting, None) {
+        Ok(doc) => doc,
+        Err(why) => return refused(why),
+    };
+    let op = WriteOp::Insert { ns: commands_ns(), doc };
     let until = rt.now() + give_up;
     loop {
         match db.write(&op).await {
             // The same document again, after an answer that was lost.
-            Ok(_) | Err(Failed::NotDone(Reason::DuplicateKey { .. })) => return Ok(()),
+            Ok(_) | Err(Failed::NotDone(Reason::DuplicateKey { .. })) => return Answer::Waiting,
             Err(f) if f.is_transient() && rt.now() < until => sleep(rt, Micros::from_ms(200)).await,
             Err(f) if is_forbidden(&f) => {
                 let ns = commands_ns();
-                return Err(format!("this user may look on, but not ask: it has no right to insert into {ns} ({f})"));
+                return refused(format!(
+                    "this user may look on, but not ask: it has no right to insert into {ns} ({f})"
+                ));
             }
-            Err(f) => return Err(format!("the command could not be written: {f}")),
+            // It may be there, or come yet, for as long as it is valid.
+            Err(f @ Failed::Unknown(_)) => return Answer::Unknown(format!("the command may have been written: {f}")),
+            Err(f) => return refused(format!("the command could not be written: {f}")),
         }
     }
 }

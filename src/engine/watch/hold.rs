@@ -3,11 +3,12 @@
 //! Both are tasks of their own that the runner never waits for. What is asked is carried out by the runner, in its turn and in its
 //! journal; the documents only say what the journal knows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::asked::{self, Answer, Asked, Found, VALID};
+use super::asked::{self, Answer, Asked, Found, PLAN_MAX, VALID};
 use super::view::Put;
 use crate::engine::ctx::{Ctx, Message, lock};
 use crate::engine::publish::Publisher;
@@ -120,18 +121,20 @@ pub(in crate::engine) struct Order {
 
 /// Takes commands until the runner ends.
 pub(in crate::engine) async fn take_commands(ctx: Arc<Ctx>, publisher: Arc<Publisher>) {
+    // Those that this runner is still at: what the journal has of them is that they were taken.
+    let mut under_way = BTreeSet::new();
     loop {
         ctx.sleep(LOOK_EVERY).await;
         // What cannot be read or written now is looked at again.
         let Ok(found) = asked::list(ctx.db(Side::Legacy), &ctx.plan.id).await else { continue };
         let Some(now_ms) = server_ms(&ctx).await else { continue };
         for one in found {
-            take(&ctx, &publisher, one, now_ms).await;
+            take(&ctx, &publisher, one, now_ms, &mut under_way).await;
         }
     }
 }
 
-async fn take(ctx: &Arc<Ctx>, publisher: &Publisher, found: Found, now_ms: i64) {
+async fn take(ctx: &Arc<Ctx>, publisher: &Publisher, found: Found, now_ms: i64, under_way: &mut BTreeSet<String>) {
     let db = ctx.db(Side::Legacy);
     let Some(was) = found.answer else {
         // Best effort, like all of these: it is tried again in the next round.
@@ -152,9 +155,17 @@ async fn take(ctx: &Arc<Ctx>, publisher: &Publisher, found: Found, now_ms: i64) 
     if asked.epoch > ctx.epoch {
         return;
     }
+    if under_way.contains(&asked.id) {
+        return;
+    }
     match known(&publisher.state(), &asked.id) {
         Some(answer) => drop(asked::write_answer(db, &ctx.plan.id, (&asked, &was), &answer, (ctx.epoch, now_ms)).await),
-        None => carry_out(ctx, asked, was, now_ms).await,
+        None => {
+            let id = asked.id.clone();
+            if carry_out(ctx, asked, was, now_ms).await == Some(Reply::Accepted) {
+                under_way.insert(id);
+            }
+        }
     }
 }
 
@@ -169,14 +180,13 @@ fn known(state: &State, id: &str) -> Option<Answer> {
     })
 }
 
-async fn carry_out(ctx: &Arc<Ctx>, asked: Asked, was: Answer, now_ms: i64) {
+/// Has the runner carry it out; answers what it said, if it did.
+async fn carry_out(ctx: &Arc<Ctx>, asked: Asked, was: Answer, now_ms: i64) -> Option<Reply> {
     let (accepted, on_accepted) = oneshot::channel();
     let (answered, on_answered) = oneshot::channel();
     let refusal = refusal(ctx, &asked, &was, now_ms);
     let order = Order { asked: asked.clone(), refusal, accepted, answered };
-    if ctx.to_runner.send(Message::Asked(Box::new(order))).is_err() {
-        return;
-    }
+    ctx.to_runner.send(Message::Asked(Box::new(order))).ok()?;
     let mut was = was;
     let plan = &ctx.plan.id;
     let write = |was: Answer, answer: Answer| {
@@ -192,12 +202,12 @@ async fn carry_out(ctx: &Arc<Ctx>, asked: Asked, was: Answer, now_ms: i64) {
         write(was, accepted.clone()).await;
         was = accepted;
     }
-    if let Ok(reply) = on_answered.await {
-        let final_answer = Answer::Reply(reply);
-        if final_answer != was {
-            write(was, final_answer).await;
-        }
+    let reply = on_answered.await.ok()?;
+    let final_answer = Answer::Reply(reply.clone());
+    if final_answer != was {
+        write(was, final_answer).await;
     }
+    Some(reply)
 }
 
 /// A plan that may take the place of the one that runs, with what changes.
@@ -208,6 +218,9 @@ pub(in crate::engine) struct Amendment {
 
 /// Reads an amended plan; the error says why it is none.
 pub(in crate::engine) fn amended(text: &str, old: &Plan, state: &State) -> Result<Amendment, String> {
+    if text.len() > PLAN_MAX {
+        return Err(format!("the plan has {} bytes, and may have {PLAN_MAX}", text.len()));
+    }
     let plan = Plan::parse(text, "plan").map_err(|d| {
         let first = d.render(false);
         format!("the plan is not valid: {}", first.lines().next().unwrap_or("it cannot be read"))

@@ -111,7 +111,9 @@ fn fitted(snapshot: &Snapshot) -> Result<String, String> {
             view.heat.drain(..from);
         }
         s.applications.truncate(applications);
-        let text = serde_json::to_string(&s).map_err(|e| e.to_string())?;
+        // It is for more eyes than the runner's screen.
+        let value = crate::journal::masked_value(serde_json::to_value(&s).map_err(|e| e.to_string())?);
+        let text = value.to_string();
         size = text.len();
         if size <= VIEW_MAX {
             return Ok(text);
@@ -228,6 +230,13 @@ mod tests {
         }
         let s = Snapshot { why: "x".repeat(VIEW_MAX), ..Snapshot::default() };
         assert!(fitted(&s).unwrap_err().contains("bytes"));
+    }
+
+    #[test]
+    fn a_picture_has_no_credentials() {
+        let s = Snapshot { why: "mongodb://anna:hunter2@db/?x=1 does not answer".into(), ..Snapshot::default() };
+        let text = fitted(&s).unwrap();
+        assert!(text.contains("does not answer") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]
