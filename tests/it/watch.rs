@@ -15,7 +15,7 @@ use tidegate::journal::{JournalError, JournalStore, MemStore, Record};
 use tidegate::plan::{Advance, Plan};
 use tidegate::runtime::sim::Sim;
 use tidegate::runtime::{Fut, Group, Micros, Rt, sleep};
-use tidegate::snapshot::{Command, Phase, Reply};
+use tidegate::snapshot::{Command, GateView, Phase, Reply};
 
 const PLAN: &str = concat!(
     head!("watched", "Watched", "simulation"),
@@ -441,6 +441,16 @@ fn an_amended_plan_takes_effect_and_is_what_the_journal_names_from_there_on() {
     assert_eq!(w.settled("soak", Micros::from_secs(3)), applied());
     w.pass(Micros::from_secs(20));
     assert_eq!(again.ended(), Some(engine::End::Completed), "{}", w.log());
+}
+
+#[test]
+fn every_unit_of_a_metric_is_told_to_another_terminal() {
+    for m in tidegate::plan::METRICS {
+        let unit = tidegate::metrics::names::unit(m.name).0;
+        let gate = GateView { relation: "<=", unit, ..GateView::default() };
+        let back: GateView = serde_json::from_str(&serde_json::to_string(&gate).unwrap()).unwrap();
+        assert_eq!(back.unit, unit, "{}", m.name);
+    }
 }
 
 #[test]
