@@ -1,5 +1,5 @@
-//! Handing a rollout over to a process of its own, without a screen: the one that has stopped at a safe point starts it and sees that it
-//! has the lease.
+//! Handing a rollout over to a process of its own, without a screen: the one that has stopped at a safe point starts it and waits for
+//! its first picture.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,10 +12,10 @@ use super::{DONE, NEEDS_OPERATOR, out, shown};
 use crate::engine::watch::Looker;
 use crate::runtime::Micros;
 
-/// How long the other process may take to have the lease.
+/// How long the other process may take to publish.
 const WITHIN: Micros = Micros::from_secs(30);
 
-/// Starts it and waits until it has the lease. `epoch` is the one that was given back. Answers with the exit code.
+/// Starts it and waits until it carries the rollout on. `epoch` is the one that was given back. Answers with the exit code.
 pub(super) fn hand_over(args: &Common, world: &World, journal: &Path, epoch: i64) -> u8 {
     let log = PathBuf::from(format!("{}.log", world.plan.id));
     let failed = |why: &str| {

@@ -162,6 +162,11 @@ impl LiveView {
         self.observed.iter().flatten().filter_map(|(_, o)| o.replication_lag()).max()
     }
 
+    /// How far back the shorter oplog reaches, as last observed.
+    pub(super) fn oplog_window(&self) -> Option<Micros> {
+        self.observed.iter().flatten().filter_map(|(_, o)| o.oplog_window).min()
+    }
+
     /// True while a process that follows the route reports latencies of its own.
     pub(super) fn applications_report(&self) -> bool {
         self.applications.values().any(|a| a.slice >= 0)

@@ -7,14 +7,13 @@ use crate::route::Side;
 use crate::runtime::Micros;
 use crate::snapshot::LoadView;
 
-/// What was seen longer ago is not shown as if it were now.
+/// What was seen longer ago says nothing about now.
 const FRESH: Micros = Micros::from_secs(5);
 
 /// Takes what was seen of a side's cluster.
 pub(super) fn note(live: &mut LiveView, side: Side, now: Micros, seen: Observation) {
     live.observed[side as usize] = Some((now, seen));
-    let window = live.observed.iter().flatten().filter_map(|(_, o)| o.oplog_window).min();
-    let lag = live.replication_lag();
+    let (lag, window) = (live.replication_lag(), live.oplog_window());
     if all_fresh(&live.observed, now) {
         set(live, now, "lag.replication", lag.map(|t| t.0 as f64));
         set(live, now, "oplog.window", window.map(|t| t.0 as f64));
@@ -44,7 +43,7 @@ pub(super) fn note_load(live: &mut LiveView, side: Side, now: Micros, told: Load
 
 /// One cluster that has fallen silent may be the worse one: then nothing is known of both.
 fn all_fresh<T>(seen: &[Option<(Micros, T)>; 2], now: Micros) -> bool {
-    seen.iter().flatten().all(|(at, _)| now.since(*at) <= FRESH)
+    seen.iter().all(|s| s.is_none() || fresh(s, now).is_some())
 }
 
 /// What nobody told is no sample: its age says so.
@@ -54,16 +53,18 @@ fn set(live: &mut LiveView, now: Micros, name: &'static str, value: Option<f64>)
     }
 }
 
-fn fresh(live: &LiveView, now: Micros) -> impl Iterator<Item = (usize, &Load)> {
-    live.loads.iter().enumerate().filter_map(move |(side, told)| {
-        let (at, load) = told.as_ref()?;
-        (now.since(*at) <= FRESH).then_some((side, load))
-    })
+/// What was seen of a cluster, unless that is too long ago.
+pub(super) fn fresh<T>(seen: &Option<(Micros, T)>, now: Micros) -> Option<&T> {
+    seen.as_ref().filter(|(at, _)| now.since(*at) <= FRESH).map(|(_, seen)| seen)
+}
+
+fn loads(live: &LiveView, now: Micros) -> impl Iterator<Item = (usize, &Load)> {
+    live.loads.iter().enumerate().filter_map(move |(side, told)| Some((side, fresh(told, now)?)))
 }
 
 /// The worst of both clusters, as far as it was told a moment ago.
 pub(super) fn view(live: &LiveView, now: Micros) -> LoadView {
-    let all = || fresh(live, now).map(|(_, load)| load);
+    let all = || loads(live, now).map(|(_, load)| load);
     let tickets = |of: fn(&Load) -> Option<Tickets>| {
         let fewest = all().filter_map(of).min_by_key(|t| t.available)?;
         Some((fewest.available, fewest.total))
@@ -75,7 +76,7 @@ pub(super) fn view(live: &LiveView, now: Micros) -> LoadView {
         cache_dirty: all().filter_map(|l| l.cache_dirty).max_by(f64::total_cmp),
         cache_used: all().filter_map(|l| l.cache_used).max_by(f64::total_cmp),
         flow_control: all().filter_map(|l| l.flow_control).map(|f| f.enabled && f.lagged).max(),
-        conflicts: fresh(live, now).filter_map(|(side, _)| live.conflicts[side]).max_by(f64::total_cmp),
+        conflicts: loads(live, now).filter_map(|(side, _)| live.conflicts[side]).max_by(f64::total_cmp),
         age: live.loads.iter().flatten().map(|(at, _)| now.since(*at)).max(),
     }
 }

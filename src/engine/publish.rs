@@ -281,10 +281,7 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, (end, wall_ms): 
         },
         (Phase::Paused, _) => state.paused.clone().unwrap_or_default(),
         (Phase::Working, _) if state.back.is_none() && state.awaits.first().is_some() => {
-            format!(
-                "the hook `{}` must succeed before the stage's work begins",
-                state.awaits.first().unwrap_or_default()
-            )
+            state.awaits.why().unwrap_or_default()
         }
         (Phase::Working | Phase::RollingBack, _) => {
             let task = state.current_task(&ctx.plan).map_or("between tasks", crate::rollout::Task::name);
@@ -428,7 +425,7 @@ fn lag_view(ctx: &Ctx, live: &LiveView, now: Micros) -> LagView {
         limit: ctx.plan.throttle.max_lag,
         source_rate: live.rates.0,
         apply_rate: live.rates.1,
-        oplog_window: live.observed.iter().flatten().filter_map(|(_, o)| o.oplog_window).min(),
+        oplog_window: live.oplog_window(),
     }
 }
 

@@ -104,11 +104,7 @@ fn doing(begun: bool, state: &State, plan: &Plan) -> Doing {
         Status::RolledBack => said("rolled back", "everything is back on legacy".into()),
         _ if state.back.is_some() => said("rolling back", state.held.clone().unwrap_or_else(task)),
         Status::New => said("starting", "no stage has begun".into()),
-        Status::Working if state.awaits.first().is_some() => {
-            let hook = state.awaits.first().unwrap_or_default();
-            said("working", format!("the hook `{hook}` must succeed before the stage's work begins"))
-        }
-        Status::Working => said("working", state.held.clone().unwrap_or_else(task)),
+        Status::Working => said("working", state.awaits.why().or_else(|| state.held.clone()).unwrap_or_else(task)),
         Status::Soaking { .. } => said("soaking", "the stage's work is done".into()),
     }
 }

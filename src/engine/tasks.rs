@@ -45,11 +45,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::StartReverse => start_tail(ctx, Side::Next).await.map(Some),
         Task::Backfill => {
             let copied = backfill::run(ctx).await?;
-            {
-                let mut live = lock(&ctx.live);
-                live.progress = None;
-                live.throttled = None;
-            }
+            lock(&ctx.live).progress = None;
             Ok(copied.map(|n| json!({ "text": format!("{n} documents copied"), "copied": n })))
         }
         Task::Indexes => indexes(ctx, held).await,

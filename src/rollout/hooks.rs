@@ -12,6 +12,10 @@ use crate::plan::{Hook, Occasion, Plan};
 /// Calls that one hook may have outstanding; the oldest gives way to a newer one then, and the journal says so.
 const OUTSTANDING_MAX: usize = 50;
 
+fn must_succeed(hook: &str) -> String {
+    format!("the hook `{hook}` must succeed before the stage's work begins")
+}
+
 /// The hooks that must succeed before the work of the current stage begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Awaits {
@@ -48,11 +52,17 @@ impl Awaits {
         self.open.keys().next().map(String::as_str)
     }
 
+    /// What the stage's work waits for.
+    #[must_use]
+    pub fn why(&self) -> Option<String> {
+        self.first().map(must_succeed)
+    }
+
     /// Why the stage's work cannot begin without a person.
     pub(super) fn refusal(&self) -> Option<String> {
         let (hook, how) = self.open.iter().find_map(|(hook, failed)| Some((hook, failed.as_ref()?)))?;
         let way = "continue calls it again, and going back needs no hook";
-        Some(format!("the hook `{hook}` must succeed before the stage's work begins, and it did not: {how}; {way}"))
+        Some(format!("{}, and it did not: {how}; {way}", must_succeed(hook)))
     }
 }
 

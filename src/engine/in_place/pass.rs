@@ -22,9 +22,7 @@ const PAGE_BYTES: usize = 4 << 20;
 /// Brings every document into the shape of `way`, from where an earlier run of the same way stopped. `None` when the task is left.
 pub(super) async fn run(ctx: &Arc<Ctx>, way: Way, throttled: bool) -> Result<Option<Point>, Halt> {
     let done = walk(ctx, way, throttled).await;
-    let mut live = lock(&ctx.live);
-    live.progress = None;
-    live.throttled = None;
+    lock(&ctx.live).progress = None;
     done
 }
 

@@ -5,13 +5,12 @@ use super::reference::{self, References, SERIES};
 use crate::cluster::Observation;
 use crate::cluster::load::Load;
 use crate::engine::live_view::{LatencySource, LiveView};
+use crate::engine::load::fresh;
 use crate::metrics::OpKind;
 use crate::plan::Throttle;
 use crate::route::Side;
 use crate::runtime::Micros;
 
-/// What was seen of a cluster longer ago says nothing about now.
-const FRESH: Micros = Micros::from_secs(5);
 /// As many tickets of a kind as a server has that does not choose by itself how many (MongoDB before 7).
 const FIXED_TICKETS: u32 = 128;
 
@@ -33,11 +32,6 @@ impl Ground<'_> {
         if self.one_cluster { &[Side::Legacy] } else { &Side::BOTH }
     }
 
-    /// Something a moment old of a cluster.
-    fn fresh<'a, T>(&self, seen: &'a [Option<(Micros, T)>; 2], side: Side) -> Option<&'a T> {
-        seen[side as usize].as_ref().filter(|(at, _)| self.now.since(*at) <= FRESH).map(|(_, seen)| seen)
-    }
-
     /// The worst of what clusters tell.
     fn worst<T>(&self, of: impl Fn(Side) -> Option<T>, worse: impl Fn(&T, &T) -> bool) -> Worst<T> {
         let all: Vec<Option<T>> = self.sides().iter().map(|side| of(*side)).collect();
@@ -46,11 +40,11 @@ impl Ground<'_> {
     }
 
     fn worst_load<T>(&self, of: impl Fn(&Load) -> Option<T>, worse: impl Fn(&T, &T) -> bool) -> Worst<T> {
-        self.worst(|side| of(self.fresh(&self.live.loads, side)?), worse)
+        self.worst(|side| of(fresh(&self.live.loads[side as usize], self.now)?), worse)
     }
 
     fn worst_seen<T>(&self, of: impl Fn(&Observation) -> Option<T>, worse: impl Fn(&T, &T) -> bool) -> Worst<T> {
-        self.worst(|side| of(self.fresh(&self.live.observed, side)?), worse)
+        self.worst(|side| of(fresh(&self.live.observed[side as usize], self.now)?), worse)
     }
 }
 
@@ -74,7 +68,7 @@ pub(super) fn readings(g: &Ground<'_>, references: &References) -> (Vec<Reading>
     // Nothing that it would tell is known.
     let silent = |side: &&Side| {
         let seen = &g.live.observed[**side as usize];
-        seen.is_some() && g.fresh(&g.live.observed, **side).is_none()
+        seen.is_some() && fresh(seen, g.now).is_none()
     };
     all.extend(g.sides().iter().filter(silent).map(|side| Reading {
         name: format!("the load of {}'s cluster", side.name()),
