@@ -9,17 +9,18 @@ use serde_json::Value;
 use super::program::{Place, Program, until};
 use super::replset::ReplSet;
 use super::rollout::{PLAN, journals_agree};
-use super::{R, TOKIO, on_three};
+use super::{R, TOKIO, on_one_and_three, on_three};
 
 const LONG: Duration = Duration::from_secs(150);
 
 pub fn trials() -> Vec<Trial> {
-    vec![
+    let mut all = vec![
         on_three("back::everything_comes_back_at_once_after_all_writes_have_moved", hard_from_full),
-        on_three("back::a_soft_rollback_from_half_steps_down_and_loses_nothing", soft_from_half),
         on_three("back::a_range_goes_back_alone_and_everything_after_it", range_then_all),
         on_three("back::a_rollback_while_the_primary_steps_down_loses_nothing", under_a_stepdown),
-    ]
+    ];
+    all.extend(on_one_and_three("back::a_soft_rollback_from_half_steps_down_and_loses_nothing", soft_from_half));
+    all
 }
 
 /// The plan with a stage that soaks until somebody acts.

@@ -11,15 +11,16 @@ use super::back::{is_at_rest, soaks, soaks_in};
 use super::program::{Place, Program};
 use super::replset::ReplSet;
 use super::rollout::{PLAN, journals_agree};
-use super::{R, TOKIO, on_three, shared};
+use super::{R, TOKIO, on_one_and_three, on_three, shared};
 
 pub fn trials() -> Vec<Trial> {
-    vec![
+    let mut all = vec![
         on_three("explain::the_printed_commands_bring_half_a_rollout_back", half),
-        on_three("explain::the_printed_commands_bring_a_whole_rollout_back", full),
         on_three("explain::the_printed_commands_bring_documents_back_from_another_cluster", two_clusters),
         on_three("explain::a_rollout_that_has_moved_nothing_is_brought_back_too", early),
-    ]
+    ];
+    all.extend(on_one_and_three("explain::the_printed_commands_bring_a_whole_rollout_back", full));
+    all
 }
 
 /// What `rollback --explain` prints, with the exit code 0.

@@ -149,6 +149,19 @@ fn on_three(name: &str, test: impl FnOnce(&ReplSet) -> R + Send + 'static) -> Tr
     })
 }
 
+/// A whole rollout that asks for nothing but a replica set: in the gate on the one of a single node, one such test at a time, and, being
+/// long, again on three nodes.
+fn on_one_and_three(name: &str, test: fn(&ReplSet) -> R) -> [Trial; 2] {
+    static ONE: Mutex<()> = Mutex::new(());
+    let named = name.to_owned();
+    let one = Trial::test(name, move || {
+        let _alone = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let set = shared()?;
+        timed(&named, || test(&set)).map_err(Failed::from)
+    });
+    [one, on_three(&format!("{name}, on three nodes"), test).with_ignored_flag(true)]
+}
+
 fn serve(n: usize) -> R {
     let mongod = mongod::find()?;
     TOKIO.block_on(async {
@@ -159,7 +172,8 @@ fn serve(n: usize) -> R {
     })
 }
 
-/// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
+/// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`), with the twins
+/// on three nodes of [`on_one_and_three`].
 const LONG: [&str; 14] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",

@@ -10,15 +10,14 @@ use super::back::{came_back, goes_back, is_at_rest, soaks};
 use super::program::{Place, Program};
 use super::replset::ReplSet;
 use super::rollout::{PLAN, journals_agree};
-use super::{R, TOKIO, on_three};
+use super::{R, TOKIO, on_one_and_three, on_three};
 
 const LONG: Duration = Duration::from_secs(200);
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        on_three("pilot::a_cohort_back_alone_goes_forward_again_to_the_end", forward_again),
-        on_three("pilot::a_cohort_back_alone_comes_back_with_everybody", with_everybody),
-    ]
+    let mut all = vec![on_three("pilot::a_cohort_back_alone_comes_back_with_everybody", with_everybody)];
+    all.extend(on_one_and_three("pilot::a_cohort_back_alone_goes_forward_again_to_the_end", forward_again));
+    all
 }
 
 /// The plan with a cohort that goes first, and a stage `half` that soaks so long.

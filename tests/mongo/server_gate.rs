@@ -12,17 +12,19 @@ use super::explain::{app_is_whole, by_hand, explained};
 use super::program::Place;
 use super::replset::ReplSet;
 use super::rollout::{PLAN, lost_nothing};
-use super::{R, TOKIO, on_three};
+use super::{R, TOKIO, on_one_and_three, on_three};
 
 const LONG: Duration = Duration::from_secs(150);
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        on_three("server_gate::nobody_writes_past_the_route_and_a_rollback_restores_the_validators", rolled_back),
+    let mut all = vec![
         on_three("server_gate::a_completed_rollout_restores_the_validators", completed),
         on_three("server_gate::the_way_back_by_hand_restores_the_validators", by_hand_too),
-        on_three("server_gate::a_validator_that_only_warns_is_not_made_strict", refused),
-    ]
+    ];
+    let name = "server_gate::nobody_writes_past_the_route_and_a_rollback_restores_the_validators";
+    all.extend(on_one_and_three(name, rolled_back));
+    all.extend(on_one_and_three("server_gate::a_validator_that_only_warns_is_not_made_strict", refused));
+    all
 }
 
 fn gated(stage: &'static str) -> impl Fn(String) -> String {
