@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cluster::Db;
 use crate::cluster::mongo::{Mongo, Probe};
 use crate::cluster::survey::Survey;
+use crate::drill::Sample;
 use crate::engine::Deps;
 use crate::engine::preflight::{Facts, Surveys, gather};
 use crate::journal::{ClusterStore, JournalStore, MemStore};
@@ -131,6 +132,27 @@ pub(super) fn look_at(plan: Plan, sample: u32) -> Result<Facts, Failure> {
     let facts = tokio.block_on(gather(&rt, &Surveys { legacy, next }, Arc::new(plan), sample));
     tokio.shutdown_background();
     Ok(Facts { hooks, ..facts })
+}
+
+/// Draws documents of legacy for a rehearsal, with its unique indexes.
+pub(super) fn draw(plan: &Plan, documents: u32) -> Result<Sample, Failure> {
+    let Some(collection) = plan.collections.first() else { return Ok(Sample::default()) };
+    let tokio = runtime()?;
+    let rt: Rt = Live::new(tokio.handle().clone());
+    let uri = filled_in("uri", uri_of(plan)?)?;
+    let drawn = tokio.block_on(async {
+        let probe = Probe::open(&uri, rt).await.map_err(|e| Failure::usage(format!("`[cluster] uri`: {e}")))?;
+        let failed = |e| Failure::new(format!("{}: {e}", collection.legacy));
+        let documents = probe.sample(&collection.legacy, documents).await.map_err(failed)?;
+        let indexes = probe.collection(&collection.legacy).await.indexes.map_err(failed)?;
+        let unique = indexes.into_iter().filter(|i| i.spec.unique && i.spec.name != "_id_" && !i.spec.is_narrow());
+        Ok(Sample {
+            documents: documents.iter().map(|d| (**d).to_owned()).collect(),
+            unique: unique.map(|i| i.spec).collect(),
+        })
+    });
+    tokio.shutdown_background();
+    drawn
 }
 
 async fn connect(key: &str, uri: &str, rt: &Rt, later: bool) -> Result<Db, Failure> {

@@ -36,6 +36,8 @@ mod pace;
 #[cfg(feature = "mongo")]
 mod preflight;
 #[cfg(feature = "mongo")]
+mod rehearse;
+#[cfg(feature = "mongo")]
 mod repair;
 #[cfg(feature = "mongo")]
 mod run;
@@ -98,6 +100,9 @@ enum Command {
     Repair(repair::RepairArgs),
     /// Check a plan, and whether its clusters and documents are fit for it; changes nothing
     Check(check::CheckArgs),
+    /// Carry out every stage on the embedded cluster, forward and back, with documents drawn from the real collection
+    #[cfg(feature = "mongo")]
+    Rehearse(rehearse::RehearseArgs),
     /// Compare both sides of a rollout, document by document
     #[cfg(feature = "mongo")]
     Verify(verify::VerifyArgs),
@@ -200,6 +205,8 @@ fn dispatch(command: Command) -> Outcome {
         #[cfg(feature = "mongo")]
         Command::Repair(args) => repair::run(args),
         Command::Check(args) => check::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Rehearse(args) => rehearse::run(&args),
         #[cfg(feature = "mongo")]
         Command::Verify(args) => verify::run(&args),
         #[cfg(feature = "mongo")]

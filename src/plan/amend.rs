@@ -52,6 +52,7 @@ fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
     named("[slo]", a.slo == b.slo);
     named("[expects]", a.expects == b.expects);
     named("[pilot]", a.pilot == b.pilot);
+    named("[privacy]", a.masked == b.masked);
     named("[[query]]", a.queries == b.queries);
     named("[[hook]]: what the runner's machine calls is not changed while it runs", a.hooks == b.hooks);
     named("the collection: its sides, steps, indexes or shape", a.collections == b.collections);

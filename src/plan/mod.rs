@@ -18,6 +18,7 @@ mod metrics_names;
 mod parse;
 mod pilot;
 mod pipeline;
+mod privacy;
 mod reach;
 pub(crate) mod reader;
 mod repair;

@@ -4,7 +4,7 @@ use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
 use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo};
-use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, pilot, slo, throttle};
+use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, pilot, privacy, slo, throttle};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -56,6 +56,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
             "hook",
             "window",
             "freeze",
+            "privacy",
         ],
     );
     let head = read_head(r, t);
@@ -78,6 +79,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects, has_pilot });
     let hooks = hook_parse::read(r, t, &stages);
     let calendar = calendar_parse::read(r, t);
+    let masked = privacy::read(r, t);
     check_one_cluster(r, t, &collections);
     pilot::check_company(r, t, server_gate);
     let (id, title, version, owner) = head?;
@@ -105,6 +107,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         stages,
         hooks,
         calendar,
+        masked,
     })
 }
 

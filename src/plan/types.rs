@@ -59,6 +59,8 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// When changes may be made.
     pub calendar: Calendar,
+    /// Paths whose values a rehearsal masks before it carries the documents.
+    pub masked: Vec<String>,
 }
 
 impl Plan {

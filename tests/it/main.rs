@@ -25,6 +25,7 @@ mod in_place;
 mod lease;
 mod pilot;
 mod plan;
+mod rehearse;
 mod repair;
 mod screens;
 mod server_gate;

@@ -35,6 +35,7 @@ mod losses;
 mod mongod;
 mod pilot;
 mod program;
+mod rehearse;
 mod repair;
 mod replset;
 mod rollout;
@@ -224,6 +225,7 @@ fn main() {
     trials.extend(in_place::trials());
     trials.extend(losses::trials());
     trials.extend(pilot::trials());
+    trials.extend(rehearse::trials());
     trials.extend(repair::trials());
     trials.extend(rollout::trials());
     trials.extend(server_gate::trials());

@@ -73,6 +73,12 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('.').map_or("", |(p, _)| p)
 }
 
+/// True for field names joined by dots, not too deep.
+pub(super) fn is_path(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    parts.len() <= 20 && !parts.iter().any(|s| s.is_empty() || s.starts_with('$') || s.contains('\0'))
+}
+
 /// Checks a path and that no other step touches it, its parents or its children.
 fn path(r: &mut Reader, p: At<String>, touched: &mut Touched) -> Option<String> {
     let parts: Vec<&str> = p.value.split('.').collect();
@@ -80,7 +86,7 @@ fn path(r: &mut Reader, p: At<String>, touched: &mut Touched) -> Option<String> 
         r.error(p.span.clone(), message, expected, None);
         None
     };
-    if parts.iter().any(|s| s.is_empty() || s.starts_with('$') || s.contains('\0')) || parts.len() > 20 {
+    if !is_path(&p.value) {
         return fail(r, format!("`{}` is not a path", p.value), "expected field names joined by dots");
     }
     if parts[0] == "_id" {
@@ -111,7 +117,13 @@ fn path(r: &mut Reader, p: At<String>, touched: &mut Touched) -> Option<String> 
 }
 
 /// A list of texts: at least `least`, none empty.
-fn texts(r: &mut Reader, s: &Table<'_, '_>, key: &str, least: usize, example: &str) -> Option<Vec<At<String>>> {
+pub(super) fn texts(
+    r: &mut Reader,
+    s: &Table<'_, '_>,
+    key: &str,
+    least: usize,
+    example: &str,
+) -> Option<Vec<At<String>>> {
     let Some(v) = s.table.get(key) else {
         r.missing(s, key, example);
         return None;
