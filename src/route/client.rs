@@ -41,6 +41,8 @@ const BEFORE_ROUTE: Micros = Micros::from_secs(2);
 #[derive(Default)]
 struct Inner {
     route: Option<Route>,
+    /// It is known whether there is a route.
+    followed: bool,
     /// The document last read and what it says: most readings bring the same one.
     read: Option<(Doc, Route)>,
     lease_until: Micros,
@@ -145,7 +147,16 @@ impl RouteClient {
         }
     }
 
-    /// Where a read of this key goes.
+    /// Resolves once it is known whether there is a route, or the client is stopping: a process that has only just started would ask
+    /// legacy for what next owns.
+    pub async fn followed(&self) {
+        let known = |inner: &Inner| inner.followed || inner.stopping;
+        while !known(&self.lock()) {
+            let _ = race(self.changed.notified(), sleep(&self.rt, Micros::from_ms(50))).await;
+        }
+    }
+
+    /// Where a read of this key goes, by the route that is followed: see [`RouteClient::followed`].
     #[must_use]
     pub fn read_plan(&self, at: &impl Located) -> ReadPlan {
         let inner = self.lock();
@@ -266,6 +277,7 @@ impl RouteClient {
         let Some(route) = route else {
             // Nobody has begun: the lease is on legacy, and the ack document tells the first freeze to wait for this process.
             let mut inner = self.lock();
+            inner.followed = true;
             if inner.route.is_none() {
                 inner.lease_until = sent + BEFORE_ROUTE;
             }
@@ -279,6 +291,7 @@ impl RouteClient {
             inner.lease_until = sent + Micros::from_ms(route.lease_ms.max(0) as u64);
         }
         self.adopt(&route);
+        self.lock().followed = true;
         self.maybe_unfreeze(&route).await;
         true
     }

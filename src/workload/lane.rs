@@ -49,6 +49,7 @@ impl Reader {
 
     async fn look(&self, due: Micros, n: u64, shadowed: u64) {
         let Some(floor) = self.shared.oracle.known(n) else { return };
+        self.client.followed().await;
         let plan = self.client.read_plan(&self.shared.oracle.place(&floor.order));
         let side = plan.side;
         let Some(found) = self.fetch(&floor.order, side).await else {

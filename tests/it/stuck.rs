@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tidegate::cluster::embedded::{self, Embedded};
-use tidegate::cluster::{AdminOp, Cluster, Db, IndexSpec, Key, Ns, WriteOp};
+use tidegate::cluster::{AdminOp, Cluster, ClusterTime, Db, IndexSpec, Key, Ns, WriteOp};
 use tidegate::engine::{self, Deps, End, Engine};
 use tidegate::journal::{Fault, MemStore, Record};
 use tidegate::plan::{Advance, Plan};
-use tidegate::route::client::RouteClient;
-use tidegate::route::{Side, bucket_of};
+use tidegate::route::client::{RouteClient, routes_ns};
+use tidegate::route::{BUCKETS, Route, Side, bucket_of};
 use tidegate::runtime::sim::Sim;
 use tidegate::runtime::{Group, Micros, Rt};
 use tidegate::snapshot::Command;
@@ -162,6 +162,35 @@ fn an_outage_is_no_documents_fault() {
     world.cluster.faults().set_unreachable(false);
     world.until(Micros::from_secs(200), |r| r.kind == "stage_passed");
     assert!(!world.records().iter().any(|r| r.kind == "needs_operator"));
+}
+
+#[test]
+fn a_process_that_had_just_started_read_from_legacy_what_next_owns() {
+    let world = World::new(0, embedded::Config::default());
+    let (rt, db) = (world.rt.clone(), world.cluster.clone());
+    let route = Route {
+        plan: "stuck".into(),
+        epoch: 9,
+        lease_ms: 5_000,
+        shadow: 0,
+        reads_next_below: BUCKETS,
+        writes_next_below: BUCKETS,
+        frozen: None,
+        pilot: None,
+        applied_through: ClusterTime::ZERO,
+        legacy: world.ns(false),
+        next: world.ns(true),
+        stranded_below: 0,
+        nonce: 1,
+    };
+    let client = RouteClient::new(rt, db.clone(), "stuck", "new", world.ns(false));
+    let side = world.sim.block_on(async move {
+        db.write(&WriteOp::Insert { ns: routes_ns(), doc: route.to_raw() }).await.unwrap();
+        client.start(Group(2));
+        client.followed().await;
+        client.read_plan(&(&Key::from(1), 7)).side
+    });
+    assert_eq!(side, Some(Side::Next));
 }
 
 /// Writes one order without a pause, wherever the route says, until the world ends.

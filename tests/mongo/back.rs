@@ -41,8 +41,8 @@ pub fn soaks(run: &mut Program, stage: &str) -> R {
     .map(drop)
 }
 
-/// The summaries of a rollback that lost nothing.
-pub fn came_back(back: &Program, app: &mut Program) -> R {
+/// The summary of a rollback that lost nothing.
+pub fn rolled_back(back: &Program) -> R {
     let sum = back.summary()?;
     let found = |what: &str| Err(format!("{what}: {sum}; {}", back.tail()));
     if sum["outcome"] != "rolled_back" {
@@ -56,6 +56,12 @@ pub fn came_back(back: &Program, app: &mut Program) -> R {
     if sum["documents"]["extra"] != 0 || sum["documents"]["differing"] != 0 {
         return found("both sides differ");
     }
+    Ok(())
+}
+
+/// The summaries of a rollback that lost nothing.
+pub fn came_back(back: &Program, app: &mut Program) -> R {
+    rolled_back(back)?;
     app.ends_with(0, Duration::from_secs(60))?;
     let app = app.summary()?;
     if app["lost"] != 0 || app["stale"] != 0 || app["acknowledged"].as_u64().unwrap_or(0) < 100 {

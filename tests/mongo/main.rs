@@ -35,6 +35,8 @@ mod losses;
 mod mongod;
 mod pilot;
 mod program;
+mod pymongo;
+mod python;
 mod rehearse;
 mod repair;
 mod replset;
@@ -175,7 +177,7 @@ fn serve(n: usize) -> R {
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`), with the twins
 /// on three nodes of [`on_one_and_three`].
-const LONG: [&str; 14] = [
+const LONG: [&str; 15] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",
     "cleanup::a_plan_that_was_rolled_back_runs_again_under_its_own_id",
@@ -186,6 +188,7 @@ const LONG: [&str; 14] = [
     "in_place::20_000_documents_come_back_byte_for_byte_while_one_in_twenty_is_edited",
     "in_place::a_runner_killed_there_and_back_restores_every_document",
     "pilot::a_cohort_back_alone_comes_back_with_everybody",
+    "python::two_processes_in_python_come_to_contract_through_a_stepdown",
     "server_gate::a_completed_rollout_restores_the_validators",
     "server_gate::the_way_back_by_hand_restores_the_validators",
     "strand::next_killed_left_behind_and_salvaged_loses_nothing_but_listed_conflicts",
@@ -226,6 +229,7 @@ fn main() {
     trials.extend(losses::trials());
     trials.extend(pilot::trials());
     trials.extend(rehearse::trials());
+    trials.extend(python::trials());
     trials.extend(repair::trials());
     trials.extend(rollout::trials());
     trials.extend(server_gate::trials());

@@ -71,12 +71,14 @@ impl Place {
 
     /// Starts `tidegate COMMAND PLAN ARGS…`.
     pub fn start(&self, name: &str, command: &str, args: &[&str]) -> Result<Program, String> {
+        self.spawn(name, Command::new(env!("CARGO_BIN_EXE_tidegate")).arg(command).arg(&self.plan).args(args))
+    }
+
+    /// Starts any other program here.
+    pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Program, String> {
         let (out, err) = (self.file(&format!("{name}.out")), self.file(&format!("{name}.err")));
         let open = |p: &Path| File::create(p).map_err(|e| format!("{}: {e}", p.display()));
-        let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .arg(command)
-            .arg(&self.plan)
-            .args(args)
+        let child = command
             .current_dir(self.dir.path())
             .env("TIDEGATE_URI", &self.uri)
             .envs(self.next_uri.iter().map(|u| ("TIDEGATE_NEXT_URI", u)))
@@ -84,7 +86,7 @@ impl Place {
             .stdout(open(&out)?)
             .stderr(open(&err)?)
             .spawn()
-            .map_err(|e| format!("tidegate: {e}"))?;
+            .map_err(|e| format!("{name}: {e}"))?;
         let pid_file = self.set_dir.join(format!("{}-{}.pid", self.id, child.id()));
         std::fs::write(&pid_file, child.id().to_string()).map_err(|e| e.to_string())?;
         Ok(Program { name: name.to_owned(), child, out, err, pid_file, ended: None })
@@ -128,7 +130,7 @@ impl Place {
     }
 }
 
-/// A running `tidegate`; killed when dropped.
+/// A running program, `tidegate` as a rule; killed when dropped.
 pub struct Program {
     name: String,
     child: Child,
