@@ -34,8 +34,9 @@ async fn everything(set: &ReplSet, id: &str) -> mongodb::error::Result<BTreeMap<
             found.push(cursor.current().to_owned());
         }
     }
-    let records = client.database("tidegate").collection::<Document>("rollouts").count_documents(doc! { "_id": id });
-    all.insert(format!("{} records", records.await?), Vec::new());
+    let rollouts = client.database("tidegate").collection::<Document>("rollouts");
+    let records = rollouts.count_documents(doc! { "_id": id }).await?;
+    all.insert(format!("{records} records"), Vec::new());
     Ok(all)
 }
 
