@@ -176,11 +176,12 @@ fn read_cluster(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> ClusterSpec {
 
 fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
     let At { value, span } = uri;
-    if !passwords(&value).is_empty() {
+    let inside = span.start + 1..span.end.saturating_sub(1).max(span.start + 1);
+    if !passwords(&value.replace(['\n', '\r'], "")).is_empty() {
         // Escapes or line breaks in the file may hide the password from the mask that goes over the whole text.
         let written = &text[span.clone()];
         if written.contains('\\') || written.contains('\n') || passwords(written).is_empty() {
-            r.hide(span.start + 1..span.end.saturating_sub(1).max(span.start + 1));
+            r.hide(inside);
         }
         let help = "take it from the environment: \"mongodb://user:${TIDEGATE_PASSWORD}@host/\", or the whole string: \"${TIDEGATE_URI}\"";
         r.error(span, "a plan must not contain a password", "a password is written here", Some(help.into()));
@@ -189,6 +190,10 @@ fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
     match super::resolve_env(&value, |_| Some(String::new())) {
         Err(_) => r.error(span, "a `${` is not followed by a variable's name and `}`", "expected `${NAME}`", None),
         Ok(_) if !["mongodb://", "mongodb+srv://", "${"].iter().any(|p| value.starts_with(p)) => {
+            if value.contains('@') {
+                // Without its scheme the mask that goes over the whole text does not know it.
+                r.hide(inside);
+            }
             r.error(
                 span,
                 "this is not a connection string",
