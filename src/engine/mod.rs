@@ -41,6 +41,7 @@ mod tail;
 mod tasks;
 mod throttle;
 mod ttl;
+mod unfit;
 mod unique;
 mod verify;
 pub mod watch;

@@ -436,8 +436,11 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
     let bucket = match bucket_of(&key) {
         Ok(b) => b,
         Err(e) => {
-            let why = format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(src));
-            ctx.report_halt(Halt::Broken(why)).await;
+            let deleted = event.kind == ChangeKind::Delete;
+            let why = format!("its _id cannot be routed: {e}");
+            if let Err(halt) = super::unfit::heard(ctx, src, &key, &why, deleted).await {
+                ctx.report_halt(halt).await;
+            }
             return None;
         }
     };
@@ -569,7 +572,8 @@ async fn apply(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, keys: &[Key],
     flush
 }
 
-/// Re-syncs one transaction's worth, again and again until it is done: a document that cannot be carried holds the tail up.
+/// Re-syncs one transaction's worth, again and again until it is done: a document that the copy refuses, other than for a
+/// value that must be unique, holds the tail up. One that cannot be made is listed and left out.
 async fn apply_one(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
