@@ -22,6 +22,7 @@ mod conformance;
 
 mod back;
 mod buckets;
+mod canary;
 mod check;
 mod cleanup;
 mod cli;
@@ -29,6 +30,7 @@ mod conform;
 mod connecting;
 mod constraints;
 mod demo;
+mod elsewhere;
 mod explain;
 mod in_place;
 mod losses;
@@ -160,11 +162,12 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 14] = [
+const LONG: [&str; 15] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",
     "cleanup::a_plan_that_was_rolled_back_runs_again_under_its_own_id",
     "constraints::what_expires_is_unique_or_lost_comes_back_whole",
+    "elsewhere::a_rollout_killed_twice_is_taken_over_from_empty_directories_under_traffic",
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
     "explain::the_printed_commands_bring_half_a_rollout_back",
@@ -201,11 +204,13 @@ fn main() {
     let mut trials = conform::trials();
     trials.extend(back::trials());
     trials.extend(buckets::trials());
+    trials.extend(canary::trials());
     trials.extend(check::trials());
     trials.extend(cleanup::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
     trials.extend(constraints::trials());
+    trials.extend(elsewhere::trials());
     trials.extend(explain::trials());
     trials.extend(in_place::trials());
     trials.extend(losses::trials());
@@ -220,8 +225,15 @@ fn main() {
     let skip = mongod::skipped();
     let later = |t: &Trial| LONG.contains(&t.name());
     let trials = trials.into_iter().map(|t| if skip || later(&t) { t.with_ignored_flag(true) } else { t }).collect();
+    let _ = replset::BEFORE_END.set(canary::look_in_database);
     let conclusion = libtest_mimic::run(&args, trials);
     drop(SHARED.lock().map(|mut s| s.take()));
     drop(THREE.lock().map(|mut s| s.take()));
+    if !args.list
+        && let Err(leaks) = canary::verdict()
+    {
+        eprintln!("{leaks}");
+        std::process::exit(101);
+    }
     conclusion.exit();
 }

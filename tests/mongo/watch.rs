@@ -11,6 +11,7 @@ use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
 
 use super::program::{Place, Program, until};
+use super::replset::PASSWORD;
 use super::{R, ReplSet, TOKIO, mongod, on_shared};
 
 const PLAN: &str = r#"
@@ -212,6 +213,7 @@ impl Pty {
 
 impl Drop for Pty {
     fn drop(&mut self) {
+        super::canary::look("the screen of a terminal", self.contents().as_bytes());
         // A failed test leaves it running.
         let _ = self.child.kill();
     }
@@ -261,21 +263,21 @@ fn handed_over(set: &Arc<ReplSet>) -> R {
 /// With authorization on: who may only read sees everything, and learns why nothing is asked.
 fn looks_on() -> R {
     let set = TOKIO.block_on(ReplSet::start_locked(&mongod::find()?))?;
-    let root = set.uri_of("root", "pw");
+    let root = set.uri_of("root");
     let mut place = place(&set, "looked", root.clone())?;
-    let user = doc! { "createUser": "reader", "pwd": "canary-pw", "roles": [{ "role": "read", "db": "tidegate" }] };
+    let user = doc! { "createUser": "reader", "pwd": PASSWORD, "roles": [{ "role": "read", "db": "tidegate" }] };
     let made =
         TOKIO.block_on(async { mongodb::Client::with_uri_str(&root).await?.database("admin").run_command(user).await });
     made.map_err(|e| e.to_string())?;
     let mut run = place.start("run", "run", &["--headless", "--json", "--journal", "j.jsonl", "--as", "anna"])?;
     until("it soaks", LONG, || run.prints(is("soak_began")))?;
-    place.connects_as(set.uri_of("reader", "canary-pw"));
+    place.connects_as(set.uri_of("reader"));
     let mut watch = place.start("watch", "watch", &["--headless", "--json"])?;
     until("the reader sees it", LONG, || watch.prints(|l| l["kind"] == "snapshot" && l["lease"]["holder"] == "anna"))?;
     let mut asking = place.start("pause", "watch", &["--ask", "pause"])?;
     asking.ends_with(1, LONG)?;
     let said = asking.tail();
-    ensure!(said.contains("this user may look on, but not ask") && !said.contains("canary-pw"), "{said}");
+    ensure!(said.contains("this user may look on, but not ask") && !said.contains(PASSWORD), "{said}");
     let status = ends(place.start("status", "status", &["--json"])?, 0)?;
     ensure!(status["lease"]["holder"] == "anna" && status["begun"] == true, "{status}");
     ensure!(run.lines().iter().all(|l| l["kind"] != "paused" && l["kind"] != "command_asked"), "{}", run.tail());
