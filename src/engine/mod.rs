@@ -18,6 +18,7 @@ mod live_view;
 mod load;
 mod lossy;
 mod observe;
+mod observing;
 mod pilot;
 pub mod planted;
 pub mod preflight;

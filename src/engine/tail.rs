@@ -200,6 +200,26 @@ impl TailState {
         }
     }
 
+    /// Begins as a tail that only looks: it has no workers, and nothing waits to be applied.
+    pub(super) fn looks_from(&self, at: ClusterTime) {
+        *lock(&self.inner) = Inner { running: true, read_through: at, ..Inner::default() };
+    }
+
+    /// A tail that only looks has come to `at`, past so many events.
+    pub(super) fn has_looked(&self, at: ClusterTime, events: u64) {
+        {
+            let mut inner = lock(&self.inner);
+            inner.read += events;
+            inner.read_through = inner.read_through.max(at);
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// Of the events that a tail only looked at, so many more have been carried by others.
+    pub(super) fn others_applied(&self, events: u64) {
+        lock(&self.inner).applied += events;
+    }
+
     /// Runs one of its tasks, until it is cut off.
     async fn until_cut(&self, task: impl Future<Output = ()>) {
         let cut = async {

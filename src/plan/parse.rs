@@ -4,7 +4,7 @@ use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
 use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo};
-use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, pilot, slo, throttle};
+use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, observe, pilot, slo, throttle};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -60,6 +60,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     );
     let head = read_head(r, t);
     let cluster = read_cluster(r, text, t);
+    let mode = observe::mode(t);
     let (max_staleness, lease, server_gate) = read_route(r, t);
     let freeze_max = read_cutover(r, t);
     let (strand, baseline_ratio) = slo::read_rollback(r, t);
@@ -75,9 +76,14 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let triggers = r.tables(t, "trigger", "[[trigger]]");
     let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, said)).collect();
     let has_pilot = t.table.contains_key("pilot");
-    let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects, has_pilot });
+    let observes = mode == Mode::Observe;
+    let ground = Ground { collections: &collections, slo: said, expects: &expects, has_pilot, observes };
+    let stages = stages::read(r, t, &ground);
     let hooks = hook_parse::read(r, t, &stages);
     let calendar = calendar_parse::read(r, t);
+    if observes {
+        observe::check(r, t, &stages);
+    }
     check_one_cluster(r, t, &collections);
     pilot::check_company(r, t, server_gate);
     let (id, title, version, owner) = head?;
@@ -88,7 +94,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         owner,
         hash: canonical::hash(t.table),
         cluster,
-        mode: Mode::Route,
+        mode,
         max_staleness,
         lease,
         server_gate,
@@ -206,10 +212,11 @@ fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros, bool) {
     let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease, false) };
     r.only(&t, &["mode", "max_staleness", "lease", "server_gate"]);
     if let Some(mode) = r.string(&t, "mode") {
-        if ["observe", "copy", "flags"].contains(&mode.value.as_str()) {
-            r.error(mode.span, format!("mode `{}` is not available yet", mode.value), "only `route` is", None);
+        if ["copy", "flags"].contains(&mode.value.as_str()) {
+            let message = format!("mode `{}` is not available yet", mode.value);
+            r.error(mode.span, message, "only `observe` and `route` are", None);
         } else {
-            r.word(&mode, "mode", &[("route", ())]);
+            r.word(&mode, "mode", &[Mode::Observe, Mode::Route].map(|m| (m.name(), ())));
         }
     }
     let staleness = r.duration_in(&t, "max_staleness", Micros::from_ms(100), Micros::from_secs(3_600), staleness);

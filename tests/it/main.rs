@@ -23,6 +23,7 @@ mod fixture;
 mod hooks;
 mod in_place;
 mod lease;
+mod observe;
 mod pilot;
 mod plan;
 mod repair;

@@ -33,6 +33,7 @@ mod explain;
 mod in_place;
 mod losses;
 mod mongod;
+mod observe;
 mod pilot;
 mod program;
 mod repair;
@@ -160,7 +161,7 @@ fn serve(n: usize) -> R {
 }
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`).
-const LONG: [&str; 14] = [
+const LONG: [&str; 15] = [
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",
     "cleanup::a_plan_that_was_rolled_back_runs_again_under_its_own_id",
@@ -170,6 +171,7 @@ const LONG: [&str; 14] = [
     "explain::the_printed_commands_bring_half_a_rollout_back",
     "in_place::20_000_documents_come_back_byte_for_byte_while_one_in_twenty_is_edited",
     "in_place::a_runner_killed_there_and_back_restores_every_document",
+    "observe::a_script_migrates_20_000_orders_and_a_read_only_user_sees_it_through",
     "pilot::a_cohort_back_alone_comes_back_with_everybody",
     "server_gate::a_completed_rollout_restores_the_validators",
     "server_gate::the_way_back_by_hand_restores_the_validators",
@@ -209,6 +211,7 @@ fn main() {
     trials.extend(explain::trials());
     trials.extend(in_place::trials());
     trials.extend(losses::trials());
+    trials.extend(observe::trials());
     trials.extend(pilot::trials());
     trials.extend(repair::trials());
     trials.extend(rollout::trials());

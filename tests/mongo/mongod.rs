@@ -80,7 +80,7 @@ fn runs(mongod: &Path) -> bool {
 }
 
 /// Cargo's target directory.
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     match option_env!("CARGO_TARGET_TMPDIR").map(Path::new).and_then(Path::parent) {
         Some(target) => target.to_owned(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
