@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::live::{World, holder};
 use super::onlooker::{Fate, Onlooker};
-use super::{DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, out, read_file, read_plan};
+use super::{DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, out, read_file, read_moving_plan};
 use crate::engine::watch::Wish;
 use crate::runtime::Micros;
 use crate::snapshot::Reply;
@@ -31,7 +31,7 @@ pub(super) struct AmendArgs {
 }
 
 pub(super) fn run(args: &AmendArgs) -> Outcome {
-    let plan = read_plan(&args.plan)?;
+    let plan = read_moving_plan(&args.plan, "amend")?;
     let text = read_file(&args.plan)?;
     let (id, hash) = (plan.id.clone(), plan.hash.clone());
     let world = World::connect_records(plan)?;

@@ -89,8 +89,9 @@ fn as_json(plan: &Plan) -> Value {
         .stages
         .iter()
         .map(|s| {
+            let reached: Vec<&str> = s.reached.iter().map(|r| r.name()).collect();
             json!({
-                "id": s.id, "shadow": s.shadow, "reads": s.reads, "writes": s.writes,
+                "id": s.id, "reached": reached, "shadow": s.shadow, "reads": s.reads, "writes": s.writes,
                 "soak_seconds": s.soak.as_secs_f64(), "advance": advance(s.advance), "gates": s.gates.len(),
                 "irreversible": s.irreversible,
             })
@@ -116,7 +117,7 @@ fn as_json(plan: &Plan) -> Value {
         .collect();
     json!({
         "kind": "check", "ok": true,
-        "plan": { "id": plan.id, "title": plan.title, "version": plan.version, "hash": plan.hash },
+        "plan": { "id": plan.id, "title": plan.title, "version": plan.version, "hash": plan.hash, "mode": plan.mode.name() },
         "collections": collections, "triggers": plan.triggers.len(), "stages": stages, "hooks": hooks,
     })
 }
@@ -155,10 +156,18 @@ fn table(plan: &Plan) {
         steps(c);
     }
     out::line("");
+    if plan.observes() {
+        out::line("observe mode: another tool migrates, nothing is written");
+    }
     out::line("stage             reads  writes  shadow  soak     gates  advance");
     for s in &plan.stages {
         let soak = if s.soak == Micros::ZERO { "-".to_owned() } else { s.soak.to_string() };
-        let last = if s.irreversible { "  NO WAY BACK" } else { "" };
+        let reached: Vec<&str> = s.reached.iter().map(|r| r.name()).collect();
+        let last = match (s.irreversible, reached.is_empty()) {
+            (true, _) => "  NO WAY BACK".to_owned(),
+            (false, false) => format!("  once reached: {}", reached.join(", ")),
+            (false, true) => String::new(),
+        };
         out::line(&format!(
             "{:<16} {:>5}% {:>6}% {:>6}%  {:<8} {:>5}  {}{last}",
             s.id,

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::live::World;
-use super::{DONE, Failure, Json, Outcome, out, read_plan, shown};
+use super::{DONE, Failure, Json, Outcome, out, read_moving_plan, shown};
 use crate::engine::{self, Fate, Left};
 use crate::journal::read_file;
 
@@ -32,7 +32,7 @@ pub(super) struct CleanupArgs {
 }
 
 pub(super) fn run(args: &CleanupArgs) -> Outcome {
-    let world = World::connect(read_plan(&args.plan)?)?;
+    let world = World::connect(read_moving_plan(&args.plan, "cleanup")?)?;
     let deps = world.looking();
     let left = world.block_on(engine::cleanup_list(&deps)).map_err(Failure::new)?;
     engine::cleanup_names(&left, &args.drop).map_err(Failure::usage)?;

@@ -22,6 +22,9 @@ pub(super) fn hand_over(args: &Common, world: &World, journal: &Path, epoch: i64
         out::say(&format!("not handed over: {why}; the rollout is stopped at a safe point, `tidegate resume` goes on"));
         NEEDS_OPERATOR
     };
+    if world.plan.observes() {
+        return failed("nothing is written on the cluster, where the other process would be seen");
+    }
     match super::read_plan(&args.plan) {
         Ok(plan) if plan.hash == world.plan.hash => {}
         _ => return failed(&format!("{} is not the plan that runs, which was amended", shown(&args.plan))),

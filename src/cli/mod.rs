@@ -235,6 +235,19 @@ fn read_plan(path: &Path) -> Result<plan::Plan, Failure> {
     plan::Plan::parse(&text, &path.display().to_string()).map_err(|d| Failure::usage(d.render(out::colour_on_stderr())))
 }
 
+/// As [`read_plan`], for `what`, which is about routes, records or copies of tidegate's own: a rollout that is only observed has none.
+fn read_moving_plan(path: &Path, what: &str) -> Result<plan::Plan, Failure> {
+    let plan = read_plan(path)?;
+    if plan.observes() {
+        return Err(Failure::usage(format!(
+            "`tidegate {what}` has nothing to do with `{}`: its plan only observes, another tool migrates, and nothing is written on its \
+             clusters (`check`, `run`, `resume` and `verify` work, and `tidegate journal` shows its records)",
+            plan.id
+        )));
+    }
+    Ok(plan)
+}
+
 /// A duration on the command line, as plans write it.
 #[cfg(feature = "mongo")]
 fn duration(text: &str) -> Result<Micros, String> {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::live::draw;
-use super::{DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, out, read_plan};
+use super::{DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, out, read_moving_plan};
 use crate::drill::{Pass, Proof, Rehearsal, Rehearse, Way, rehearse};
 use crate::plan::Plan;
 
@@ -32,7 +32,7 @@ pub(super) struct RehearseArgs {
 }
 
 pub(super) fn run(args: &RehearseArgs) -> Outcome {
-    let plan = read_plan(&args.plan)?;
+    let plan = read_moving_plan(&args.plan, "rehearse")?;
     let sample = draw(&plan, args.sample)?;
     let json = args.json.json;
     if !json {

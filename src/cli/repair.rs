@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::live::{World, holder};
 use super::run::{Common, begin, deps, journal_file};
 use super::signals::Signals;
-use super::{DONE, FAILED, Failure, NEEDS_OPERATOR, Outcome, out, read_file, read_plan};
+use super::{DONE, FAILED, Failure, NEEDS_OPERATOR, Outcome, out, read_file, read_moving_plan};
 use crate::engine::{
     self, Config, End, Engine, REPAIR_MAX, Repair, RepairEnd, RepairFate, RepairItem, RepairPart, RepairReport,
 };
@@ -160,7 +160,7 @@ fn asked(args: &RepairArgs) -> Result<Repair, Failure> {
 
 /// A dry run: no lease, no write.
 fn look(args: &RepairArgs, repair: &Repair) -> Outcome {
-    let world = World::connect(read_plan(&args.common.plan)?)?;
+    let world = World::connect(read_moving_plan(&args.common.plan, "repair")?)?;
     let deps = world.looking();
     let report = world.block_on(engine::repair_look(&deps, repair)).map_err(Failure::new)?;
     show(args, &world.plan.id, &report);
@@ -169,7 +169,7 @@ fn look(args: &RepairArgs, repair: &Repair) -> Outcome {
 }
 
 fn mend(args: &RepairArgs, repair: Repair, take_over: Option<String>) -> Outcome {
-    let world = World::connect_begun(read_plan(&args.common.plan)?)?;
+    let world = World::connect_begun(read_moving_plan(&args.common.plan, "repair")?)?;
     let file = journal_file(&args.common, &world.plan);
     // The report says what the journal's records say.
     let deps = deps(&world, &file, Arc::new(AtomicBool::new(false)), args.common.json.json)?;

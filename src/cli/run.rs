@@ -16,7 +16,7 @@ use super::signals::Signals;
 use super::{AdvanceArg, FAILED, Failure, Json, Outcome, ThemeArg, dashboard, look, out, read_plan, summary};
 use crate::engine::{self, Config, Deps, End, Engine};
 use crate::hooks::Hooks;
-use crate::journal::{ClusterStore, FileStore, Record, TeeStore};
+use crate::journal::{ClusterStore, FileStore, JournalStore, Record, TeeStore};
 use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
 use crate::route::{BUCKETS, Bucket};
@@ -163,6 +163,7 @@ pub(super) fn rollback(args: RollbackArgs) -> Outcome {
     if args.explain {
         return super::explain::run(&args.common.plan, args.common.json);
     }
+    super::read_moving_plan(&args.common.plan, "rollback")?;
     let reason = args.reason.filter(|_| args.take_over || args.strand);
     let config = Config {
         take_over: reason.clone().filter(|_| args.take_over),
@@ -205,7 +206,9 @@ pub(super) fn begin(args: &Common, config: Config, ask: Option<Ask>) -> Outcome 
     let world = if config.resume { World::connect_begun(plan)? } else { World::connect(plan)? };
     let printing = Arc::new(AtomicBool::new(headless));
     let deps = deps(&world, &file, printing.clone(), args.json.json)?;
-    let config = Config { holder: holder(args.name.as_deref()), shared: true, hooks: Hooks::live(), ..config };
+    // Other terminals see it through the database, where an onlooker writes nothing.
+    let shared = !world.plan.observes();
+    let config = Config { holder: holder(args.name.as_deref()), shared, hooks: Hooks::live(), ..config };
     let signals = Signals::listen()?;
     // Taken up again, with an amended plan, it is asked of nobody.
     let again = Config { take_over: None, resume: true, ..config.clone() };
@@ -249,9 +252,10 @@ fn commands(plan: &Plan, ask: &Ask) -> Result<Vec<Command>, Failure> {
     })
 }
 
-/// Where the local copy of the journal is.
+/// Where the local copy of the journal is; of a rollout that is only observed the only one, beside its plan.
 pub(super) fn journal_file(args: &Common, plan: &Plan) -> PathBuf {
-    args.journal.clone().unwrap_or_else(|| PathBuf::from(format!("{}.journal.jsonl", plan.id)))
+    let name = format!("{}.journal.jsonl", plan.id);
+    args.journal.clone().unwrap_or_else(|| if plan.observes() { args.plan.with_file_name(name) } else { name.into() })
 }
 
 pub(super) fn deps(
@@ -260,18 +264,20 @@ pub(super) fn deps(
     printing: Arc<AtomicBool>,
     as_json: bool,
 ) -> Result<Deps, Failure> {
-    let truth = ClusterStore::new(world.clusters[0].clone(), world.rt.clone(), &world.plan.id);
     let copy = FileStore::open_or_create(file, world.rt.clone()).map_err(Failure::new)?;
+    let journal: Arc<dyn JournalStore> = if world.plan.observes() {
+        copy.hold().map_err(Failure::new)?;
+        Arc::new(copy)
+    } else {
+        let truth = ClusterStore::new(world.clusters[0].clone(), world.rt.clone(), &world.plan.id);
+        Arc::new(TeeStore::new(Arc::new(truth), Arc::new(copy)))
+    };
     let on_record = move |r: &Record| {
         if printing.load(Ordering::SeqCst) {
             out::line(&if as_json { r.line() } else { summary::human(r) });
         }
     };
-    Ok(Deps {
-        journal: Arc::new(TeeStore::new(Arc::new(truth), Arc::new(copy))),
-        on_record: Arc::new(on_record),
-        ..world.deps()
-    })
+    Ok(Deps { journal, on_record: Arc::new(on_record), ..world.deps() })
 }
 
 struct Rollout<'a> {
@@ -352,11 +358,17 @@ impl Rollout<'_> {
         let sum = self.summary();
         let w = &sum["writes"];
         out::line(&format!(
-            "{}: {}; {} writes acknowledged, {} lost; journal {}",
+            "{}: {}; {}; journal {}",
             self.world.plan.id,
             sum["outcome"].as_str().unwrap_or("?").replace('_', " "),
-            w["acknowledged"],
-            w["lost"].as_u64().map_or_else(|| "unknown".to_owned(), out::thousands),
+            match self.world.plan.observes() {
+                true => "nothing was written".to_owned(),
+                false => format!(
+                    "{} writes acknowledged, {} lost",
+                    w["acknowledged"],
+                    w["lost"].as_u64().map_or_else(|| "unknown".to_owned(), out::thousands)
+                ),
+            },
             super::shown(&self.file),
         ));
         for text in [summary::strays(&sum), summary::left_behind(&sum)].into_iter().flatten() {
@@ -419,17 +431,19 @@ impl Rollout<'_> {
             "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,
             "checked_ratio": r.checked,
         });
+        // No application reports to an onlooker.
+        let told = |n: u64| (!self.world.plan.observes()).then_some(n);
         let documents = if r.matched.is_some() { here } else { summary::compared(&records).unwrap_or(here) };
         json!({
             "kind": "summary",
             "outcome": End::outcome(self.engine.ended().as_ref(), s.traffic.stray),
             "documents": documents,
             "writes": {
-                "acknowledged": s.traffic.acknowledged,
+                "acknowledged": told(s.traffic.acknowledged),
                 "lost": s.traffic.lost,
-                "stale": s.traffic.stale_owner,
-                "stale_copy": s.traffic.stale_copy,
-                "stray": s.traffic.stray,
+                "stale": told(s.traffic.stale_owner),
+                "stale_copy": told(s.traffic.stale_copy),
+                "stray": told(s.traffic.stray),
             },
             "stranded": summary::stranded(&s),
             "stages": summary::stages(&records),

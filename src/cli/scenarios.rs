@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{DONE, Failure, Json, Outcome, out, read_file, read_plan};
+use super::{DONE, Failure, Json, Outcome, out, read_file, read_moving_plan};
 use crate::drill::{Scenario, builtin};
 use crate::plan::Plan;
 
@@ -33,7 +33,7 @@ pub(super) fn find(name: &str, plan: Option<&Path>) -> Result<(Scenario, Plan), 
     if let Some(b) = builtin().iter().find(|b| b.id == name) {
         let scenario = Scenario::parse(b.scenario, "scenario.toml").map_err(|d| Failure::new(d.render(colour)))?;
         let plan = match plan {
-            Some(path) => read_plan(path)?,
+            Some(path) => read_moving_plan(path, "drill")?,
             None => Plan::parse(b.plan, "plan.toml").map_err(|d| Failure::new(d.render(colour)))?,
         };
         return Ok((scenario, plan));
@@ -50,6 +50,6 @@ pub(super) fn find(name: &str, plan: Option<&Path>) -> Result<(Scenario, Plan), 
     let text = read_file(&path)?;
     let scenario = Scenario::parse(&text, &path.display().to_string()).map_err(|d| Failure::usage(d.render(colour)))?;
     let beside = dir.join(&scenario.world.plan);
-    let plan = read_plan(plan.unwrap_or(&beside))?;
+    let plan = read_moving_plan(plan.unwrap_or(&beside), "drill")?;
     Ok((scenario, plan))
 }

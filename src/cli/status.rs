@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::live::World;
-use super::{DONE, Failure, Json, Outcome, out, read_plan, summary, watch};
+use super::{DONE, Failure, Json, Outcome, out, read_moving_plan, summary, watch};
 use crate::engine::watch::time;
 use crate::engine::{self, StatusReport};
 use crate::plan::Plan;
@@ -27,7 +27,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: &StatusArgs) -> Outcome {
-    let world = World::connect_records(read_plan(&args.plan)?)?;
+    let world = World::connect_records(read_moving_plan(&args.plan, "status")?)?;
     let report = world.block_on(engine::status(&world.looking())).map_err(Failure::new)?;
     if args.json.json {
         out::json(&machine(&report, &world.plan, args.records));

@@ -43,7 +43,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         for example in &found.examples {
             out::line(&format!("  {}", crate::scrub::short(example, 200)));
         }
-        if !found.is_clean() {
+        if !found.is_clean() && !world.plan.observes() {
             out::say("`tidegate repair PLAN` says what can be mended, and how");
         }
     }

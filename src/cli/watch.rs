@@ -9,7 +9,9 @@ use super::keys::{self, KeyCommand};
 use super::live::{World, holder};
 use super::onlooker::{Fate, Onlooker, WatchSource};
 use super::signals::Signals;
-use super::{DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ThemeArg, dashboard, look, out, read_plan, summary};
+use super::{
+    DONE, FAILED, Failure, Json, NEEDS_OPERATOR, Outcome, ThemeArg, dashboard, look, out, read_moving_plan, summary,
+};
 use crate::engine::watch::{Seen, View, Wish, time};
 use crate::route::BUCKETS;
 use crate::runtime::Micros;
@@ -41,7 +43,7 @@ pub(super) struct WatchArgs {
 }
 
 pub(super) fn run(args: &WatchArgs) -> Outcome {
-    let plan = read_plan(&args.plan)?;
+    let plan = read_moving_plan(&args.plan, "watch")?;
     let headless = args.headless || args.json.json || !out::has_terminal();
     let ui = if headless || args.ask.is_some() { None } else { Some(look::ui(&args.theme)?) };
     let world = World::connect_records(plan)?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::live::{APPLICATION, World};
 use super::signals::Signals;
-use super::{DONE, FAILED, Failure, Json, Outcome, out, read_plan};
+use super::{DONE, FAILED, Failure, Json, Outcome, out, read_moving_plan};
 use crate::cluster::{AdminDone, AdminOp, CollKind, Db, Ns};
 use crate::runtime::Micros;
 use crate::workload::{Config, Ids, LoadError, Shapes, Workload, prepare};
@@ -62,7 +62,7 @@ impl From<IdsArg> for Ids {
 const LOOK_EVERY: Micros = Micros::from_secs(1);
 
 pub(super) fn run(args: &WorkloadArgs) -> Outcome {
-    let plan = read_plan(&args.plan)?;
+    let plan = read_moving_plan(&args.plan, "workload")?;
     let collection = plan.collections.first().ok_or_else(|| Failure::usage("the plan has no collection"))?;
     let shapes = Shapes::of(collection).map_err(Failure::usage)?;
     let (legacy, next) = (collection.legacy.clone(), collection.next.clone());

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::in_place::InPlace;
 use super::keys::KeyRegistry;
 use super::live_view::LiveView;
+use super::observing::Observing;
 use super::planted::Planted;
 use super::refusal::Refusal;
 use super::repair::RepairReport;
@@ -193,6 +194,8 @@ pub(super) struct Ctx {
     pub ownership: Ownership,
     /// Only where documents change in place.
     pub in_place: Option<InPlace>,
+    /// Only where another tool migrates and nothing is written.
+    pub observing: Option<Observing>,
     pub server_gate: ServerGate,
     /// Keys being copied by a chunk, and keys the tail is busy with: forward only.
     pub registry: KeyRegistry,
@@ -243,6 +246,7 @@ impl Ctx {
         Arc::new(Ctx {
             transform: Transform::new(&collection.steps),
             in_place: InPlace::of(collection, config.resume || config.take_over.is_some()),
+            observing: deps.plan.observes().then(Observing::default),
             rt: deps.rt.clone(),
             group: deps.group,
             clusters: deps.clusters.clone(),
@@ -439,8 +443,12 @@ impl Ctx {
         }
     }
 
-    /// Writes a marker on a side's cluster and returns its time: a stream that has passed it has shown everything before it.
+    /// Writes a marker on a side's cluster and returns its time: a stream that has passed it has shown everything before it. Where
+    /// nothing may be written, the time of a read that sees whatever was acknowledged before it.
     pub(super) async fn marker(&self, side: Side) -> Result<ClusterTime, Halt> {
+        if self.observing.is_some() {
+            return super::observing::time_of(self, side).await;
+        }
         let id = format!("{}/{}", self.plan.id, side.name());
         let mut d = bson::RawDocumentBuf::new();
         d.append(bson::cstr!("_id"), id.as_str());

@@ -35,6 +35,8 @@ pub(super) struct LagMeter {
     last: Option<(Micros, Micros)>,
     /// A marker that the cluster has not taken yet.
     unsent: Option<Micros>,
+    /// Where others carry: since when the oldest event is known whose key does not match yet.
+    unmatched: Option<Micros>,
 }
 
 /// A cluster that takes longer than this for a marker is behind by as much.
@@ -55,6 +57,11 @@ impl LagMeter {
         }
     }
 
+    /// Others carry the events: the oldest one whose key does not match yet has been known since then.
+    pub(super) fn unmatched_since(&mut self, heard: Option<Micros>) {
+        self.unmatched = heard;
+    }
+
     /// Everything up to where `applied` holds has been applied, as seen at `now`.
     pub(super) fn applied(&mut self, now: Micros, applied: impl Fn(ClusterTime) -> bool) {
         while self.waiting.front().is_some_and(|(at, _)| applied(*at)) {
@@ -73,7 +80,8 @@ impl LagMeter {
     pub(super) fn lag(&self, now: Micros) -> Option<Micros> {
         // Otherwise a cluster that answers nothing any more would look as current as it last was.
         let unsent = self.unsent.map(|began| now.since(began)).filter(|t| *t > UNSENT);
-        let waiting = self.waiting.front().map(|(_, began)| now.since(*began)).max(unsent);
+        let unmatched = self.unmatched.map(|heard| now.since(heard));
+        let waiting = self.waiting.front().map(|(_, began)| now.since(*began)).max(unsent).max(unmatched);
         match (self.last, waiting) {
             (Some((_, lag)), Some(w)) => Some(lag.max(w)),
             (Some((_, lag)), None) => Some(lag),

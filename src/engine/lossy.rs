@@ -34,15 +34,17 @@ pub(super) fn applies(ctx: &Ctx, src: Side) -> bool {
 }
 
 /// What the copy of an owner's document is to be, given what it is.
-pub(super) fn wanted(ctx: &Ctx, src: Side, own: &RawDocument, copy: Option<&RawDocument>) -> Result<Wanted, Halt> {
+pub(super) fn wanted(ctx: &Ctx, src: Side, own: &RawDocument, copy: Option<&RawDocument>) -> Wanted {
     if applies(ctx, src) {
         // The planted mistake: legacy gets what its inverse makes of next's document.
         let over = copy.filter(|_| !ctx.planted.has(Bug::PreImageNotKept));
-        return Ok(back(&ctx.transform, own, over));
+        return back(&ctx.transform, own, over);
     }
-    let wanted = image(ctx, src, own)?;
-    let same = copy.is_some_and(|c| c.as_bytes() == wanted.as_bytes());
-    Ok(if same { Wanted::Same } else { Wanted::Write(wanted) })
+    match image(ctx, src, own) {
+        Ok(wanted) if copy.is_some_and(|c| c.as_bytes() == wanted.as_bytes()) => Wanted::Same,
+        Ok(wanted) => Wanted::Write(wanted),
+        Err(why) => Wanted::Unclear(why),
+    }
 }
 
 /// Next's document on legacy, over what legacy holds. Whatever is written, T makes of it what next holds.
@@ -70,23 +72,23 @@ pub(super) fn image_over(
     copy: Option<&RawDocument>,
 ) -> Result<RawDocumentBuf, String> {
     match (wanted(ctx, src, own, copy), copy) {
-        (Ok(Wanted::Same), Some(copy)) => Ok(copy.to_owned()),
+        (Wanted::Same, Some(copy)) => Ok(copy.to_owned()),
         // Only a copy that is there can be as it should be.
-        (Ok(Wanted::Same), None) => Err("there is no copy".into()),
-        (Ok(Wanted::Write(doc)), _) => Ok(doc),
-        (Ok(Wanted::Unclear(why)), _) => Err(why),
-        (Err(why), _) => Err(why.to_string()),
+        (Wanted::Same, None) => Err("there is no copy".into()),
+        (Wanted::Write(doc), _) => Ok(doc),
+        (Wanted::Unclear(why), _) => Err(why),
     }
 }
 
-/// Lists an owner's document of which nobody can say what legacy should hold.
+/// Lists an owner's document of which nobody can say what the other side should hold.
 pub(super) async fn unclear(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Result<(), Halt> {
-    put_aside(ctx, src, key, &format!("it cannot go back to legacy: {why}")).await
+    let way = if src == Side::Next { "go back to legacy" } else { "be carried to next" };
+    put_aside(ctx, src, key, &format!("it cannot {way}: {why}")).await
 }
 
 /// Next's version of a document on legacy, whatever the steps lose. `None` when nobody can say what it should be.
 pub(super) fn version(ctx: &Ctx, next: &RawDocument, legacy: Option<&RawDocument>) -> Option<RawDocumentBuf> {
-    match wanted(ctx, Side::Next, next, legacy).ok()? {
+    match wanted(ctx, Side::Next, next, legacy) {
         Wanted::Same => legacy.map(RawDocument::to_owned),
         Wanted::Write(doc) => Some(doc),
         Wanted::Unclear(_) => None,

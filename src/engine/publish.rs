@@ -203,7 +203,7 @@ fn plan_view(ctx: &Ctx) -> PlanView {
         id: p.id.clone(),
         title: p.title.clone(),
         environment: p.cluster.environment.clone(),
-        mode: if ctx.in_place.is_some() { "in place" } else { "route" }.into(),
+        mode: if ctx.in_place.is_some() { "in place" } else { p.mode.name() }.into(),
         hash: p.hash.clone(),
         collections: p.collections.iter().map(|c| (c.legacy.to_string(), c.next.to_string())).collect(),
         max_staleness: p.max_staleness,
@@ -309,9 +309,10 @@ fn why(ctx: &Ctx, state: &State, live: &LiveView, phase: Phase, (end, wall_ms): 
 fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
     let auto = state.advance_mode(&ctx.plan) == Advance::Auto || state.stage + 1 == ctx.plan.stages.len();
     let left = soak_left_ms(ctx, state, wall_ms).map(|ms| Micros::from_ms(ms as u64));
-    let kept = match ctx.in_place {
-        Some(_) => "the tail brings what is written into shape",
-        None => "both sides are kept in step",
+    let kept = match (&ctx.in_place, &ctx.observing) {
+        (Some(_), _) => "the tail brings what is written into shape",
+        (None, Some(_)) => "the other tool does as it does",
+        (None, None) => "both sides are kept in step",
     };
     let opens = if ctx.plan.calendar.closed(wall_ms).is_some() { ", and the change window is open" } else { "" };
     match phase {
@@ -410,7 +411,9 @@ fn pilot_view(ctx: &Ctx) -> Option<PilotView> {
 }
 
 fn lag_view(ctx: &Ctx, live: &LiveView, now: Micros) -> LagView {
-    let running = |s: Side| ctx.tails[s as usize].is_running();
+    // What an onlooker reads of next's stream is nobody's lag.
+    let measured = |s: Side| s == Side::Legacy || ctx.observing.is_none();
+    let running = |s: Side| measured(s) && ctx.tails[s as usize].is_running();
     let lag = |s: Side| running(s).then(|| live.apply_lag(s, now)).flatten();
     LagView {
         members: live
@@ -474,6 +477,9 @@ fn traffic(state: &State, live: &LiveView) -> TrafficView {
 pub(super) fn way_back(ctx: &Ctx, state: &State, live: &LiveView, now: Micros) -> WayBack {
     if ctx.in_place.is_some() {
         return super::in_place::way_back(ctx, state);
+    }
+    if ctx.observing.is_some() {
+        return super::observing::way_back();
     }
     let until_stage = ctx.plan.stages.iter().find(|s| s.irreversible).map(|s| s.id.clone());
     let route = ctx.ownership.route();
@@ -551,6 +557,9 @@ fn back_view(ctx: &Ctx, state: &State) -> Option<BackView> {
 fn rest(ctx: &Ctx, state: &State, live: &LiveView) -> Option<RestView> {
     if ctx.in_place.is_some() {
         return super::in_place::rest(ctx, state, live);
+    }
+    if ctx.observing.is_some() {
+        return super::observing::rest(ctx, state, live);
     }
     let (legacy, next) = (ctx.ns(Side::Legacy), ctx.ns(Side::Next));
     let proof = match live.reconcile.last.as_ref().filter(|r| r.is_clean()) {

@@ -15,6 +15,9 @@ pub(super) fn quarantine_ns() -> Ns {
     Ns::new(CONTROL_DB, "quarantine")
 }
 
+/// The largest document that is kept in a list: a server takes 16 MiB, and the record has fields of its own.
+const KEPT_MAX: usize = 15 << 20;
+
 /// Puts a stray aside in `quarantine` (idempotent: a replayed event finds its record there) and reports it.
 pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: ChangeKind, at: ClusterTime) {
     let keys = [key.clone()];
@@ -65,7 +68,8 @@ pub(super) async fn leave(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Re
     let seen = ctx.retry("looking into the list", || ctx.db(Side::Legacy).read(&ns, &known, ctx.seen(Side::Legacy)));
     let listed = seen.await?.docs.into_iter().next().flatten();
     let read = ctx.retry("reading a document", || ctx.db(src).read(ctx.ns(src), &keys, ctx.seen(src))).await?;
-    let document = read.docs.into_iter().next().flatten();
+    // One that leaves no room for the rest of its record is named, and not kept.
+    let document = read.docs.into_iter().next().flatten().filter(|d| d.as_bytes().len() <= KEPT_MAX);
     let open = listed.as_ref().is_some_and(|d| !matches!(d.get("outcome"), Ok(Some(_))));
     let same = |d: &Doc| {
         d.get_document("document").ok().map(bson::RawDocument::as_bytes) == document.as_deref().map(|d| d.as_bytes())

@@ -291,6 +291,10 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned, rounds: usi
     let mut open = scanned.open;
     open.extend(lock(&ctx.dirty).replace(BTreeSet::new()).unwrap_or_default());
     let Some(judged) = judge(ctx, open, rounds).await? else { return Ok(false) };
+    if let Some(observing) = &ctx.observing {
+        let since = lock(&ctx.dirty).clone().unwrap_or_default();
+        observing.rebase(&scanned.matched, &judged, since);
+    }
     let left = |key: &Key| ctx.returning.load(Ordering::SeqCst) && ctx.aside.has(Side::Next, key);
     let counted = judged.keys().filter(|k| scanned.matched.binary_search(&fingerprint(k)).is_ok()).count();
     out.matched = out.matched.saturating_sub(counted as u64);
@@ -354,13 +358,17 @@ pub(super) async fn judge(
 /// Waits until every running tail has applied everything up to a marker taken now. Returns the wall-clock time of the markers, or
 /// `None` when the engine is stopping.
 pub(super) async fn pass_markers(ctx: &Arc<Ctx>) -> Result<Option<i64>, Halt> {
-    let wall_ms = ctx.rt.wall_ms();
+    let mut wall_ms = ctx.rt.wall_ms();
     for side in Side::BOTH {
         let tail = &ctx.tails[side as usize];
         if !tail.is_running() {
             continue;
         }
         let at = ctx.marker(side).await?;
+        if ctx.observing.is_some() {
+            // Nothing was written that proves the server to be at this moment: what it showed is true as of its own time.
+            wall_ms = wall_ms.min(i64::from(at.secs) * 1_000);
+        }
         while tail.is_running() && !tail.drain(ctx, at, ctx.rt.now() + Micros::from_secs(10)).await {
             if ctx.is_leaving() {
                 return Ok(None);
@@ -373,6 +381,7 @@ pub(super) async fn pass_markers(ctx: &Arc<Ctx>) -> Result<Option<i64>, Halt> {
 /// Reads each key's owner first and the copy after, and compares. Nothing is cached.
 pub(super) async fn compare_again(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<(Key, Finding)>, Halt> {
     let mut found = Vec::with_capacity(keys.len());
+    let mark = ctx.observing.as_ref().map(super::observing::Observing::mark);
     for owner in Side::BOTH {
         let owned: Vec<Key> = keys.iter().filter(|k| owner_of(ctx, k) == owner).cloned().collect();
         for part in owned.chunks(500) {
@@ -383,6 +392,9 @@ pub(super) async fn compare_again(ctx: &Arc<Ctx>, keys: &[Key]) -> Result<Vec<(K
                 found.push((key.clone(), compare(ctx, owner, l.as_deref(), n.as_deref())));
             }
         }
+    }
+    if let (Some(observing), Some(mark)) = (&ctx.observing, mark) {
+        observing.compared(&found, mark);
     }
     Ok(found)
 }

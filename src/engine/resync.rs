@@ -13,16 +13,13 @@ use crate::cluster::{Doc, Key, TxnOp};
 use crate::route::Side;
 use crate::runtime::Micros;
 
-/// The document that the other side should hold for one that `src` owns.
-pub(super) fn image(ctx: &Ctx, src: Side, doc: &RawDocument) -> Result<RawDocumentBuf, Halt> {
+/// The document that the other side should hold for one that `src` owns, or why there is none.
+pub(super) fn image(ctx: &Ctx, src: Side, doc: &RawDocument) -> Result<RawDocumentBuf, String> {
     let out = match src {
         Side::Legacy => ctx.transform.apply(doc),
         Side::Next => ctx.transform.invert(doc),
     };
-    out.map_err(|e| {
-        let key = Key::of(doc).map_or_else(|e| e.to_string(), |k| k.to_string());
-        Halt::Broken(format!("document {key} of {} cannot be carried: {e}", ctx.ns(src)))
-    })
+    out.map_err(|e| e.reason())
 }
 
 /// Replaces a transaction (DESIGN rule 3).
@@ -215,7 +212,7 @@ pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent:
         let change = match own {
             None if copy.is_some() && !ctx.planted.has(Bug::DeleteIgnored) => Change::Gone,
             None => continue,
-            Some(doc) => match lossy::wanted(ctx, src, &doc, copy.as_deref())? {
+            Some(doc) => match lossy::wanted(ctx, src, &doc, copy.as_deref()) {
                 Wanted::Same => continue,
                 Wanted::Write(doc) => Change::Put(doc),
                 Wanted::Unclear(why) => {

@@ -80,7 +80,8 @@ pub(super) struct Runner {
     state: State,
     on_record: OnRecord,
     publisher: Arc<Publisher>,
-    lease: Lease,
+    /// `None` where nothing is written.
+    lease: Option<Lease>,
     renew_at: Micros,
     gates: Vec<GateState>,
     gates_of: Option<usize>,
@@ -118,7 +119,7 @@ impl Runner {
         state: State,
         on_record: OnRecord,
         publisher: Arc<Publisher>,
-        lease: Lease,
+        lease: Option<Lease>,
     ) -> Runner {
         let triggers = ctx.plan.triggers.iter().cloned().map(TriggerState::new).collect();
         let began = ctx.rt.now();
@@ -205,8 +206,8 @@ impl Runner {
         if self.shared && !matches!(over.0, End::Fenced(_)) {
             watch::publish_end(&self.ctx, &self.publisher, &over.0).await;
         }
-        if !matches!(over.0, End::Fenced(_)) {
-            lease::release(self.ctx.db(Side::Legacy), &self.ctx.plan.id, &self.lease).await;
+        if let Some(held) = self.lease.as_ref().filter(|_| !matches!(over.0, End::Fenced(_))) {
+            lease::release(self.ctx.db(Side::Legacy), &self.ctx.plan.id, held).await;
         }
         self.publisher.set_end(over.0);
         self.ctx.rt.kill(self.ctx.group);
@@ -340,7 +341,8 @@ impl Runner {
         if now < self.renew_at {
             return Ok(());
         }
-        match lease::renew(self.ctx.db(Side::Legacy), &self.ctx.plan.id, &mut self.lease).await {
+        let Some(held) = &mut self.lease else { return Ok(()) };
+        match lease::renew(self.ctx.db(Side::Legacy), &self.ctx.plan.id, held).await {
             Ok(None) => self.renew_at = self.ctx.rt.now() + Micros(lease::LEASE.0 / 3),
             Ok(Some(newer)) => return Err(Over(End::Fenced(format!("epoch {newer} has taken over")))),
             // The fences keep the data safe meanwhile.
@@ -444,8 +446,10 @@ impl Runner {
         if self.task_running {
             return;
         }
+        // Repairs are carried out under a lease.
+        let Some(holder) = self.lease.as_ref().map(|l| l.holder.clone()) else { return };
         self.task_running = true;
-        let (ctx, publisher, holder) = (self.ctx.clone(), self.publisher.clone(), self.lease.holder.clone());
+        let (ctx, publisher) = (self.ctx.clone(), self.publisher.clone());
         self.ctx.spawn("repair", async move {
             let report = match repair::run(&ctx, &repair, &holder, &publisher).await {
                 Ok(report) => report,
@@ -523,12 +527,14 @@ impl Runner {
         let live = lock(&self.ctx.live);
         let (t, oracle) = live.totals();
         let r = live.reconcile.last.clone().unwrap_or_default();
+        // No application reports to an onlooker.
+        let told = |n: Value| if self.ctx.observing.is_some() { Value::Null } else { n };
         json!({
             "writes": {
-                "acknowledged": t.acknowledged,
+                "acknowledged": told(json!(t.acknowledged)),
                 "lost": oracle.then_some(t.lost),
-                "stale": t.stale_owner,
-                "stray": self.state.strays_open(),
+                "stale": told(json!(t.stale_owner)),
+                "stray": told(json!(self.state.strays_open())),
             },
             "documents": {
                 "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,

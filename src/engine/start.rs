@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::ctx::{Ctx, Halt, lock};
+use super::ctx::{Ctx, Halt, Message, lock};
 use super::lease::{self, Lease, LeaseError};
 use super::observe;
 use super::planted::Bug;
@@ -64,11 +64,14 @@ pub enum StartError {
 pub async fn start(deps: Deps, config: Config) -> Result<Engine, StartError> {
     let plan_id = deps.plan.id.clone();
     let take_over = config.take_over.is_some();
-    if take_over {
+    if take_over && !deps.plan.observes() {
         // What would be refused afterwards is refused before a healthy runner is fenced out for it.
         let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
         let (begun, state) = replay(&journal.open().await?, &deps)?;
         admissible(&deps, &config, &state, begun)?;
+    }
+    if deps.plan.observes() {
+        return observe_only(&deps, &config).await.inspect_err(|_| deps.rt.kill(deps.group));
     }
     let held = lease::acquire(&deps.rt, &deps.clusters[0], &plan_id, &config.holder, take_over).await?;
     match take_up(&deps, &config, &held).await {
@@ -95,14 +98,34 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
     }
     let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
     let records = journal.open().await?;
-    let (begun, state) = replay(&records, deps)?;
+    set_going(deps, config, Some(held.clone()), (ctx, inbox), (journal, &records)).await
+}
+
+/// As [`take_up`], where nothing may be written: no lease, no fence. Who may write the journal is the only one.
+async fn observe_only(deps: &Deps, config: &Config) -> Result<Engine, StartError> {
+    let mut journal = Journal::new(deps.journal.clone(), deps.rt.clone(), deps.plan.id.clone());
+    let records = journal.open().await?;
+    let (to_runner, inbox) = mpsc::unbounded_channel();
+    let ctx = Ctx::new(deps, config, records.last().map_or(0, |r| r.epoch) + 1, to_runner);
+    set_going(deps, config, None, (ctx, inbox), (journal, &records)).await
+}
+
+/// Goes on from where the records leave it.
+async fn set_going(
+    deps: &Deps,
+    config: &Config,
+    held: Option<Lease>,
+    (ctx, inbox): (Arc<Ctx>, mpsc::UnboundedReceiver<Message>),
+    (journal, records): (Journal, &[Record]),
+) -> Result<Engine, StartError> {
+    let (begun, state) = replay(records, deps)?;
     admissible(deps, config, &state, begun)?;
     let publisher = Arc::new(Publisher::new(&ctx, config, state.clone()));
     let (commands, command_inbox) = mpsc::channel(32);
-    let mut runner = Runner::new(ctx.clone(), journal, state, deps.on_record.clone(), publisher.clone(), held.clone());
+    let mut runner = Runner::new(ctx.clone(), journal, state, deps.on_record.clone(), publisher.clone(), held);
     runner.only_repairs(config.repair.clone());
     runner.share(config.shared && config.repair.is_none());
-    for r in &records {
+    for r in records {
         runner.note(r);
     }
     lock(&ctx.live).reconcile.last = runner.state().reconciled.as_ref().map(Outcome::from_evidence);
@@ -120,6 +143,10 @@ async fn take_up(deps: &Deps, config: &Config, held: &Lease) -> Result<Engine, S
         let publisher = publisher.clone();
         async move { open(ctx, publisher).await }
     });
+    if ctx.observing.is_some() {
+        super::observing::spawn_watchers(&ctx, &publisher);
+        return Ok(Engine { commands, publisher });
+    }
     if config.shared && config.repair.is_none() {
         ctx.spawn("publish", super::watch::publish(ctx.clone(), publisher.clone()));
         ctx.spawn("commands", super::watch::take_commands(ctx.clone(), publisher.clone()));
@@ -185,7 +212,11 @@ fn short(hash: &str) -> String {
 /// Brings back what ran when the rollout was left: route, tails. Then the runner may go on.
 async fn open(ctx: Arc<Ctx>, publisher: Arc<Publisher>) {
     loop {
-        match reopen(&ctx, &publisher.state()).await {
+        let opened = match ctx.observing.is_some() {
+            true => super::observing::open(&ctx).await,
+            false => reopen(&ctx, &publisher.state()).await,
+        };
+        match opened {
             Ok(()) => break,
             Err(halt) => ctx.report_halt(halt).await,
         }

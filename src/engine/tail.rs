@@ -200,6 +200,26 @@ impl TailState {
         }
     }
 
+    /// Begins as a tail that only looks: it has no workers, and nothing waits to be applied.
+    pub(super) fn looks_from(&self, at: ClusterTime) {
+        *lock(&self.inner) = Inner { running: true, read_through: at, ..Inner::default() };
+    }
+
+    /// A tail that only looks has come to `at`, past so many events.
+    pub(super) fn has_looked(&self, at: ClusterTime, events: u64) {
+        {
+            let mut inner = lock(&self.inner);
+            inner.read += events;
+            inner.read_through = inner.read_through.max(at);
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// Of the events that a tail only looked at, so many more have been carried by others.
+    pub(super) fn others_applied(&self, events: u64) {
+        lock(&self.inner).applied += events;
+    }
+
     /// Runs one of its tasks, until it is cut off.
     async fn until_cut(&self, task: impl Future<Output = ()>) {
         let cut = async {
@@ -436,8 +456,11 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
     let bucket = match bucket_of(&key) {
         Ok(b) => b,
         Err(e) => {
-            let why = format!("the _id {key} in {} cannot be routed: {e}", ctx.ns(src));
-            ctx.report_halt(Halt::Broken(why)).await;
+            let deleted = event.kind == ChangeKind::Delete;
+            let why = format!("its _id cannot be routed: {e}");
+            if let Err(halt) = super::unfit::heard(ctx, src, &key, &why, deleted).await {
+                ctx.report_halt(halt).await;
+            }
             return None;
         }
     };
@@ -569,7 +592,8 @@ async fn apply(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, keys: &[Key],
     flush
 }
 
-/// Re-syncs one transaction's worth, again and again until it is done: a document that cannot be carried holds the tail up.
+/// Re-syncs one transaction's worth, again and again until it is done: a document that the copy refuses, other than for a
+/// value that must be unique, holds the tail up. One that cannot be made is listed and left out.
 async fn apply_one(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,

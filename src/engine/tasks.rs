@@ -24,6 +24,9 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
     if let Some(place) = &ctx.in_place {
         return in_place::run(ctx, place, state, task, held).await;
     }
+    if let Some(observing) = &ctx.observing {
+        return super::observing::run(ctx, observing, task, held).await;
+    }
     if state.back.is_some() && ctx.ownership.route().is_none() {
         match observe::read_route(ctx).await? {
             Some(route) => ctx.ownership.set(route),
@@ -67,6 +70,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::ReturnReads { below } => back::return_reads(ctx, below).await,
         Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
         Task::Isolate => back::isolate(ctx, held).await,
+        Task::IndexesThere => Ok(Some(json!({ "text": "only an observed rollout waits for them" }))),
         Task::Undo { .. } | Task::Quiet => Ok(Some(json!({ "text": "nothing changes in place" }))),
         Task::Salvage => salvage::salvage(ctx, held).await,
         Task::Conflicts => salvage::conflicts(ctx).await,

@@ -281,7 +281,7 @@ async fn made_up(ctx: &Arc<Ctx>, src: Side, keys: &[Key]) -> Result<Made, Halt> 
         match own {
             None if copy.is_none() => continue,
             None => {}
-            Some(own) => match lossy::wanted(ctx, src, &own, copy.as_deref())? {
+            Some(own) => match lossy::wanted(ctx, src, &own, copy.as_deref()) {
                 Wanted::Same => continue,
                 Wanted::Write(doc) => made.new.push(doc),
                 Wanted::Unclear(why) => {

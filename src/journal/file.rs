@@ -76,6 +76,14 @@ impl FileStore {
         FileStore { rt, path, state: Arc::new(Mutex::new(state)) }
     }
 
+    /// Keeps the file to this process for as long as it lives: where no lease does. Before it is read, which may cut a torn record off.
+    ///
+    /// # Errors
+    /// [`JournalError::InUse`] when another process has it.
+    pub fn hold(&self) -> Result<(), JournalError> {
+        hold(&lock(&self.state).file, &self.path)
+    }
+
     /// What loading found that a person should know, a torn tail for instance.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -247,6 +255,22 @@ fn private() -> OpenOptions {
 #[cfg(unix)]
 fn make_private(file: &File) -> io::Result<()> {
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
+}
+
+#[cfg(unix)]
+fn hold(file: &File, path: &Path) -> Result<(), JournalError> {
+    use rustix::fs::{FlockOperation, flock};
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse { path: shown(path) }),
+        Err(e) => Err(io_error("lock", path, &e.into())),
+    }
+}
+
+/// Without a lock a second writer is still found at its first record, by the file's length.
+#[cfg(not(unix))]
+fn hold(_file: &File, _path: &Path) -> Result<(), JournalError> {
+    Ok(())
 }
 
 #[cfg(not(unix))]

@@ -72,6 +72,12 @@ pub enum JournalError {
         /// The file.
         path: String,
     },
+    /// Another process writes the file.
+    #[error("{path} is in use: another process observes with it; end that one, or name another file with --journal")]
+    InUse {
+        /// The file.
+        path: String,
+    },
     /// The journal belongs to another rollout.
     #[error("the journal belongs to rollout `{found}`, not to `{wanted}`")]
     OtherRollout {

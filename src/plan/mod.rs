@@ -15,6 +15,7 @@ mod gates;
 mod hook;
 mod hook_parse;
 mod metrics_names;
+mod observe;
 mod parse;
 mod pilot;
 mod pipeline;

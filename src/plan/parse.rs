@@ -4,7 +4,7 @@ use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
 use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo};
-use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, pilot, privacy, slo, throttle};
+use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, observe, pilot, privacy, slo, throttle};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -61,6 +61,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     );
     let head = read_head(r, t);
     let cluster = read_cluster(r, text, t);
+    let mode = observe::mode(t);
     let (max_staleness, lease, server_gate) = read_route(r, t);
     let freeze_max = read_cutover(r, t);
     let (strand, baseline_ratio) = slo::read_rollback(r, t);
@@ -76,10 +77,15 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let triggers = r.tables(t, "trigger", "[[trigger]]");
     let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, said)).collect();
     let has_pilot = t.table.contains_key("pilot");
-    let stages = stages::read(r, t, &Ground { collections: &collections, slo: said, expects: &expects, has_pilot });
+    let observes = mode == Mode::Observe;
+    let ground = Ground { collections: &collections, slo: said, expects: &expects, has_pilot, observes };
+    let stages = stages::read(r, t, &ground);
     let hooks = hook_parse::read(r, t, &stages);
     let calendar = calendar_parse::read(r, t);
     let masked = privacy::read(r, t);
+    if observes {
+        observe::check(r, t, &stages);
+    }
     check_one_cluster(r, t, &collections);
     pilot::check_company(r, t, server_gate);
     let (id, title, version, owner) = head?;
@@ -90,7 +96,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         owner,
         hash: canonical::hash(t.table),
         cluster,
-        mode: Mode::Route,
+        mode,
         max_staleness,
         lease,
         server_gate,
@@ -179,11 +185,12 @@ fn read_cluster(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> ClusterSpec {
 
 fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
     let At { value, span } = uri;
-    if !passwords(&value).is_empty() {
+    let inside = span.start + 1..span.end.saturating_sub(1).max(span.start + 1);
+    if !passwords(&value.replace(['\n', '\r'], "")).is_empty() {
         // Escapes or line breaks in the file may hide the password from the mask that goes over the whole text.
         let written = &text[span.clone()];
         if written.contains('\\') || written.contains('\n') || passwords(written).is_empty() {
-            r.hide(span.start + 1..span.end.saturating_sub(1).max(span.start + 1));
+            r.hide(inside);
         }
         let help = "take it from the environment: \"mongodb://user:${TIDEGATE_PASSWORD}@host/\", or the whole string: \"${TIDEGATE_URI}\"";
         r.error(span, "a plan must not contain a password", "a password is written here", Some(help.into()));
@@ -192,6 +199,10 @@ fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
     match super::resolve_env(&value, |_| Some(String::new())) {
         Err(_) => r.error(span, "a `${` is not followed by a variable's name and `}`", "expected `${NAME}`", None),
         Ok(_) if !["mongodb://", "mongodb+srv://", "${"].iter().any(|p| value.starts_with(p)) => {
+            if value.contains('@') {
+                // Without its scheme the mask that goes over the whole text does not know it.
+                r.hide(inside);
+            }
             r.error(
                 span,
                 "this is not a connection string",
@@ -209,10 +220,11 @@ fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros, bool) {
     let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease, false) };
     r.only(&t, &["mode", "max_staleness", "lease", "server_gate"]);
     if let Some(mode) = r.string(&t, "mode") {
-        if ["observe", "copy", "flags"].contains(&mode.value.as_str()) {
-            r.error(mode.span, format!("mode `{}` is not available yet", mode.value), "only `route` is", None);
+        if ["copy", "flags"].contains(&mode.value.as_str()) {
+            let message = format!("mode `{}` is not available yet", mode.value);
+            r.error(mode.span, message, "only `observe` and `route` are", None);
         } else {
-            r.word(&mode, "mode", &[("route", ())]);
+            r.word(&mode, "mode", &[Mode::Observe, Mode::Route].map(|m| (m.name(), ())));
         }
     }
     let staleness = r.duration_in(&t, "max_staleness", Micros::from_ms(100), Micros::from_secs(3_600), staleness);

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::gate_parse;
 use super::gates::Gate;
+use super::observe;
 use super::parse::check_id;
 use super::reach::{self, Traffic};
 use super::reader::{At, Reader, Table};
@@ -24,6 +25,8 @@ pub(super) struct Ground<'a> {
     pub(super) expects: &'a Expects,
     /// The plan names a pilot cohort, rightly or not.
     pub(super) has_pilot: bool,
+    /// Another tool migrates: a stage says what it must have reached.
+    pub(super) observes: bool,
 }
 
 impl Ground<'_> {
@@ -70,7 +73,9 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, ground: &Ground<'_>) -> Ve
             stages.push(stage);
         }
     }
-    if let Some(pilot) = t.table.get("pilot").filter(|_| before.pilot == PilotLevel::Off && !before.unsure) {
+    if let Some(pilot) =
+        t.table.get("pilot").filter(|_| before.pilot == PilotLevel::Off && !before.unsure && !ground.observes)
+    {
         let help = "say in a stage how far it goes: `pilot = \"reads\"` or `pilot = \"writes\"`";
         r.error(pilot.span(), "no stage moves the pilot cohort", "", Some(help.into()));
     }
@@ -83,6 +88,7 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &G
         &[
             "id",
             "do",
+            "reached",
             "shadow",
             "reads",
             "writes",
@@ -109,7 +115,11 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &G
         let message = "no stage can follow the one that quarantines legacy";
         r.error(t.span.clone(), message, "expected the end of the plan", None);
     }
-    let (work, known) = read_work(r, t, before, ground);
+    let reached = observe::read_reached(r, t, ground);
+    if ground.observes {
+        observe::refuse_moves(r, t);
+    }
+    let (work, known) = if ground.observes { (Vec::new(), true) } else { read_work(r, t, before, ground) };
     before.unsure |= !known;
     let (mut shadow, reads, writes) = read_traffic(r, t, before, ground);
     let (pilot, pilot_said) = read_pilot(r, t, before, ground);
@@ -120,14 +130,16 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &G
         }
         shadow = 0;
     }
-    check_contract(r, t, before, &work, (reads, writes));
+    if !ground.observes {
+        check_contract(r, t, before, &work, (reads, writes));
+    }
     let soak = r.duration(t, "soak").map_or(Micros::ZERO, |d| d.value);
     let advance = r.string(t, "advance");
     let advance =
         advance.and_then(|w| r.word(&w, "way to advance", &[("operator", Advance::Operator), ("auto", Advance::Auto)]));
     let runbook = r.string(t, "runbook").map(|s| crate::scrub::line(&s.value));
     let traffic = Traffic { shadow, reads, writes, pilot };
-    let gates = read_gates(r, t, (!before.unsure && !ground.in_place()).then_some(traffic), ground);
+    let gates = read_gates(r, t, (!before.unsure && !ground.in_place() && !ground.observes).then_some(traffic), ground);
     let triggers = r.tables(t, "trigger", "[[stage.trigger]]");
     let triggers = triggers.iter().filter_map(|t| gate_parse::read_trigger(r, t, ground.slo)).collect();
     before.contracted |= work.contains(&Work::QuarantineLegacy);
@@ -137,6 +149,7 @@ fn read_stage(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &G
     Some(Stage {
         id: id?,
         work,
+        reached,
         shadow,
         reads,
         writes,
@@ -204,6 +217,9 @@ fn read_work(r: &mut Reader, t: &Table<'_, '_>, before: &Before, ground: &Ground
 
 /// Reads the percentages, inheriting what is not said, and checks that traffic only moves forward and onto finished ground.
 fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &Ground<'_>) -> (u8, u8, u8) {
+    if ground.observes {
+        return (0, 0, 0);
+    }
     let mut percent = |key: &str| {
         r.integer(t, key, 0, 100).and_then(|n| Some(At { value: u8::try_from(n.value).ok()?, span: n.span }))
     };
@@ -266,6 +282,9 @@ fn read_traffic(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: 
 
 /// How far the pilot cohort is, and whether the stage says so itself.
 fn read_pilot(r: &mut Reader, t: &Table<'_, '_>, before: &mut Before, ground: &Ground<'_>) -> (PilotLevel, bool) {
+    if ground.observes {
+        return (PilotLevel::Off, false);
+    }
     let words = [PilotLevel::Off, PilotLevel::Reads, PilotLevel::Writes].map(|l| (l.name(), l));
     let said = r.string(t, "pilot").and_then(|w| r.word(&w, "reach of the pilot", &words).map(|v| (v, w.span)));
     let Some((level, span)) = said else {

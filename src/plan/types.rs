@@ -64,6 +64,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// True when another tool migrates and nothing is written.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.mode == Mode::Observe
+    }
+
     /// True when the documents change where they are.
     #[must_use]
     pub fn in_place(&self) -> bool {
@@ -85,8 +91,21 @@ pub struct ClusterSpec {
 /// How the team adopted tidegate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// Another tool migrates; tidegate only looks, and writes nothing.
+    Observe,
     /// Applications follow the route document.
     Route,
+}
+
+impl Mode {
+    /// Its word in plans.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Route => "route",
+        }
+    }
 }
 
 /// What a hard rollback does when next does not answer and acknowledged writes would stay behind there.
@@ -127,7 +146,7 @@ pub struct Collection {
     pub next: Ns,
     /// T, in order.
     pub steps: Vec<Step>,
-    /// Indexes to build on next.
+    /// Indexes to build on next; where tidegate only observes, those that the other tool builds.
     pub indexes: Vec<IndexSpec>,
     /// Tells next's shape from legacy's: a filter of `field: value`, `$exists` and `$type`. Always there in place.
     pub shape: Option<bson::Document>,
@@ -351,6 +370,26 @@ pub enum Work {
     QuarantineLegacy,
 }
 
+/// What the tool that migrates must have reached before a stage of an observed rollout soaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// Next has the plan's indexes.
+    Indexes,
+    /// Both sides, compared whole, are equal.
+    Reconciled,
+}
+
+impl Reached {
+    /// Its word in plans.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Reached::Indexes => "indexes",
+            Reached::Reconciled => "reconciled",
+        }
+    }
+}
+
 /// How a stage ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
@@ -401,6 +440,8 @@ pub struct Stage {
     pub id: String,
     /// Work, in order.
     pub work: Vec<Work>,
+    /// Only where tidegate observes: what the other tool must have reached, in order.
+    pub reached: Vec<Reached>,
     /// Percent of reads shadowed; inherited from the stage before when not given, 0 once legacy is quarantined.
     pub shadow: u8,
     /// Percent of buckets read from next; inherited likewise.

@@ -294,6 +294,7 @@ fn decide_strand(state: &State, plan: &Plan, evidence: &Value) -> Result<Vec<Eve
 pub fn no_way_back(state: &State, plan: &Plan) -> Option<&'static str> {
     let stopping = matches!(state.current_task(plan), Some(Task::StopReverse | Task::Quarantine));
     match state.status {
+        _ if plan.observes() => Some(super::observe::NO_WAY_BACK),
         Status::Completed => Some("the rollout is completed: there is no way back"),
         Status::RolledBack => Some("everything is back already"),
         _ if state.back.is_none() && (state.reverse_stopped || stopping) => {

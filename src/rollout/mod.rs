@@ -8,6 +8,7 @@ mod decide;
 mod event;
 mod hooks;
 mod in_place;
+mod observe;
 mod payload;
 mod state;
 mod task;

@@ -20,6 +20,8 @@ pub enum Task {
     Backfill,
     /// Build next's indexes.
     Indexes,
+    /// Where tidegate only observes: wait until the other tool has built next's indexes.
+    IndexesThere,
     /// Compare both sides whole.
     Reconcile,
     /// Set the percentage of shadowed reads.
@@ -109,6 +111,7 @@ impl Task {
             Task::StartTail => "start tail",
             Task::Backfill => "backfill",
             Task::Indexes => "indexes",
+            Task::IndexesThere => "indexes there",
             Task::Reconcile => "reconcile",
             Task::Shadow { .. } => "shadow reads",
             Task::SuspendTtl => "suspend TTL",
@@ -137,6 +140,9 @@ impl Task {
 pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
     if plan.in_place() {
         return super::in_place::tasks_of(plan, index);
+    }
+    if plan.observes() {
+        return super::observe::tasks_of(plan, index);
     }
     let Some(stage) = plan.stages.get(index) else { return Vec::new() };
     let before = index.checked_sub(1).and_then(|i| plan.stages.get(i));

@@ -108,6 +108,14 @@ pub struct PlanView {
     pub max_staleness: Micros,
 }
 
+impl PlanView {
+    /// True where another tool migrates and nothing is written.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        self.mode == "observe"
+    }
+}
+
 /// What the rollout is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

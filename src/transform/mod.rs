@@ -52,6 +52,14 @@ pub struct TransformError {
     pub why: Why,
 }
 
+impl TransformError {
+    /// What is wrong and where, without the document's name.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        format!("{}{}", subject(&self.path), self.why)
+    }
+}
+
 fn subject(path: &str) -> String {
     if path.is_empty() { "it ".into() } else { format!("`{path}` ") }
 }

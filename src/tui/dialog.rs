@@ -49,6 +49,12 @@ pub(super) fn ask(ui: &mut UiState, snapshot: &Snapshot, question: Question) {
             lines
         }
         Question::QuitDrill => vec!["End this drill? Its data is gone with it; the journal stays.".to_owned()],
+        Question::QuitLive if snapshot.plan.is_observed() => vec![
+            "Enter stops observing at a safe point; `tidegate resume` goes on, and compares afresh.".to_owned(),
+            "The tool that migrates goes on meanwhile. It cannot be handed over: no other process would be seen."
+                .to_owned(),
+            "d leaves only this screen; observing goes on in this terminal.".to_owned(),
+        ],
         Question::QuitLive => vec![
             "Enter stops the rollout at a safe point; it can be resumed.".to_owned(),
             "H hands it over to a process without a screen; `tidegate watch` comes back to it.".to_owned(),

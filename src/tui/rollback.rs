@@ -144,6 +144,9 @@ pub fn place(s: &Snapshot, to: Option<usize>) -> &str {
 /// Why nothing can go back, or no faster than it does.
 #[must_use]
 pub fn shut(s: &Snapshot) -> Option<String> {
+    if s.plan.is_observed() {
+        return Some("tidegate only observes and writes nothing: the tool that migrates goes back".into());
+    }
     match s.phase {
         Phase::RolledBack => return Some("everything is back on legacy already".into()),
         Phase::Completed => return Some("there is no way back: the rollout is completed".into()),

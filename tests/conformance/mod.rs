@@ -65,6 +65,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         streams::a_stream_resumes_exactly_where_it_stopped,
         streams::a_stream_starts_strictly_after_its_time,
         streams::a_position_moves_past_unrelated_writes,
+        streams::a_position_is_not_ahead_of_the_cluster,
         streams::a_write_that_changes_nothing_has_no_event,
         streams::a_drop_ends_the_stream,
         streams::a_rename_ends_the_stream,

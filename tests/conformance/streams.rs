@@ -92,6 +92,20 @@ pub async fn a_position_moves_past_unrelated_writes(env: Env) -> R {
     Ok(())
 }
 
+/// The first position of a stream was the time after the one it was opened at: no read could wait for it until somebody wrote.
+pub async fn a_position_is_not_ahead_of_the_cluster(env: Env) -> R {
+    let ns = env.ns("idle");
+    let at = env.insert(&ns, rawdoc! { "_id": 1 }).await?.at;
+    let mut stream = env.stream_after(&ns, at).await?;
+    let first = text(stream.next(Micros::from_ms(1)).await)?;
+    // Others may write meanwhile; of the cluster that is looked at afterwards it is not ahead in any case.
+    let seen = text(env.db.observe().await)?.majority;
+    ensure!(first.events.is_empty() && first.pos.at >= at, "{first:?}");
+    ensure!(first.pos.at <= seen, "{} is ahead of {seen}", first.pos.at);
+    text(env.db.read(&ns, &[Key::from(1)], first.pos.at).await)?;
+    Ok(())
+}
+
 pub async fn a_write_that_changes_nothing_has_no_event(env: Env) -> R {
     let ns = env.ns("watched");
     let at = env.insert(&ns, rawdoc! { "_id": 1, "v": 1 }).await?.at;

@@ -21,8 +21,12 @@ mod drill_back;
 mod embedded;
 mod fixture;
 mod hooks;
+#[path = "../hostile/mod.rs"]
+mod hostile;
+mod hostile_documents;
 mod in_place;
 mod lease;
+mod observe;
 mod pilot;
 mod plan;
 mod rehearse;

@@ -10,7 +10,9 @@ use mongodb::bson::{Bson, DateTime, Decimal128, Document, RawDocumentBuf, doc};
 use mongodb::{Client, Database};
 use serde_json::Value;
 
+use super::canary::{self, Dir};
 use super::program::Place;
+use super::replset::PASSWORD;
 use super::{R, ReplSet, TOKIO, connecting, mongod, on_its_own, on_shared, on_three};
 
 const PLAN: &str = r#"
@@ -302,7 +304,7 @@ async fn clean(set: Arc<ReplSet>) -> R {
 }
 
 async fn standalone(uri: &str) -> R {
-    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let dir = Dir::new()?;
     let plan = dir.path().join("plan.toml");
     std::fs::write(&plan, PLAN).map_err(|e| e.to_string())?;
     let found = program(&plan, uri, &["--json"])?;
@@ -314,6 +316,8 @@ fn program(plan: &std::path::Path, uri: &str, args: &[&str]) -> Result<Found, St
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let out = command.arg("check").arg(plan).args(args).env("TIDEGATE_URI", uri).output();
     let out = out.map_err(|e| e.to_string())?;
+    canary::look("check", &out.stdout);
+    canary::look("check", &out.stderr);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     Ok(Found {
         code: out.status.code().unwrap_or(-1),
@@ -326,10 +330,10 @@ fn program(plan: &std::path::Path, uri: &str, args: &[&str]) -> Result<Found, St
 async fn least_privilege() -> R {
     let set = ReplSet::start_locked(&mongod::find()?).await?;
     let say = |e: mongodb::error::Error| e.to_string();
-    let root = Client::with_uri_str(set.uri_of("root", "pw")).await.map_err(say)?;
+    let root = Client::with_uri_str(set.uri_of("root")).await.map_err(say)?;
     let db = root.database("shop");
     filled(&db).await.map_err(say)?;
-    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let dir = Dir::new()?;
     let plan = dir.path().join("plan.toml");
     let text = PLAN.replace("id = \"full\"", "id = \"full\"\nsoak = \"1s\"");
     std::fs::write(&plan, text).map_err(|e| e.to_string())?;
@@ -340,8 +344,8 @@ async fn least_privilege() -> R {
     let admin = root.database("admin");
     let name = role.get_str("createRole").map_err(|e| e.to_string())?.to_owned();
     admin.run_command(role.clone()).await.map_err(say)?;
-    admin.run_command(doc! { "createUser": "tide", "pwd": "pw", "roles": [&name] }).await.map_err(say)?;
-    let uri = set.uri_of("tide", "pw");
+    admin.run_command(doc! { "createUser": "tide", "pwd": PASSWORD, "roles": [&name] }).await.map_err(say)?;
+    let uri = set.uri_of("tide");
 
     let found = program(&plan, &uri, &["--json"])?;
     let odd = |l: &&Value| ["fail", "warn", "skipped"].iter().any(|v| l["verdict"] == *v);
@@ -389,7 +393,7 @@ async fn least_privilege() -> R {
     let cleaned = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(["cleanup", "plan.toml", "--yes"])
         .current_dir(dir.path())
-        .env("TIDEGATE_URI", set.uri_of("root", "pw"))
+        .env("TIDEGATE_URI", set.uri_of("root"))
         .output()
         .map_err(|e| e.to_string())?;
     if !cleaned.status.success() {
@@ -399,11 +403,13 @@ async fn least_privilege() -> R {
 }
 
 /// A part of a rollout under the printed role ends with this code.
-fn rolls(dir: &tempfile::TempDir, uri: &str, args: &[&str], code: i32) -> R {
+fn rolls(dir: &Dir, uri: &str, args: &[&str], code: i32) -> R {
     let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let (command, more) = args.split_first().ok_or("no command")?;
     run.arg(command).arg("plan.toml").args(more).args(["--headless", "--json"]).current_dir(dir.path());
     let out = run.env("TIDEGATE_URI", uri).output().map_err(|e| e.to_string())?;
+    canary::look(command, &out.stdout);
+    canary::look(command, &out.stderr);
     if out.status.code() == Some(code) {
         return Ok(());
     }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
+use super::canary::{self, Dir};
 use super::{R, ReplSet, on_shared};
 
-const PLAN: &str = r#"
+/// `NAME` is the rollout's.
+pub const PLAN: &str = r#"
 schema = 1
 [plan]
 id = "orders-NAME"
@@ -54,8 +56,8 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A directory with the plan of a rollout of its own.
-fn plan(name: &str) -> Result<tempfile::TempDir, String> {
-    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+fn plan(name: &str) -> Result<Dir, String> {
+    let dir = Dir::new()?;
     std::fs::write(dir.path().join("plan.toml"), PLAN.replace("NAME", name)).map_err(|e| e.to_string())?;
     Ok(dir)
 }
@@ -83,6 +85,7 @@ fn ended(child: std::process::Child) -> Result<(i32, Value, String), String> {
     let o = child.wait_with_output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&o.stdout).into_owned();
     let said = format!("{text}{}", String::from_utf8_lossy(&o.stderr));
+    canary::look("a program", said.as_bytes());
     let last = text.lines().last().unwrap_or("null");
     let json = serde_json::from_str(last).map_err(|e| format!("{e}: {said}"))?;
     Ok((o.status.code().unwrap_or(-1), json, said))

@@ -7,6 +7,7 @@ use mongodb::bson::doc;
 use tidegate::cluster::mongo::{Mongo, MongoError};
 use tidegate::cluster::survey::Unfit;
 
+use super::replset::{ESCAPED, PASSWORD};
 use super::{R, TOKIO, live, mongod, on_its_own, on_shared};
 
 pub fn trials() -> Vec<Trial> {
@@ -75,9 +76,11 @@ pub async fn with_standalone<F: Future<Output = R>>(test: impl FnOnce(String) ->
         .stdout(std::process::Stdio::null())
         .spawn()
         .map_err(|e| e.to_string())?;
-    let uri = format!("mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=20000");
-    let direct = mongodb::Client::with_uri_str(&uri).await.map_err(|e| e.to_string())?;
-    let up = direct.database("admin").run_command(doc! { "hello": 1 }).await;
+    let direct = format!("mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=20000");
+    let uri = direct.replace("127.0", &format!("canary:{ESCAPED}@127.0"));
+    let direct = mongodb::Client::with_uri_str(&direct).await.map_err(|e| e.to_string())?;
+    let user = doc! { "createUser": "canary", "pwd": PASSWORD, "roles": ["root"] };
+    let up = direct.database("admin").run_command(user).await;
     let answer = match up {
         Ok(_) => test(uri).await,
         Err(e) => Err(e.to_string()),

@@ -37,6 +37,9 @@ pub fn trials() -> Vec<Trial> {
         on_shared("losses::a_take_over_does_not_wait_for_an_open_transaction", |s| async move { take_over(&s).await }),
         on_shared("losses::a_stream_whose_history_is_lost_says_so", |s| async move { history_lost(&s).await }),
         on_shared("losses::pages_respect_bytes_and_the_server_s_batch_limit", |s| async move { large_pages(&s).await }),
+        on_shared("losses::a_document_with_no_room_in_a_batch_beside_the_last_one_was_an_empty_page", |s| async move {
+            beside_a_large_one(&s).await
+        }),
         on_shared(
             "losses::odd_documents_are_inserted_as_given_and_only_once",
             |s| async move { odd_inserts(&s).await },
@@ -351,6 +354,22 @@ async fn large_pages(set: &ReplSet) -> R {
     let read = w.db.read(&w.ns, &keys, ClusterTime::ZERO).await.map_err(|e| e.to_string())?;
     let found: Vec<bool> = read.docs.iter().map(Option::is_some).collect();
     ensure!(found == (0..50).rev().map(|n| n < 40).collect::<Vec<_>>(), "{found:?}");
+    Ok(())
+}
+
+async fn beside_a_large_one(set: &ReplSet) -> R {
+    let w = World::new(set, "beside").await?;
+    for (id, bytes) in [(0, 1 << 20), (1, (16 << 20) - 64), (2, 1)] {
+        let doc = rawdoc! { "_id": id, "x": "x".repeat(bytes) };
+        w.db.write(&WriteOp::Insert { ns: w.ns.clone(), doc }).await.map_err(|e| e.to_string())?;
+    }
+    let limit = PageLimit { docs: 1_000, bytes: 4 << 20 };
+    for (from, end) in [(0, false), (1, true)] {
+        let page = w.db.scan(&w.ns, Some(&Key::from(from)), limit, ClusterTime::ZERO).await;
+        let page = page.map_err(|e| format!("after {from}: {e}"))?;
+        let keys: Vec<&Key> = page.docs.iter().map(|(k, _)| k).collect();
+        ensure!(keys == [&Key::from(from + 1)] && page.end == end, "after {from}: {keys:?}, end {}", page.end);
+    }
     Ok(())
 }
 

@@ -19,9 +19,12 @@ use tokio::runtime::Runtime;
 
 #[path = "../conformance/mod.rs"]
 mod conformance;
+#[path = "../hostile/mod.rs"]
+mod hostile;
 
 mod back;
 mod buckets;
+mod canary;
 mod check;
 mod cleanup;
 mod cli;
@@ -29,12 +32,16 @@ mod conform;
 mod connecting;
 mod constraints;
 mod demo;
+mod elsewhere;
 mod explain;
+mod hostile_documents;
 mod in_place;
 mod losses;
 mod mongod;
+mod observe;
 mod pilot;
 mod program;
+mod proxy;
 mod pymongo;
 mod python;
 mod rehearse;
@@ -46,6 +53,7 @@ mod steps;
 mod strand;
 mod throttle;
 mod watch;
+mod weather;
 
 use replset::ReplSet;
 
@@ -177,22 +185,26 @@ fn serve(n: usize) -> R {
 
 /// Minutes each, and beside one of their kind that is not: `.ci/long` runs them (`cargo test --test mongo -- --ignored`), with the twins
 /// on three nodes of [`on_one_and_three`].
-const LONG: [&str; 15] = [
+const LONG: &[&str] = &[
     "back::a_range_goes_back_alone_and_everything_after_it",
     "check::exactly_the_printed_role_is_enough",
     "cleanup::a_plan_that_was_rolled_back_runs_again_under_its_own_id",
     "constraints::what_expires_is_unique_or_lost_comes_back_whole",
+    "elsewhere::a_rollout_killed_twice_is_taken_over_from_empty_directories_under_traffic",
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
     "explain::the_printed_commands_bring_half_a_rollout_back",
+    "hostile::ten_thousand_documents_go_there_and_back_or_are_listed",
     "in_place::20_000_documents_come_back_byte_for_byte_while_one_in_twenty_is_edited",
     "in_place::a_runner_killed_there_and_back_restores_every_document",
+    "observe::a_script_migrates_20_000_orders_and_a_read_only_user_sees_it_through",
     "pilot::a_cohort_back_alone_comes_back_with_everybody",
     "python::two_processes_in_python_come_to_contract_through_a_stepdown",
     "server_gate::a_completed_rollout_restores_the_validators",
     "server_gate::the_way_back_by_hand_restores_the_validators",
     "strand::next_killed_left_behind_and_salvaged_loses_nothing_but_listed_conflicts",
     "watch::a_user_who_may_only_read_looks_on_and_is_refused",
+    "weather::fifty_kills_ten_elections_and_a_bad_line_lose_nothing",
 ];
 
 fn main() {
@@ -219,14 +231,18 @@ fn main() {
     let mut trials = conform::trials();
     trials.extend(back::trials());
     trials.extend(buckets::trials());
+    trials.extend(canary::trials());
     trials.extend(check::trials());
     trials.extend(cleanup::trials());
     trials.extend(cli::trials());
     trials.extend(connecting::trials());
     trials.extend(constraints::trials());
+    trials.extend(elsewhere::trials());
     trials.extend(explain::trials());
+    trials.extend(hostile_documents::trials());
     trials.extend(in_place::trials());
     trials.extend(losses::trials());
+    trials.extend(observe::trials());
     trials.extend(pilot::trials());
     trials.extend(rehearse::trials());
     trials.extend(python::trials());
@@ -237,11 +253,19 @@ fn main() {
     trials.extend(strand::trials());
     trials.extend(throttle::trials());
     trials.extend(watch::trials());
+    trials.extend(weather::trials());
     let skip = mongod::skipped();
     let later = |t: &Trial| LONG.contains(&t.name());
     let trials = trials.into_iter().map(|t| if skip || later(&t) { t.with_ignored_flag(true) } else { t }).collect();
+    let _ = replset::BEFORE_END.set(canary::look_in_database);
     let conclusion = libtest_mimic::run(&args, trials);
     drop(SHARED.lock().map(|mut s| s.take()));
     drop(THREE.lock().map(|mut s| s.take()));
+    if !args.list
+        && let Err(leaks) = canary::verdict()
+    {
+        eprintln!("{leaks}");
+        std::process::exit(101);
+    }
     conclusion.exit();
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mongodb::bson::doc;
 use serde_json::Value;
 
+use super::canary::Dir;
 use super::replset::ReplSet;
 
 /// How often it is looked whether something has come about.
@@ -33,10 +34,12 @@ pub fn until<T>(
 
 /// A directory with a plan, for a rollout of its own on a replica set: its own plan id, its own database.
 pub struct Place {
-    dir: tempfile::TempDir,
+    dir: Dir,
     set_dir: PathBuf,
     uri: String,
     next_uri: Option<String>,
+    /// What their logs hold.
+    log_level: &'static str,
     /// The rollout's id, which is also the name of its database.
     pub id: String,
     /// The plan.
@@ -46,12 +49,20 @@ pub struct Place {
 impl Place {
     /// Writes the plan down; `adapt` may change its text.
     pub fn new(set: &ReplSet, id: &str, plan: &str, adapt: impl Fn(String) -> String) -> Result<Place, String> {
-        let dir = tempfile::Builder::new().prefix("tidegate-rollout-").tempdir().map_err(|e| e.to_string())?;
+        let dir = Dir::new()?;
         let text =
             plan.replace("id = \"orders-v2\"", &format!("id = \"{id}\"")).replace("\"shop.", &format!("\"{id}."));
         let path = dir.path().join("plan.toml");
         std::fs::write(&path, adapt(text)).map_err(|e| e.to_string())?;
-        Ok(Place { dir, set_dir: set.dir().to_owned(), uri: set.uri(), next_uri: None, id: id.to_owned(), plan: path })
+        Ok(Place {
+            dir,
+            set_dir: set.dir().to_owned(),
+            uri: set.uri(),
+            next_uri: None,
+            log_level: "info",
+            id: id.to_owned(),
+            plan: path,
+        })
     }
 
     /// What is started from here on connects with this string.
@@ -59,9 +70,23 @@ impl Place {
         self.uri = uri;
     }
 
+    /// Whatever can be logged is, from here on.
+    pub fn logs_everything(&mut self) {
+        self.log_level = "trace";
+    }
+
     /// The same with next on another replica set.
     pub fn with_next(self, set: &ReplSet) -> Place {
         Place { next_uri: Some(set.uri()), ..self }
+    }
+
+    /// The same rollout from another working copy: an empty directory that holds nothing but the plan, and another home.
+    pub fn elsewhere(&self) -> Result<Place, String> {
+        let dir = Dir::new()?;
+        let plan = dir.path().join("plan.toml");
+        std::fs::copy(&self.plan, &plan).map_err(|e| e.to_string())?;
+        let (set_dir, uri, next_uri) = (self.set_dir.clone(), self.uri.clone(), self.next_uri.clone());
+        Ok(Place { dir, set_dir, uri, next_uri, log_level: self.log_level, id: self.id.clone(), plan })
     }
 
     /// A file here.
@@ -80,7 +105,11 @@ impl Place {
         let open = |p: &Path| File::create(p).map_err(|e| format!("{}: {e}", p.display()));
         let child = command
             .current_dir(self.dir.path())
+            .env("HOME", self.dir.path())
+            .env("XDG_CONFIG_HOME", self.file("config"))
             .env("TIDEGATE_URI", &self.uri)
+            .env("TIDEGATE_LOG", self.file(&format!("{name}.log")))
+            .env("RUST_LOG", self.log_level)
             .envs(self.next_uri.iter().map(|u| ("TIDEGATE_NEXT_URI", u)))
             .stdin(Stdio::null())
             .stdout(open(&out)?)
@@ -151,6 +180,11 @@ impl Program {
     /// Its standard error.
     pub fn stderr(&self) -> String {
         std::fs::read_to_string(&self.err).unwrap_or_default()
+    }
+
+    /// All that it said.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.out).unwrap_or_default() + &self.stderr()
     }
 
     /// What it said, for a failed test.

@@ -3,11 +3,13 @@
 //! A small shell process holds the other end of a pipe: when the process that started the set dies, however it dies, it kills every
 //! node and removes the directory. Needs nothing but the driver and tempfile, so that benches and demonstrations can use it too.
 
+use std::future::Future;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
@@ -25,6 +27,8 @@ rm -rf "$1"
 /// One `mongod`.
 struct Node {
     port: u16,
+    /// What everybody calls it, the other nodes too: its own port, or that of what stands before it.
+    known_as: u16,
     child: Option<Child>,
 }
 
@@ -40,15 +44,43 @@ pub struct ReplSet {
 
 const NAME: &str = "rs0";
 
+/// The user that every connection string names. Without authorization a server lets everybody do everything, but whoever names a user must
+/// be that user.
+const USER: &str = "canary";
+/// The password of every user; nothing that a program prints or leaves behind may hold it.
+pub const PASSWORD: &str = "s3cret-canary-7f3a@/:%";
+/// The same as a connection string has it.
+pub const ESCAPED: &str = "s3cret-canary-7f3a%40%2F%3A%25";
+
+/// What is done with a set before it ends.
+pub static BEFORE_END: OnceLock<fn(&ReplSet)> = OnceLock::new();
+
 impl ReplSet {
     /// Starts `n` nodes and waits for a primary.
     pub async fn start(mongod: &Path, n: usize) -> Result<ReplSet, String> {
-        let mut set = ReplSet::make(mongod, n)?;
-        set.begin().await?;
-        Ok(set)
+        ReplSet::make(mongod, n)?.started().await
     }
 
-    /// Starts a single node with authorization on; its user `root` with the password `pw` may do everything.
+    async fn started(mut self) -> Result<ReplSet, String> {
+        self.begin().await?;
+        let primary = self.wait_for_primary(Duration::from_secs(20)).await?;
+        self.add_user(&self.direct(primary).await?, USER).await?;
+        Ok(self)
+    }
+
+    /// As [`ReplSet::start`], and everybody knows each node by the port that `before` answers for the one it listens on.
+    pub async fn start_behind<F>(mongod: &Path, n: usize, before: impl Fn(u16) -> F) -> Result<ReplSet, String>
+    where
+        F: Future<Output = Result<u16, String>>,
+    {
+        let mut set = ReplSet::make(mongod, n)?;
+        for node in &mut set.nodes {
+            node.known_as = before(node.port).await?;
+        }
+        set.started().await
+    }
+
+    /// Starts a single node with authorization on; its users `root` and [`USER`] may do everything.
     pub async fn start_locked(mongod: &Path) -> Result<ReplSet, String> {
         use std::os::unix::fs::PermissionsExt;
         let mut set = ReplSet::make(mongod, 1)?;
@@ -57,9 +89,18 @@ impl ReplSet {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
         set.more = vec!["--auth".into(), "--keyFile".into(), key.display().to_string()];
         set.begin().await?;
-        let root = doc! { "createUser": "root", "pwd": "pw", "roles": ["root"] };
-        set.command(0, root).await?;
+        // The first user may be made by anybody on the same machine; the next ones by that user.
+        set.add_user(&set.direct(0).await?, "root").await?;
+        let root = Client::with_uri_str(set.uri_of("root")).await.map_err(|e| e.to_string())?;
+        set.add_user(&root, USER).await?;
         Ok(set)
+    }
+
+    async fn add_user(&self, by: &Client, name: &str) -> Result<(), String> {
+        let user = doc! {
+            "createUser": name, "pwd": PASSWORD, "roles": ["root"], "writeConcern": { "w": "majority" },
+        };
+        by.database("admin").run_command(user).await.map(drop).map_err(|e| e.to_string())
     }
 
     async fn begin(&mut self) -> Result<(), String> {
@@ -90,20 +131,19 @@ impl ReplSet {
             .collect::<Result<_, _>>()
             .map_err(|e| e.to_string())?;
         drop(held);
-        let nodes = ports.into_iter().map(|port| Node { port, child: None }).collect();
+        let nodes = ports.into_iter().map(|port| Node { port, known_as: port, child: None }).collect();
         Ok(ReplSet { dir, mongod: mongod.to_owned(), nodes, watchdog, more: Vec::new() })
     }
 
     /// The connection string.
     pub fn uri(&self) -> String {
-        let hosts: Vec<String> = self.nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
-        format!("mongodb://{}/?replicaSet={NAME}", hosts.join(","))
+        self.uri_of(USER)
     }
 
-    /// The connection string of a user of `admin`.
-    pub fn uri_of(&self, user: &str, password: &str) -> String {
-        let uri = self.uri().replace("mongodb://", &format!("mongodb://{user}:{password}@"));
-        format!("{uri}&authSource=admin")
+    /// The connection string of a user of `admin`, whose password is [`PASSWORD`].
+    pub fn uri_of(&self, user: &str) -> String {
+        let hosts: Vec<String> = self.nodes.iter().map(|n| format!("127.0.0.1:{}", n.known_as)).collect();
+        format!("mongodb://{user}:{ESCAPED}@{}/?replicaSet={NAME}&authSource=admin", hosts.join(","))
     }
 
     /// The directory of the set. A process whose pid stands in a `.pid` file there is killed together with the nodes.
@@ -114,6 +154,11 @@ impl ReplSet {
     /// How many nodes there are.
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// True while no node has been killed.
+    pub fn is_whole(&self) -> bool {
+        self.nodes.iter().all(|n| n.child.is_some())
     }
 
     /// Starts a node again after [`ReplSet::kill`].
@@ -131,6 +176,8 @@ impl ReplSet {
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             // Seconds between two looks for what has expired.
             .args(["--setParameter", "ttlMonitorSleepSecs=1"])
+            // Every connection of every test logs in.
+            .args(["--setParameter", "scramSHA256IterationCount=5000"])
             // Failpoints: the only honest way to see what becomes of a lost answer.
             .args(["--setParameter", "enableTestCommands=1"])
             .args(&self.more)
@@ -159,7 +206,7 @@ impl ReplSet {
 
     async fn initiate(&mut self) -> Result<(), String> {
         let members: Vec<Bson> = (0..self.nodes.len())
-            .map(|i| doc! { "_id": i as i32, "host": format!("127.0.0.1:{}", self.nodes[i].port) }.into())
+            .map(|i| doc! { "_id": i as i32, "host": format!("127.0.0.1:{}", self.nodes[i].known_as) }.into())
             .collect();
         let config = doc! {
             "_id": NAME, "members": members,
@@ -249,6 +296,9 @@ impl ReplSet {
 
 impl Drop for ReplSet {
     fn drop(&mut self) {
+        if let Some(look) = BEFORE_END.get() {
+            look(self);
+        }
         for i in 0..self.nodes.len() {
             self.kill(i);
         }

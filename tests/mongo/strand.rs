@@ -21,10 +21,10 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// The plan with next on a set of its own and a last stage that soaks until somebody acts.
-fn on_two_sets(next_uri: &str) -> impl Fn(String) -> String {
-    move |plan| {
+fn on_two_sets() -> impl Fn(String) -> String {
+    |plan| {
         let plan =
-            plan.replace("environment = \"test\"", &format!("next_uri = \"{next_uri}\"\nenvironment = \"test\""));
+            plan.replace("environment = \"test\"", "next_uri = \"${TIDEGATE_NEXT_URI}\"\nenvironment = \"test\"");
         let at = plan.find("id = \"full\"").map_or(plan.len(), |p| p);
         let (head, tail) = plan.split_at(at);
         format!("{head}{}", tail.replacen("soak = \"2s\"", "soak = \"10m\"", 1))
@@ -52,7 +52,7 @@ fn killed() -> R {
         let set = ReplSet::start(&mongod, 1).await?;
         Ok::<_, String>((set, ReplSet::start(&mongod, 1).await?))
     })?;
-    let place = Place::new(&set, "stranded", PLAN, on_two_sets(&next.uri()))?;
+    let place = Place::new(&set, "stranded", PLAN, on_two_sets())?.with_next(&next);
     let mut app = place.application(1_000, &[])?;
     let mut run = place.run("first", "first.jsonl")?;
     full(&mut run)?;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
 
 use super::program::{Place, Program, until};
+use super::replset::PASSWORD;
 use super::{R, ReplSet, TOKIO, mongod, on_shared};
 
 const PLAN: &str = r#"
@@ -155,16 +157,24 @@ fn steered(set: &Arc<ReplSet>) -> R {
 }
 
 /// A program in a pseudo-terminal.
-struct Pty {
+pub struct Pty {
     child: Box<dyn portable_pty::Child + Send + Sync>,
-    keys: Box<dyn Write + Send>,
     screen: Arc<Mutex<vt100::Parser>>,
-    /// Dropped, the terminal goes.
+    /// `None` once the terminal is gone.
+    terminal: Option<Terminal>,
+}
+
+/// What holds a terminal open.
+struct Terminal {
+    keys: Box<dyn Write + Send>,
+    reading: std::thread::JoinHandle<()>,
+    /// The reading thread is to let go.
+    let_go: Arc<AtomicBool>,
     _master: Box<dyn portable_pty::MasterPty + Send>,
 }
 
 impl Pty {
-    fn start(set: &ReplSet, place: &Place, args: &[&str]) -> Result<Pty, String> {
+    pub fn start(set: &ReplSet, place: &Place, args: &[&str]) -> Result<Pty, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let size = PtySize { rows: 36, cols: 120, pixel_width: 0, pixel_height: 0 };
         let pty = native_pty_system().openpty(size).map_err(|e| text(&e))?;
@@ -179,28 +189,58 @@ impl Pty {
         let (rows, columns) = (NonZeroU16::new(36).ok_or("rows")?, NonZeroU16::new(120).ok_or("columns")?);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
         let parser = screen.clone();
+        let let_go = Arc::new(AtomicBool::new(false));
+        let told = let_go.clone();
         let mut reader = pty.master.try_clone_reader().map_err(|e| text(&e))?;
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             let mut buffer = [0; 65_536];
             while let Ok(n @ 1..) = reader.read(&mut buffer) {
                 parser.lock().unwrap().process(&buffer[..n]);
+                if told.load(Ordering::SeqCst) {
+                    return;
+                }
             }
         });
         let keys = pty.master.take_writer().map_err(|e| text(&e))?;
-        Ok(Pty { child, keys, screen, _master: pty.master })
+        let terminal = Some(Terminal { keys, reading, let_go, _master: pty.master });
+        Ok(Pty { child, screen, terminal })
     }
 
     fn contents(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
 
-    fn shows(&self, what: &str) -> R {
+    pub fn shows(&self, what: &str) -> R {
         let seen = until(what, LONG, || Ok(self.contents().contains(what).then_some(())));
         seen.map_err(|e| format!("{e}, the screen is\n{}", self.contents()))
     }
 
     fn press(&mut self, keys: &str) -> R {
-        self.keys.write_all(keys.as_bytes()).and_then(|()| self.keys.flush()).map_err(|e| e.to_string())
+        let keyboard = &mut self.terminal.as_mut().ok_or("the terminal is gone")?.keys;
+        keyboard.write_all(keys.as_bytes()).and_then(|()| keyboard.flush()).map_err(|e| e.to_string())
+    }
+
+    /// The terminal goes away, as when a window is closed or a line breaks.
+    pub fn lose(&mut self) -> R {
+        let Some(terminal) = &self.terminal else { return Ok(()) };
+        terminal.let_go.store(true, Ordering::SeqCst);
+        // The reading thread holds it open too, until it has read once more.
+        self.press("?")?;
+        let Some(terminal) = self.terminal.take() else { return Ok(()) };
+        terminal.reading.join().map_err(|_| "the reading thread has panicked".to_owned())
+    }
+
+    /// True while it has not ended.
+    pub fn is_running(&mut self) -> Result<bool, String> {
+        self.child.try_wait().map(|ended| ended.is_none()).map_err(|e| e.to_string())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> R {
+        let pid = self.child.process_id().ok_or("no process")?.to_string();
+        let killed = std::process::Command::new("kill").args(["-KILL", &pid]).status().map_err(|e| e.to_string())?;
+        let ended = self.child.wait().map_err(|e| e.to_string())?;
+        if killed.success() { Ok(()) } else { Err(format!("it had ended by itself: {ended:?}")) }
     }
 
     /// Ends by itself, with success.
@@ -212,6 +252,7 @@ impl Pty {
 
 impl Drop for Pty {
     fn drop(&mut self) {
+        super::canary::look("the screen of a terminal", self.contents().as_bytes());
         // A failed test leaves it running.
         let _ = self.child.kill();
     }
@@ -261,21 +302,21 @@ fn handed_over(set: &Arc<ReplSet>) -> R {
 /// With authorization on: who may only read sees everything, and learns why nothing is asked.
 fn looks_on() -> R {
     let set = TOKIO.block_on(ReplSet::start_locked(&mongod::find()?))?;
-    let root = set.uri_of("root", "pw");
+    let root = set.uri_of("root");
     let mut place = place(&set, "looked", root.clone())?;
-    let user = doc! { "createUser": "reader", "pwd": "canary-pw", "roles": [{ "role": "read", "db": "tidegate" }] };
+    let user = doc! { "createUser": "reader", "pwd": PASSWORD, "roles": [{ "role": "read", "db": "tidegate" }] };
     let made =
         TOKIO.block_on(async { mongodb::Client::with_uri_str(&root).await?.database("admin").run_command(user).await });
     made.map_err(|e| e.to_string())?;
     let mut run = place.start("run", "run", &["--headless", "--json", "--journal", "j.jsonl", "--as", "anna"])?;
     until("it soaks", LONG, || run.prints(is("soak_began")))?;
-    place.connects_as(set.uri_of("reader", "canary-pw"));
+    place.connects_as(set.uri_of("reader"));
     let mut watch = place.start("watch", "watch", &["--headless", "--json"])?;
     until("the reader sees it", LONG, || watch.prints(|l| l["kind"] == "snapshot" && l["lease"]["holder"] == "anna"))?;
     let mut asking = place.start("pause", "watch", &["--ask", "pause"])?;
     asking.ends_with(1, LONG)?;
     let said = asking.tail();
-    ensure!(said.contains("this user may look on, but not ask") && !said.contains("canary-pw"), "{said}");
+    ensure!(said.contains("this user may look on, but not ask") && !said.contains(PASSWORD), "{said}");
     let status = ends(place.start("status", "status", &["--json"])?, 0)?;
     ensure!(status["lease"]["holder"] == "anna" && status["begun"] == true, "{status}");
     ensure!(run.lines().iter().all(|l| l["kind"] != "paused" && l["kind"] != "command_asked"), "{}", run.tail());

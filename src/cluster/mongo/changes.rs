@@ -30,7 +30,9 @@ impl Mongo {
         match &from.token {
             Some(token) => stage.append(bson::cstr!("startAfter"), token.clone()),
             None if from.at > ClusterTime::ZERO => {
-                stage.append(bson::cstr!("startAtOperationTime"), Timestamp::from(after(from.at)));
+                // Not the time after it: until somebody writes, that is a time the cluster has not come to, and the server's first
+                // position would be one that no read can wait for.
+                stage.append(bson::cstr!("startAtOperationTime"), Timestamp::from(from.at));
             }
             None => {}
         }
@@ -53,6 +55,7 @@ impl Mongo {
             cursor,
             first: Some(first),
             pos: from.clone(),
+            after: from.token.is_none().then_some(from.at),
             state: State::Open,
         }))
     }
@@ -72,6 +75,8 @@ struct Stream {
     cursor: RawBatchCursor,
     first: Option<RawBatch>,
     pos: StreamPos,
+    /// Opened at this time: its own events are not among those that follow.
+    after: Option<ClusterTime>,
     state: State,
 }
 
@@ -114,7 +119,7 @@ impl Stream {
         let mut events = Vec::new();
         for doc in docs_of(batch)? {
             let event = change(doc?)?;
-            if let Some(event) = event {
+            if let Some(event) = event.filter(|e| self.after.is_none_or(|t| e.at > t)) {
                 let gone = event.kind == ChangeKind::Gone;
                 events.push(event);
                 if gone {
@@ -164,13 +169,6 @@ fn position(token: &RawDocument) -> Option<Position> {
     }
     let time = ClusterTime { secs: time(2)?, inc: time(10)? };
     Some(Position { time, high_water: data.get(18..20) == Some("2B") && data.get(22..24) == Some("29") })
-}
-
-fn after(t: ClusterTime) -> ClusterTime {
-    match t.inc.checked_add(1) {
-        Some(inc) => ClusterTime { inc, ..t },
-        None => ClusterTime { secs: t.secs.saturating_add(1), inc: 0 },
-    }
 }
 
 fn before(t: ClusterTime) -> ClusterTime {
@@ -232,7 +230,7 @@ mod tests {
     #[test]
     fn times_step_over_the_second() {
         let t = ClusterTime { secs: 7, inc: 0 };
-        assert_eq!(after(before(t)), ClusterTime { secs: 7, inc: 0 });
-        assert!(before(t) < t && after(t) > t);
+        assert_eq!(before(t), ClusterTime { secs: 6, inc: u32::MAX });
+        assert_eq!(before(ClusterTime { inc: 1, ..t }), t);
     }
 }

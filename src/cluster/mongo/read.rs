@@ -39,28 +39,43 @@ impl Mongo {
         find.append(bson::cstr!("limit"), ask);
         find.append(bson::cstr!("batchSize"), ask);
         find.append(bson::cstr!("readConcern"), snapshot_after(after));
-        let (batch, _cursor) = self.find_first(ns, find).await?;
-        let reply = batch.as_raw_document();
-        let at = snapshot_time(reply, after)?;
+        let (mut batch, mut cursor) = self.find_first(ns, find).await?;
+        let at = snapshot_time(batch.as_raw_document(), after)?;
         let mut page = Page { docs: Vec::new(), end: false, at };
         let (mut bytes, mut got, mut cut) = (0, 0i64, false);
-        for doc in docs_of(&batch)? {
-            let doc = doc?;
-            got += 1;
-            let key = key_of(doc)?;
-            if from == Some(&key) {
-                continue;
+        // An open cursor means that the server's batch was full before the limit was reached.
+        let mut open;
+        loop {
+            for doc in docs_of(&batch)? {
+                let doc = doc?;
+                got += 1;
+                let key = key_of(doc)?;
+                if from == Some(&key) {
+                    continue;
+                }
+                let size = doc.as_bytes().len();
+                if page.docs.len() >= wanted || (!page.docs.is_empty() && bytes + size > limit.bytes) {
+                    cut = true;
+                    break;
+                }
+                bytes += size;
+                page.docs.push((key, doc.into()));
             }
-            let size = doc.as_bytes().len();
-            if page.docs.len() >= wanted || (!page.docs.is_empty() && bytes + size > limit.bytes) {
-                cut = true;
+            open = cursor_id(batch.as_raw_document()) != 0;
+            if cut || !page.docs.is_empty() || !open {
                 break;
             }
-            bytes += size;
-            page.docs.push((key, doc.into()));
+            // The next document has no room in a batch beside the boundary.
+            match timeout(&self.rt, OP_TIMEOUT, cursor.next()).await {
+                None => return Err(timed_out()),
+                Some(None) => {
+                    open = false;
+                    break;
+                }
+                Some(Some(next)) => batch = next.map_err(|e| self.failed(&e, Phase::Harmless))?,
+            }
         }
-        // An open cursor means that the server's batch was full before the limit was reached.
-        page.end = !cut && got < ask && cursor_id(reply) == 0;
+        page.end = !cut && got < ask && !open;
         let last = Key::new(RawBsonRef::MaxKey).map_err(malformed)?;
         if page.end && from.is_some_and(|f| *f < last) {
             // A server's `min` without `max` leaves out the very last key there can be, MaxKey itself.

@@ -17,6 +17,12 @@ impl Secrets {
                 found.push(password.to_owned());
                 found.push(decode(password));
             }
+        } else {
+            // Cut off before the `@`, perhaps: what stands in the place of a port is none.
+            for after in no_ports(rest) {
+                found.push(after.to_owned());
+                found.push(decode(after));
+            }
         }
         for pair in rest.split_once('?').map_or("", |(_, q)| q).split(['&', ';']) {
             let Some((name, value)) = pair.split_once('=') else { continue };
@@ -37,6 +43,14 @@ impl Secrets {
     pub(super) fn hide(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |t, s| t.replace(s.as_str(), "***"))
     }
+}
+
+/// What follows the host's name in a string without user information where it is no port, whole and after its last colon.
+fn no_ports(rest: &str) -> Vec<&str> {
+    let hosts = rest.split(['/', '?']).next().unwrap_or(rest).split(',').filter(|h| !h.starts_with('['));
+    let after = hosts.filter_map(|host| host.split_once(':')).map(|(_, after)| after);
+    let odd = after.filter(|port| port.parse::<u16>().is_err());
+    odd.flat_map(|text| [text, text.rsplit(':').next().unwrap_or(text)]).collect()
 }
 
 fn decode(text: &str) -> String {
@@ -71,5 +85,14 @@ mod tests {
             }
         }
         assert_eq!(Secrets::of("mongodb://h1/?replicaSet=a").hide("h1 a w"), "h1 a w");
+    }
+
+    #[test]
+    fn a_password_where_the_string_ends_too_soon_was_told_as_a_port() {
+        for uri in ["mongodb://me:p%40ss", "mongodb://me:p%40ss/", "mongodb://h1:1,me:p%40ss?w=1"] {
+            let hidden = Secrets::of(uri).hide("invalid port \"p%40ss\" or p@ss");
+            assert_eq!(hidden, "invalid port \"***\" or ***", "{uri}");
+        }
+        assert_eq!(Secrets::of("mongodb://h1:27017,[::1]:1,[::1]/").hide("h1:27017 ::1"), "h1:27017 ::1");
     }
 }

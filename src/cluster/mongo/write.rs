@@ -76,11 +76,14 @@ fn by_id(key: &Key) -> RawDocumentBuf {
 }
 
 /// True for documents that insert and replace do not store as given: the server fills in a top-level `Timestamp(0, 0)` and takes a
-/// leading `$` for an operator.
+/// leading `$` for an operator. A field that cannot be read (names and texts need not be UTF-8) hides those behind it.
 fn needs_literal(doc: &RawDocument) -> bool {
-    doc.iter().flatten().any(|(name, v)| {
-        name.as_str().starts_with('$')
-            || (name.as_str() != "_id" && v == RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 }))
+    doc.iter().any(|field| match field {
+        Ok((name, v)) => {
+            name.as_str().starts_with('$')
+                || (name.as_str() != "_id" && v == RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 }))
+        }
+        Err(_) => true,
     })
 }
 

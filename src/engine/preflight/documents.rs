@@ -56,7 +56,7 @@ pub(super) fn transforms(v: &View<'_>) -> Vec<Finding> {
         false => Finding::fail(
             place,
             format!("T refuses {}: {}", of(s.refused.len(), s), listed(&s.refused)),
-            "mend the documents, or change the step so that it fits them: the copy stops at the first one it cannot carry",
+            "mend the documents, or change the step so that it fits them: the copy leaves such documents out, lists them in tidegate.quarantine and pauses, and no stage passes without them",
         ),
     })
 }

@@ -213,6 +213,44 @@ pub static CHECKS: &[Check] = &[
     ),
 ];
 
+/// The checks that say something about a migration that is only observed.
+pub(super) const OBSERVED: [&str; 34] = [
+    "reachable",
+    "replica-set",
+    "not-sharded",
+    "server-version",
+    "feature-compatibility",
+    "member-versions",
+    "members-healthy",
+    "replication-lag",
+    "encrypted-connection",
+    "credentials",
+    "two-clusters",
+    "change-stream",
+    "privileges-legacy",
+    "privileges-next",
+    "privileges-observe",
+    "privileges-check",
+    "least-privilege",
+    "legacy-exists",
+    "legacy-kind",
+    "legacy-collation",
+    "legacy-encryption",
+    "legacy-not-empty",
+    "next-kind",
+    "sample",
+    "transforms",
+    "document-sizes",
+    "duplicate-fields",
+    "encrypted-values",
+    "oplog-window",
+    "shape-change",
+    "queries-legacy",
+    "queries-next",
+    "change-windows",
+    "hooks",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +260,7 @@ mod tests {
         let mut names: Vec<&str> = CHECKS.iter().map(|c| c.name).collect();
         assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_lowercase() || c == '-')), "{names:?}");
         assert!(CHECKS.is_sorted_by_key(|c| c.topic));
+        assert!(OBSERVED.iter().all(|o| names.contains(o)));
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), CHECKS.len());

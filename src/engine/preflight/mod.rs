@@ -249,7 +249,10 @@ pub fn judge(facts: &Facts) -> Report {
     let outcomes = CHECKS
         .iter()
         .map(|check| {
-            let mut findings = (check.judge)(&view);
+            let mut findings = match facts.plan.observes() && !list::OBSERVED.contains(&check.name) {
+                false => (check.judge)(&view),
+                true => vec![Finding::pass("", "does not apply: tidegate only observes and writes nothing")],
+            };
             findings.sort_by_key(|f| std::cmp::Reverse(f.verdict));
             if findings.is_empty() {
                 findings.push(Finding::pass("", "does not apply"));

@@ -52,6 +52,9 @@ fn kept(plan: &Plan, side: Side) -> Ns {
 
 /// Everything that the plan's rollout, its way back and its preflight do.
 pub(super) fn needs(plan: &Plan, one_cluster: bool) -> Vec<Need> {
+    if plan.observes() {
+        return to_look_on(plan, one_cluster);
+    }
     let c = &plan.collections[0];
     let mut all = Vec::new();
     let mut add = |on, of, db: &str, coll: &str, actions: &[&'static str]| {
@@ -101,6 +104,34 @@ pub(super) fn needs(plan: &Plan, one_cluster: bool) -> Vec<Need> {
         let cluster = |action, of| Need { on, resource: Resource::Cluster, action, of };
         all.extend(["replSetGetStatus", "serverStatus"].map(|a| cluster(a, For::Observe)));
         all.extend(["replSetGetConfig", "getDefaultRWConcern", "getParameter"].map(|a| cluster(a, For::Check)));
+    }
+    all
+}
+
+/// What an onlooker needs: to read both sides, and to follow their changes. It writes nothing.
+fn to_look_on(plan: &Plan, one_cluster: bool) -> Vec<Need> {
+    let c = &plan.collections[0];
+    let mut all = Vec::new();
+    let mut add = |on, of, db: &str, coll: &str, actions: &[&'static str]| {
+        let resource = || Resource::Ns { db: db.to_owned(), coll: coll.to_owned() };
+        all.extend(actions.iter().map(|&action| Need { on, resource: resource(), action, of }));
+    };
+    for (on, of, ns) in [(Side::Legacy, For::Legacy, &c.legacy), (Side::Next, For::Next, &c.next)] {
+        add(on, of, &ns.db, "", &["listCollections"]);
+        add(on, of, &ns.db, &ns.coll, &["find", "changeStream", "listIndexes"]);
+        // How long its operations take.
+        add(on, For::Observe, &ns.db, &ns.coll, &["collStats"]);
+        add(on, For::Check, &ns.db, "", &["dbStats"]);
+    }
+    let sides: &[Side] = if one_cluster { &[Side::Legacy] } else { &Side::BOTH };
+    for &on in sides {
+        add(on, For::Observe, "local", "oplog.rs", &["find"]);
+        add(on, For::Check, "local", "oplog.rs", &["collStats"]);
+    }
+    for &on in sides {
+        let cluster = |action, of| Need { on, resource: Resource::Cluster, action, of };
+        all.extend(["replSetGetStatus", "serverStatus"].map(|a| cluster(a, For::Observe)));
+        all.extend(["replSetGetConfig", "getParameter"].map(|a| cluster(a, For::Check)));
     }
     all
 }
@@ -199,7 +230,10 @@ pub(super) fn to_observe(v: &View<'_>) -> Vec<Finding> {
             r,
         )
     };
-    lacking(v, For::Observe, unknown, GRANT)
+    let less = |p: &str, w: String, r: &str| {
+        Finding::warn(p, format!("{w}: what that would show stays unknown, and a gate on it never passes"), r)
+    };
+    lacking(v, For::Observe, if v.f.plan.observes() { less } else { unknown }, GRANT)
 }
 
 pub(super) fn to_check(v: &View<'_>) -> Vec<Finding> {
@@ -234,6 +268,8 @@ pub(super) fn least(v: &View<'_>) -> Vec<Finding> {
         let mut more = Vec::new();
         for p in &rights.privileges {
             let other = matches!(&p.on, Resource::Ns { db, .. } if !known(db)) || p.on == Resource::Any;
+            // Who only looks on writes nowhere.
+            let other = other || v.f.plan.observes();
             let wild = p.actions.iter().filter(|a| TOO_MUCH.contains(&a.as_str()));
             let writes = p.actions.iter().filter(|a| other && WRITES.contains(&a.as_str()));
             let named: Vec<&str> = wild.chain(writes).map(String::as_str).collect();

@@ -227,7 +227,8 @@ pub(super) async fn watch(ctx: Arc<Ctx>) {
 fn look(ctx: &Ctx, live: &super::live_view::LiveView) -> Option<crate::rollout::Event> {
     let now = ctx.rt.now();
     let t = &ctx.throttle;
-    let follows = Side::BOTH.map(|s| ctx.tails[s as usize].is_running());
+    // The lag of a tool that is only observed is none that a slower comparison would spare.
+    let follows = Side::BOTH.map(|s| ctx.observing.is_none() && ctx.tails[s as usize].is_running());
     let in_place = ctx.in_place.is_some();
     let g = Ground { plan: &ctx.plan.throttle, live, now, one_cluster: ctx.one_cluster, in_place, follows };
     let mut inner = lock(&t.inner);

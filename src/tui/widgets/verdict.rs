@@ -152,6 +152,9 @@ pub fn users(s: &Snapshot, ui: &UiState) -> Answer {
     if !warn.is_empty() {
         return answer(Level::Warn, "LOOK", and_more(&warn));
     }
+    if s.plan.is_observed() {
+        return answer(Level::Ok, "NOT HURT", "latencies are the servers'; errors and lost writes are not known here");
+    }
     let reports = t.acknowledged > 0 || !s.applications.is_empty();
     let or_not = |n: u64| if reports { format::grouped(n) } else { NOT_KNOWN.into() };
     let text = format!(
@@ -264,6 +267,9 @@ pub fn idle(s: &Snapshot) -> Answer {
 #[must_use]
 pub fn back(s: &Snapshot) -> Answer {
     let w = &s.way_back;
+    if s.plan.is_observed() {
+        return answer(Level::Plain, "NOT OURS", &w.text);
+    }
     match s.phase {
         Phase::RolledBack => return answer(Level::Ok, "DONE", "everything is back on legacy"),
         // Nothing is wrong: this is how a rollout ends.
@@ -321,6 +327,9 @@ pub(crate) fn cost(w: &WayBack) -> String {
 /// What share of reads and writes is on next.
 #[must_use]
 pub fn on_next(s: &Snapshot) -> Answer {
+    if s.plan.is_observed() {
+        return answer(Level::Plain, "", "the other tool moves it");
+    }
     if s.route.epoch == 0 {
         return answer(Level::Plain, "", "no route yet");
     }
@@ -364,6 +373,9 @@ pub fn advance(s: &Snapshot) -> Answer {
 pub fn lease(s: &Snapshot) -> Answer {
     if s.holder.is_empty() {
         return answer(Level::Plain, "", "nobody yet");
+    }
+    if s.plan.is_observed() {
+        return answer(Level::Ok, "", format!("none, nothing is written; {} observes", s.holder));
     }
     if let Some(why) = &s.unpublished {
         return answer(Level::Warn, "", format!("{}, epoch {}; {why}", s.holder, s.epoch));
@@ -455,6 +467,17 @@ mod tests {
         // What a person can do something about comes first.
         s.gates.push(GateView { verdict: Verdict::Fail, ..GateView::default() });
         assert_eq!(advance(&s).word, BLOCKED);
+    }
+
+    #[test]
+    fn an_observed_rollout_says_that_nothing_is_written_and_promises_no_way_back() {
+        let mut s = healthy();
+        (s.plan.mode, s.holder) = ("observe".into(), "ana".into());
+        s.way_back.text = "nothing is written here: the tool that migrates goes back".into();
+        assert_eq!(lease(&s).text, "none, nothing is written; ana observes");
+        assert_eq!((back(&s).word.as_str(), back(&s).level), ("NOT OURS", Level::Plain));
+        assert!(!on_next(&s).text.contains('%') && on_next(&s).word.is_empty());
+        assert!(rollback::shut(&s).is_some_and(|why| why.contains("only observes")));
     }
 
     #[test]

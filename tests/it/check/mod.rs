@@ -251,6 +251,36 @@ fn the_role_allows_exactly_what_is_needed() {
     assert!(report.outcomes.iter().filter(rights).all(|o| o.verdict == Verdict::Pass));
 }
 
+/// [`PLAN`] for another tool.
+fn observed() -> String {
+    let head = PLAN.split("[[stage]]").next().unwrap().replace("\"route\"", "\"observe\"");
+    format!("{head}[[stage]]\nid = \"copied\"\nreached = [\"reconciled\", \"indexes\"]\n")
+}
+
+#[test]
+fn who_only_observes_needs_no_right_to_write_and_a_copy_under_way_is_no_fault() {
+    let text = observed();
+    let json = bson::Bson::Document(role(&plan(&text), Side::Legacy)).into_relaxed_extjson().to_string();
+    for writes in ["insert", "update", "remove", "create", "collMod", "rename", "bypass", "\"tidegate\""] {
+        assert!(!json.replace("createRole", "").contains(writes), "{writes} in {json}");
+    }
+    let mut f = good(&text);
+    // The other tool has begun, and the user may not see tidegate's own database.
+    f.next = CollectionFacts { stands: f.legacy.stands.clone(), count: Ok(500_000), ..f.next };
+    (f.known, f.leftovers) = (Err(NOT_ASKED), Err(NOT_ASKED));
+    let report = judge(&f);
+    let odd: Vec<_> = report.outcomes.iter().filter(|o| o.verdict > Verdict::Note).map(|o| &o.findings).collect();
+    assert!(report.is_clean() && odd.is_empty(), "{odd:#?}");
+    let of = |report: &Report, name: &str| report.outcomes.iter().find(|o| o.check.name == name).unwrap().verdict;
+
+    f.clusters[0].rights = Ok(cases::rights_of(&f.plan, &["changeStream"]));
+    assert_eq!(of(&judge(&f), "privileges-next"), Verdict::Fail);
+    f.clusters[0].rights = Ok(cases::rights_of(&f.plan, &["serverStatus"]));
+    assert_eq!(of(&judge(&f), "privileges-observe"), Verdict::Warn);
+    f.clusters[0].rights = Ok(cases::rights_of(&plan(PLAN), &[]));
+    assert_eq!(of(&judge(&f), "least-privilege"), Verdict::Note, "who may write may do more than is needed");
+}
+
 #[test]
 fn a_plan_that_moves_writes_may_suspend_ttl_indexes_of_legacy() {
     let text = PLAN.split("[[stage]]\nid = \"contract\"").next().unwrap();
