@@ -28,6 +28,7 @@ import bson
 import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.decimal128 import Decimal128
+from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError, WriteConcernError
@@ -238,7 +239,7 @@ class Route:
                 names={LEGACY: document["legacy"], NEXT: document["next"]},
                 stranded_below=document.get("stranded_below", 0),
             )
-        except (KeyError, TypeError, AttributeError) as e:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as e:
             raise RouteError(f"the route document is not usable: {e!r}") from e
 
     def owner(self, place: Place) -> str:
@@ -682,7 +683,7 @@ class RouteClient:
                 ack = self._ack_document(sent)
                 self._acks.replace_one({"_id": self._ack_id}, ack, upsert=True, session=self._session)
                 route = self._read_route()
-        except (PyMongoError, RouteError) as e:
+        except (PyMongoError, RouteError, InvalidBSON) as e:
             log.warning("the route is not acknowledged: %s", e)
             return False
         self._saw(LEGACY, self._session)
@@ -736,8 +737,10 @@ class RouteClient:
         try:
             with pymongo.timeout(1.0):
                 route = self._read_route()
-        except (PyMongoError, RouteError):
+        except (PyMongoError, RouteError, InvalidBSON):
             return
+        # What is read under this route must see at least what its author had seen.
+        self._saw(LEGACY, self._session)
         if route is not None:
             with self._changed:
                 self._adopt(route)

@@ -145,7 +145,7 @@ pub(super) fn draw(plan: &Plan, documents: u32) -> Result<Sample, Failure> {
         let failed = |e| Failure::new(format!("{}: {e}", collection.legacy));
         let documents = probe.sample(&collection.legacy, documents).await.map_err(failed)?;
         let indexes = probe.collection(&collection.legacy).await.indexes.map_err(failed)?;
-        let unique = indexes.into_iter().filter(|i| i.spec.unique && i.spec.name != "_id_" && !i.spec.is_narrow());
+        let unique = indexes.into_iter().filter(|i| i.spec.unique && i.spec.name != "_id_");
         Ok(Sample {
             documents: documents.iter().map(|d| (**d).to_owned()).collect(),
             unique: unique.map(|i| i.spec).collect(),

@@ -60,7 +60,7 @@ fn head(plan: &Plan, drawn: usize) {
     out::line(&format!("{} version {}: {}", plan.id, plan.version, plan.title));
     if let Some(c) = plan.collections.first() {
         let drawn = out::thousands(drawn as u64);
-        out::line(&format!("{drawn} documents of {}, drawn at random, on an embedded cluster", c.legacy));
+        out::line(&format!("{drawn} documents of {}, on an embedded cluster", c.legacy));
     }
     let edited = if plan.in_place() { "; in place nothing is edited" } else { "" };
     out::line(&format!("not rehearsed: gates, triggers, change windows, hooks, validators, expiry, speed{edited}"));
@@ -103,6 +103,10 @@ fn tail(found: &Rehearsal) {
         let n = out::thousands(found.masked_out as u64);
         out::line(&format!("{n} documents no longer fit the steps once they are masked, and were left out"));
     }
+    if found.already > 0 {
+        let n = out::thousands(found.already as u64);
+        out::line(&format!("{n} documents have next's shape already, and were left out"));
+    }
     if found.unedited > 0 {
         let n = out::thousands(found.unedited as u64);
         out::line(&format!("{n} documents would not survive a field more, and were carried without edits"));
@@ -133,7 +137,7 @@ fn object(p: &Pass) -> Value {
 fn summary(plan: &Plan, found: &Rehearsal) -> Value {
     json!({
         "kind": "summary", "ok": found.is_clean(), "plan": { "id": plan.id, "version": plan.version, "hash": plan.hash },
-        "documents": found.documents, "refused": found.refused, "masked_out": found.masked_out, "unedited": found.unedited,
+        "documents": found.documents, "refused": found.refused, "masked_out": found.masked_out, "already": found.already, "unedited": found.unedited,
         "rollouts": found.passes.len(), "failed": found.passes.iter().filter(|p| p.outcome.is_err()).count(),
     })
 }

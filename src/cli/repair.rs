@@ -45,7 +45,7 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "resolve")]
     file: Option<PathBuf>,
     /// Only this key, as the journal shows it; for `release` also the `_id` of a record in tidegate.quarantine; may be repeated
-    #[arg(long, value_name = "KEY", conflicts_with = "resolve")]
+    #[arg(long, value_name = "KEY", conflicts_with = "resolve", allow_hyphen_values = true)]
     key: Vec<String>,
     /// Do it; without this nothing is changed
     #[arg(long, conflicts_with = "resolve")]
@@ -57,7 +57,7 @@ pub(super) struct RepairArgs {
     #[arg(long, conflicts_with_all = ["template", "file", "key", "yes", "resolve", "take_over"])]
     list: bool,
     /// Which side's version is right of a key that was written on both sides while next did not answer; may be repeated
-    #[arg(long, value_name = "KEY=legacy|next", value_parser = resolution)]
+    #[arg(long, value_name = "KEY=legacy|next", value_parser = resolution, allow_hyphen_values = true)]
     resolve: Vec<(String, Side)>,
     /// Take the lease from a holder whose lease has not run out
     #[arg(long, requires = "reason")]

@@ -50,20 +50,26 @@ async fn copy(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
         ctx.saw(Side::Legacy, page.at);
         let last = page.docs.last().map(|(k, _)| k.clone()).or(from);
         copied += page.docs.len() as u64;
-        let mut listed = unfit::list(ctx, &unfit::take_unrouted(&mut page)).await?;
+        let unrouted = unfit::take_unrouted(&mut page);
         let all: Vec<Key> = page.docs.iter().map(|(k, _)| k.clone()).collect();
         let keep = match ctx.planted.has(Bug::ChunkNotRegistered) {
             true => vec![true; all.len()],
             false => ctx.registry.register(mark, &all),
         };
         let held: Vec<Key> = all.iter().zip(&keep).filter(|(_, k)| **k).map(|(key, _)| key.clone()).collect();
-        let outcome = write_chunk(ctx, &mut writer, &page, &keep, &held, checkpoint(last.as_ref(), copied)).await;
+        let outcome = match unfit::list(ctx, &unrouted).await {
+            Err(halt) => Err(halt),
+            Ok(n) => {
+                let position = checkpoint(last.as_ref(), copied);
+                write_chunk(ctx, &mut writer, &page, &keep, &held, position).await.map(|more| n + more)
+            }
+        };
         if outcome == Err(Halt::LetGo) {
             settle_later(ctx, held);
             return Err(Halt::LetGo);
         }
         ctx.registry.release(held.into_iter());
-        listed += outcome?;
+        let listed = outcome?;
         from = last;
         lock(&ctx.live).progress =
             Some(Progress { name: "backfill", done: copied, total: total.map(|t| t.max(copied)), began, from: first });

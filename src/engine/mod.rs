@@ -63,6 +63,7 @@ pub use repair::{
 pub use runner::End;
 pub use start::{StartError, start};
 pub use status::{StatusError, StatusReport, status};
+pub(crate) use unique::refusal as unique_refusal;
 pub use verify::{VerifyError, VerifyOutcome, verify};
 
 use crate::cluster::Db;

@@ -295,12 +295,14 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned, rounds: usi
         let since = lock(&ctx.dirty).clone().unwrap_or_default();
         observing.rebase(&scanned.matched, &judged, since);
     }
-    let left = |key: &Key| ctx.returning.load(Ordering::SeqCst) && ctx.aside.has(Side::Next, key);
+    // Going back, what next cannot hold and legacy owns is where it belongs.
+    let at_home = |key: &Key| ctx.aside.has(Side::Legacy, key) && owner_of(ctx, key) == Side::Legacy;
+    let left = |key: &Key| ctx.returning.load(Ordering::SeqCst) && (ctx.aside.has(Side::Next, key) || at_home(key));
     let counted = judged.keys().filter(|k| scanned.matched.binary_search(&fingerprint(k)).is_ok()).count();
     out.matched = out.matched.saturating_sub(counted as u64);
     for (key, finding) in judged {
         if !finding.is_equal() && left(&key) {
-            // Listed for a person, with next's version; nothing holds the way back up for it.
+            // Listed for a person, with its owner's version; nothing holds the way back up for it.
             out.aside += 1;
             continue;
         }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use bson::RawDocument;
+
 use super::backfill::CHUNK_BYTES;
 use super::ctx::{Ctx, Halt};
 use super::lossy;
@@ -55,8 +57,12 @@ pub(super) async fn look_ahead(ctx: &Arc<Ctx>, mut from: Option<Key>) -> Result<
         let scan = || ctx.db(Side::Legacy).scan(ctx.ns(Side::Legacy), from.as_ref(), limit, after);
         let page = ctx.retry("looking through legacy", scan).await?;
         ctx.saw(Side::Legacy, page.at);
-        let why = |key: &Key, doc| unrouted(key).or_else(|| image(ctx, Side::Legacy, doc).err());
-        let found: Vec<Misfit> = page.docs.iter().filter_map(|(k, d)| Some((k.clone(), why(k, d)?))).collect();
+        let why = |key: &Key, doc: &RawDocument| unrouted(key).or_else(|| image(ctx, Side::Legacy, doc).err());
+        let odd: Vec<Key> = page.docs.iter().filter(|(k, d)| why(k, d).is_some()).map(|(k, _)| k.clone()).collect();
+        // Mended or deleted meanwhile, perhaps, and the tail has been there already.
+        let now = super::reconcile::read(ctx, Side::Legacy, &odd).await?;
+        let still = odd.into_iter().zip(now).filter_map(|(k, d)| Some((why(&k, &d?)?, k)));
+        let found: Vec<Misfit> = still.map(|(why, k)| (k, why)).collect();
         listed += list(ctx, &found).await?;
         from = page.docs.last().map(|(k, _)| k.clone()).or(from);
         if page.end {

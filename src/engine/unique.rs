@@ -93,7 +93,7 @@ pub(super) async fn check(ctx: &Arc<Ctx>) -> Result<(), Halt> {
 
 /// Why next could not refuse what the unique indexes of legacy refuse; `None` when it can. Each needs one on next over the same values,
 /// and all writes must move in one step.
-pub(super) fn refusal(plan: &Plan, t: &Transform, legacy: &[IndexSpec], next: &[IndexSpec]) -> Option<Refusal> {
+pub(crate) fn refusal(plan: &Plan, t: &Transform, legacy: &[IndexSpec], next: &[IndexSpec]) -> Option<Refusal> {
     let collection = plan.collections.first()?;
     let on_legacy = others(legacy.to_vec());
     let refuse = |index: &IndexSpec, why: String| {

@@ -213,6 +213,14 @@ impl Transform {
             }
         }
         let class = steps.iter().map(Step::class).max().unwrap_or(Class::Exact);
+        if class == Class::Lossy {
+            // A copy is held to T alone then, which puts a constant behind what an application has put behind it.
+            for step in steps {
+                if let Step::Set { path, .. } = step {
+                    order.loosen(&Path::new(path).parts);
+                }
+            }
+        }
         Transform { segments: op::prepare(steps), class, order }
     }
 

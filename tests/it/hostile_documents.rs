@@ -45,10 +45,14 @@ struct World {
 
 impl World {
     fn new(docs: &[Hostile]) -> World {
+        World::of(docs, |plan| plan)
+    }
+
+    fn of(docs: &[Hostile], adapt: impl Fn(String) -> String) -> World {
         let sim = Sim::new(6);
         let rt: Rt = sim.clone();
         let cluster = Embedded::new(rt.clone(), embedded::Config::default());
-        let text = PLAN.replace("STEPS", hostile::STEPS);
+        let text = adapt(PLAN.replace("STEPS", hostile::STEPS));
         let plan = Arc::new(Plan::parse(&text, "hostile.toml").unwrap_or_else(|e| panic!("{}", e.render(false))));
         cluster.load(&plan.collections[0].legacy, docs.iter().map(|h| h.doc.clone()).collect()).unwrap();
         World { sim, rt, cluster, plan, journal: MemStore::new() }
@@ -161,4 +165,34 @@ fn hostile_documents_go_there_and_back_or_are_listed() {
     let found = world.legacy();
     let wrong: Vec<&Key> = wanted.keys().filter(|k| wanted.get(k) != found.get(k)).collect();
     assert!(wrong.is_empty() && found.len() == wanted.len(), "{} of {}: {:?}", wrong.len(), found.len(), wrong.first());
+}
+
+/// Found by review: legacy has the document as it was acknowledged, and the way back waited for next to have it too.
+#[test]
+fn a_document_of_legacy_that_next_cannot_hold_does_not_hold_the_way_back_up() {
+    for hard in [false, true] {
+        let docs: Vec<Hostile> = hostile::documents(200, 0, |_| "as it was").filter(|h| h.refused.is_none()).collect();
+        let misfits = hostile::documents(200, 0, |_| "as it was").filter(|h| h.refused.is_some() && !h.only_raw);
+        let half = |p: String| p.replace("reads = 100\nwrites = 100", "reads = 50\nwrites = 50");
+        let world = World::of(&docs, half);
+        let engine = world.start();
+        let minutes = Micros::from_secs(900);
+        world.until("half of the writes are on next", minutes, |r| {
+            (r.iter().filter(|r| r.kind == "soak_began").count() == 2).then_some(())
+        });
+        // The application goes on writing on legacy, what it owns, and writes something that the steps refuse.
+        let odd = misfits.map(|h| h.doc).find(|d| {
+            let bucket = tidegate::route::bucket_of(&Key::of(d).unwrap());
+            bucket.is_ok_and(|b| b >= 512)
+        });
+        let odd = odd.expect("one of them is legacy's");
+        let ns = world.plan.collections[0].legacy.clone();
+        world.write(WriteOp::Insert { ns, doc: odd.clone() });
+        world.until("it is listed", minutes, |r| kind(r, "stray_found"));
+        drop(engine.send(Command::Rollback { hard, to: None }));
+        world.until("it is back", minutes, |r| kind(r, "rolled_back"));
+        let found = world.legacy();
+        assert_eq!(found.get(&Key::of(&odd).unwrap()), Some(&odd));
+        assert!(docs.iter().all(|h| found.get(&Key::of(&h.doc).unwrap()) == Some(&h.doc)), "hard {hard}");
+    }
 }

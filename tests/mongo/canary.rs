@@ -142,9 +142,11 @@ do = ["create", "backfill"]
 "#;
 
 /// Every command that connects, as it is asked for by a person and by a program.
-const COMMANDS: [(&str, &[&str]); 19] = [
+const COMMANDS: [(&str, &[&str]); 21] = [
     ("check", &[]),
     ("check", &["--json"]),
+    ("rehearse", &[]),
+    ("rehearse", &["--json"]),
     ("run", &["--headless"]),
     ("run", &["--headless", "--json"]),
     ("resume", &["--headless"]),

@@ -117,7 +117,9 @@ impl Stream {
 
     fn take(&mut self, batch: &RawBatch) -> Result<ChangeBatch, Failed> {
         let mut events = Vec::new();
+        let mut count = 0;
         for doc in docs_of(batch)? {
+            count += 1;
             let event = change(doc?)?;
             if let Some(event) = event.filter(|e| self.after.is_none_or(|t| e.at > t)) {
                 let gone = event.kind == ChangeKind::Gone;
@@ -131,7 +133,7 @@ impl Stream {
         let reply = batch.as_raw_document();
         let cursor = reply.get_document("cursor").map_err(malformed)?;
         if let Ok(token) = cursor.get_document("postBatchResumeToken") {
-            let full = events.len() >= BATCH as usize || reply.as_bytes().len() >= FULL_BYTES;
+            let full = count >= BATCH as usize || reply.as_bytes().len() >= FULL_BYTES;
             let reached = position(token).map(|p| p.reached(full));
             let last = events.last().map_or(ClusterTime::ZERO, |e| e.at);
             self.pos = StreamPos {

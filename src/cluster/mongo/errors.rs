@@ -84,17 +84,23 @@ pub(super) fn reason(code: i32, message: &str) -> Reason {
     }
 }
 
-/// The driver's message in one line, without the noise around a command error.
+/// The driver's message without the noise around a command error. Secrets are taken out of it before it is cut: half of one is not
+/// recognised.
 pub(super) fn text(e: &Error) -> String {
     match e.kind.as_ref() {
-        ErrorKind::Command(c) => short(&c.message, 400),
-        other => short(&other.to_string(), 400),
+        ErrorKind::Command(c) => c.message.clone(),
+        other => other.to_string(),
     }
+}
+
+/// A message as it is shown: one line, not too long.
+pub(super) fn shown(message: &str) -> String {
+    short(message, 400)
 }
 
 /// Sorts a driver error; `hide` takes secrets out of its text.
 pub(super) fn classify(e: &Error, phase: Phase, hide: impl Fn(&str) -> String) -> Failed {
-    let message = hide(&text(e));
+    let message = shown(&hide(&text(e)));
     let no_writes = phase == Phase::Write && e.contains_label(NO_WRITES_PERFORMED);
     let failed = match e.kind.as_ref() {
         ErrorKind::Command(c) if e.contains_label(SYSTEM_OVERLOADED_ERROR) => {

@@ -45,12 +45,14 @@ impl Secrets {
     }
 }
 
-/// What follows the host's name in a string without user information where it is no port, whole and after its last colon.
+/// What follows a host's name in a string without user information where it is no port: as a port, after its last colon, and with
+/// everything behind it, for a password may hold what ends a port.
 fn no_ports(rest: &str) -> Vec<&str> {
     let hosts = rest.split(['/', '?']).next().unwrap_or(rest).split(',').filter(|h| !h.starts_with('['));
     let after = hosts.filter_map(|host| host.split_once(':')).map(|(_, after)| after);
     let odd = after.filter(|port| port.parse::<u16>().is_err());
-    odd.flat_map(|text| [text, text.rsplit(':').next().unwrap_or(text)]).collect()
+    let all = |text: &str| rest.find(text).map_or("", |at| &rest[at..]);
+    odd.flat_map(|text| [text, text.rsplit(':').next().unwrap_or(text), all(text)]).collect()
 }
 
 fn decode(text: &str) -> String {
@@ -92,6 +94,10 @@ mod tests {
         for uri in ["mongodb://me:p%40ss", "mongodb://me:p%40ss/", "mongodb://h1:1,me:p%40ss?w=1"] {
             let hidden = Secrets::of(uri).hide("invalid port \"p%40ss\" or p@ss");
             assert_eq!(hidden, "invalid port \"***\" or ***", "{uri}");
+        }
+        for uri in ["mongodb://me:pa,ss", "mongodb://me:pa/ss"] {
+            let password = &uri["mongodb://me:".len()..];
+            assert_eq!(Secrets::of(uri).hide(&format!("invalid \"{password}\"")), "invalid \"***\"", "{uri}");
         }
         assert_eq!(Secrets::of("mongodb://h1:27017,[::1]:1,[::1]/").hide("h1:27017 ::1"), "h1:27017 ::1");
     }

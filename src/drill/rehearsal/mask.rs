@@ -2,6 +2,8 @@
 
 use bson::{RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 
+use crate::runtime::fnv1a;
+
 /// The document with the values at these paths masked, in every element of the arrays on the way; `None` when it is not valid BSON.
 pub(super) fn masked(doc: &RawDocument, paths: &[Vec<&str>]) -> Option<RawDocumentBuf> {
     let mut out = RawDocumentBuf::new();
@@ -33,18 +35,31 @@ fn inside(value: RawBsonRef<'_>, below: &[Vec<&str>]) -> Option<RawBson> {
     })
 }
 
-/// A value of the same type, and a text of the same form: `x` for a letter, `7` for a digit.
+/// Another value of the same type, and a text of the same form: letters for letters, digits for digits. Equal values become equal ones,
+/// and different ones hardly ever do, so that what must be unique still is.
 fn hidden(value: RawBsonRef<'_>) -> Option<RawBson> {
+    let seed = crate::cluster::value_bytes(value).map(|b| fnv1a(b.iter().copied())).unwrap_or_default();
+    let n = (seed % 1_000_000) as i32;
     Some(match value {
-        RawBsonRef::String(text) => RawBson::String(text.chars().map(letter).collect()),
-        RawBsonRef::Int32(_) => RawBson::Int32(7),
-        RawBsonRef::Int64(_) => RawBson::Int64(7),
-        RawBsonRef::Double(_) => RawBson::Double(7.5),
-        RawBsonRef::Decimal128(_) => RawBson::Decimal128("7.77".parse().ok()?),
+        RawBsonRef::String(text) => RawBson::String(text.chars().zip(draws(seed)).map(letter).collect()),
+        RawBsonRef::Symbol(text) => RawBson::Symbol(text.chars().zip(draws(seed)).map(letter).collect()),
+        RawBsonRef::JavaScriptCode(_) => RawBson::JavaScriptCode(format!("/* {n} */")),
+        RawBsonRef::Int32(_) => RawBson::Int32(n),
+        RawBsonRef::Int64(_) => RawBson::Int64(n.into()),
+        RawBsonRef::Double(_) => RawBson::Double(f64::from(n) + 0.5),
+        RawBsonRef::Decimal128(_) => RawBson::Decimal128(format!("{n}.50").parse().ok()?),
         RawBsonRef::Boolean(_) => RawBson::Boolean(false),
-        RawBsonRef::DateTime(_) => RawBson::DateTime(bson::DateTime::from_millis(0)),
-        RawBsonRef::Binary(b) => RawBson::Binary(bson::Binary { subtype: b.subtype, bytes: vec![0; b.bytes.len()] }),
-        RawBsonRef::ObjectId(_) => RawBson::ObjectId(bson::oid::ObjectId::from_bytes([0; 12])),
+        RawBsonRef::DateTime(_) => RawBson::DateTime(bson::DateTime::from_millis(i64::from(n) * 1_000)),
+        RawBsonRef::Timestamp(_) => RawBson::Timestamp(bson::Timestamp { time: n as u32 + 1, increment: 1 }),
+        RawBsonRef::Binary(b) => {
+            let bytes = draws(seed).take(b.bytes.len()).map(|d| d as u8).collect();
+            RawBson::Binary(bson::Binary { subtype: b.subtype, bytes })
+        }
+        RawBsonRef::ObjectId(_) => {
+            let mut id = [0; 12];
+            id.iter_mut().zip(draws(seed)).for_each(|(byte, d)| *byte = d as u8);
+            RawBson::ObjectId(bson::oid::ObjectId::from_bytes(id))
+        }
         RawBsonRef::Array(a) => RawBson::Array(each(a, hidden)?),
         RawBsonRef::Document(d) => {
             let mut out = RawDocumentBuf::new();
@@ -54,20 +69,29 @@ fn hidden(value: RawBsonRef<'_>) -> Option<RawBson> {
             }
             RawBson::Document(out)
         }
-        // Null says nothing, and what is left is no data of people's.
+        RawBsonRef::RegularExpression(_) => RawBson::String(format!("/{n}/")),
+        // Null and the ends of the order say nothing.
         other => other.into(),
     })
+}
+
+/// Numbers that follow from one.
+fn draws(seed: u64) -> impl Iterator<Item = u64> {
+    (0_u64..).map(move |i| fnv1a(seed.to_le_bytes().into_iter().chain(i.to_le_bytes())) >> 16)
 }
 
 fn each(array: &RawArray, f: impl Fn(RawBsonRef<'_>) -> Option<RawBson>) -> Option<RawArrayBuf> {
     array.into_iter().map(|v| f(v.ok()?)).collect()
 }
 
-fn letter(c: char) -> char {
+/// A character of the same kind.
+fn letter((c, draw): (char, u64)) -> char {
+    let of = |from: u8, n: u64| char::from(from + (draw % n) as u8);
     match c {
-        '0'..='9' => '7',
-        c if c.is_uppercase() => 'X',
-        c if c.is_alphanumeric() => 'x',
+        '0' => '0',
+        '1'..='9' => of(b'1', 9),
+        c if c.is_uppercase() => of(b'A', 26),
+        c if c.is_alphanumeric() => of(b'a', 26),
         c => c,
     }
 }
@@ -78,6 +102,10 @@ mod tests {
     use super::*;
     use bson::rawdoc;
 
+    fn paths<'a>(all: &[&'a str]) -> Vec<Vec<&'a str>> {
+        all.iter().map(|p| p.split('.').collect()).collect()
+    }
+
     #[test]
     fn only_what_is_named_is_masked_and_types_and_forms_stay() {
         let doc = rawdoc! {
@@ -85,14 +113,52 @@ mod tests {
             "address": { "street": "Elm 3", "zip": "X1" },
             "phones": [{ "number": "+49 30 1", "kind": "home" }, "none", { "number": 5 }],
         };
-        let paths: Vec<Vec<&str>> =
-            ["name", "total", "address", "phones.number"].iter().map(|p| p.split('.').collect()).collect();
-        let wanted = rawdoc! {
-            "_id": 1, "name": "Xxx X'Xxxx-7", "total": "77.77", "n": 42_i64,
-            "address": { "street": "Xxx 7", "zip": "X7" },
-            "phones": [{ "number": "+77 77 7", "kind": "home" }, "none", { "number": 7 }],
+        let masked = masked(&doc, &paths(&["name", "total", "address", "phones.number"])).unwrap();
+        let text = |d: &RawDocument, field: &str| d.get_str(field).unwrap().to_owned();
+        let form = |t: &str| -> String {
+            let kind = |c: char| {
+                if c == '0' {
+                    '0'
+                } else if c.is_ascii_digit() {
+                    '7'
+                } else {
+                    c
+                }
+            };
+            t.chars()
+                .map(|c| {
+                    if c.is_uppercase() {
+                        'X'
+                    } else if c.is_alphabetic() {
+                        'x'
+                    } else {
+                        kind(c)
+                    }
+                })
+                .collect()
         };
-        assert_eq!(masked(&doc, &paths).unwrap(), wanted);
-        assert_eq!(masked(&doc, &[]).unwrap(), doc);
+        assert_eq!((masked.get_i32("_id").unwrap(), masked.get_i64("n").unwrap()), (1, 42));
+        for field in ["name", "total"] {
+            assert_ne!(text(&masked, field), text(&doc, field));
+            assert_eq!(form(&text(&masked, field)), form(&text(&doc, field)));
+        }
+        assert_eq!(form(&text(masked.get_document("address").unwrap(), "street")), "Xxx 7");
+        let shown = format!("{masked:?}");
+        assert!(shown.contains("home") && shown.contains("none"), "{shown}");
+        for hidden in ["Zo", "Hara", "Elm", "49"] {
+            assert!(!shown.contains(hidden), "{hidden} in {shown}");
+        }
+        assert_eq!(super::masked(&doc, &[]).unwrap(), doc);
+    }
+
+    #[test]
+    fn what_is_unique_stays_unique_and_what_is_equal_stays_equal() {
+        let one = |v: &str| masked(&rawdoc! { "_id": 1, "v": v }, &paths(&["v"])).unwrap();
+        assert_eq!(one("ann@example.org"), one("ann@example.org"));
+        let all: std::collections::BTreeSet<String> =
+            (0..500).map(|n| format!("{:?}", one(&format!("user{n:03}@x")))).collect();
+        assert!(all.len() >= 499, "{}", all.len());
+        let ids = |n: i32| masked(&rawdoc! { "_id": 1, "v": n }, &paths(&["v"])).unwrap();
+        assert_ne!(ids(1), ids(2));
     }
 }

@@ -11,12 +11,14 @@ mod pass;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 
 use crate::cluster::{IndexSpec, Key};
-use crate::plan::{Calendar, Plan, Stage};
+use crate::engine::{Refusal, unique_refusal};
+use crate::plan::{Calendar, Collection, Plan, Stage};
+use crate::route::bucket_of;
 use crate::runtime::Micros;
-use crate::transform::Transform;
+use crate::transform::{Shape, Transform};
 
 /// A stage soaks at least so long, or it would be over before anybody could go back from it.
 const SOAK_MIN: Micros = Micros::from_secs(6);
@@ -107,6 +109,8 @@ pub struct Rehearsal {
     pub refused: Vec<String>,
     /// Documents that the steps no longer carry once they are masked; they stay out, too.
     pub masked_out: usize,
+    /// In place: documents that have next's shape already, an application's; they stay out, too.
+    pub already: usize,
     /// Documents that an added field would keep from being carried, and that are therefore not edited.
     pub unedited: usize,
     /// Every pass, in order.
@@ -130,6 +134,9 @@ pub enum RehearsalError {
     /// A document without a usable `_id`.
     #[error(transparent)]
     Key(#[from] crate::cluster::KeyError),
+    /// `run` would refuse the plan on this collection before it does anything.
+    #[error("`run` refuses it: {0}")]
+    Refused(Refusal),
     /// The embedded cluster cannot be built like the real collection.
     #[error("the embedded cluster could not be made ready: {0}")]
     World(String),
@@ -156,7 +163,12 @@ pub fn rehearse(
         return Err(RehearsalError::Nothing("the plan has no collection".into()));
     };
     let transform = Transform::new(&collection.steps);
-    let Drawn { cast, refused, masked_out } = draw(&transform, &plan.masked, &sample.documents)?;
+    if sample.unique.iter().any(IndexSpec::is_narrow)
+        && let Some(refusal) = unique_refusal(&plan, &transform, &sample.unique, &[])
+    {
+        return Err(RehearsalError::Refused(refusal));
+    }
+    let Drawn { cast, refused, masked_out, already } = draw(collection, &transform, &plan.masked, &sample.documents)?;
     if cast.documents.is_empty() {
         let none = match masked_out {
             0 => format!("{} is empty", collection.legacy),
@@ -172,7 +184,7 @@ pub fn rehearse(
         passes.push(pass);
     }
     let unedited = cast.documents.len() - cast.editable.len();
-    Ok(Rehearsal { documents: cast.documents.len(), refused, masked_out, unedited, passes })
+    Ok(Rehearsal { documents: cast.documents.len(), refused, masked_out, already, unedited, passes })
 }
 
 /// Through everything first, then back from each stage that there is a way back from.
@@ -189,6 +201,9 @@ fn without_waiting(plan: &Plan) -> Plan {
     plan.triggers.clear();
     plan.hooks.clear();
     plan.calendar = Calendar::default();
+    for index in plan.collections.iter_mut().flat_map(|c| &mut c.indexes) {
+        index.expire_after = None;
+    }
     for stage in &mut plan.stages {
         stage.gates.clear();
         stage.triggers.clear();
@@ -203,21 +218,40 @@ struct Drawn {
     /// Why the steps refuse a document.
     refused: Vec<String>,
     masked_out: usize,
+    already: usize,
 }
 
 /// Tries the steps on what was drawn as it is, and masks it then.
-fn draw(transform: &Transform, mask: &[String], all: &[RawDocumentBuf]) -> Result<Drawn, RehearsalError> {
+fn draw(
+    collection: &Collection,
+    transform: &Transform,
+    mask: &[String],
+    all: &[RawDocumentBuf],
+) -> Result<Drawn, RehearsalError> {
     let paths: Vec<Vec<&str>> = mask.iter().map(|p| p.split('.').collect()).collect();
+    let shape = collection.shape.as_ref().filter(|_| collection.in_place()).map(Shape::new);
+    let becomes = |d: &RawDocument| shape.as_ref().is_none_or(|s| s.matches(d));
     let mut documents = BTreeMap::new();
     let mut refused = BTreeMap::new();
-    let mut masked_out = BTreeSet::new();
+    let (mut masked_out, mut already) = (BTreeSet::new(), BTreeSet::new());
     for d in all {
         let key = Key::of(d)?;
-        if let Err(e) = transform.apply(d) {
-            refused.insert(key, e.to_string());
+        if shape.as_ref().is_some_and(|s| s.matches(d)) {
+            already.insert(key);
             continue;
         }
-        match mask::masked(d, &paths).filter(|m| transform.apply(m).is_ok()) {
+        let why = match (bucket_of(&key), transform.apply(d)) {
+            (Err(e), _) => Some(format!("the document with _id {key} cannot be routed: {e}")),
+            (_, Err(e)) => Some(e.to_string()),
+            (_, Ok(next)) if !becomes(&next) => Some(format!("the document with _id {key} does not get next's shape")),
+            _ => None,
+        };
+        if let Some(why) = why {
+            refused.insert(key, why);
+            continue;
+        }
+        let masked = mask::masked(d, &paths).filter(|m| transform.apply(m).is_ok_and(|next| becomes(&next)));
+        match masked {
             Some(m) => drop(documents.insert(key, m)),
             None => drop(masked_out.insert(key)),
         }
@@ -225,5 +259,5 @@ fn draw(transform: &Transform, mask: &[String], all: &[RawDocumentBuf]) -> Resul
     let may = |d: &RawDocumentBuf| editor::survives(transform, d);
     let editable = documents.iter().filter(|(_, d)| may(d)).map(|(k, _)| k.clone()).collect();
     let refused = refused.into_values().collect();
-    Ok(Drawn { cast: Cast { documents, editable }, refused, masked_out: masked_out.len() })
+    Ok(Drawn { cast: Cast { documents, editable }, refused, masked_out: masked_out.len(), already: already.len() })
 }

@@ -20,7 +20,9 @@ use crate::transform::Transform;
 /// How often it is looked how the rollout stands, virtual time.
 const STEP: Micros = Micros::from_ms(200);
 /// A rollout that has not ended by then never will.
-const LIMIT: Micros = Micros::from_secs(4 * 3600);
+const LIMIT: Micros = Micros::from_secs(3_600);
+/// One that has had the same to say for so long is held by something that only a person can mend.
+const HELD: Micros = Micros::from_secs(300);
 /// So long a stage soaks before it is gone back from it.
 const LIVED_WITH: Micros = Micros::from_secs(4);
 /// The virtual clock's beginning, milliseconds since the Unix epoch.
@@ -54,9 +56,7 @@ pub(super) fn run(
     let world = build(plan, collection, transform, sample, cast, how)?;
     let ended = world.play(at, way);
     let took = world.rt.now();
-    if let Some(editor) = world.editor.clone() {
-        world.sim.block_on(async move { editor.stop().await });
-    }
+    world.stop_editor();
     let edits = world.editor.as_ref().map_or([0; 2], |e| e.state().edits);
     let outcome = ended.and_then(|()| world.judged(transform, collection, cast, way));
     Ok(Pass { stage: plan.stages[at].id.clone(), way, took, edits, outcome })
@@ -117,9 +117,10 @@ fn is_reached(s: &Snapshot, at: usize) -> bool {
 }
 
 impl World {
-    /// Runs the rollout to its end.
+    /// Runs the rollout to its end. The editor stops before a rollout that goes through does: what it wrote on legacy last is on next then.
     fn play(&self, at: usize, way: Way) -> Result<(), String> {
-        let mut asked = way == Way::Through;
+        let mut asked = false;
+        let mut said = (String::new(), Micros::ZERO);
         loop {
             self.sim.run_until(self.rt.now() + STEP);
             let s = self.engine.snapshot();
@@ -127,16 +128,36 @@ impl World {
                 let wanted = if way == Way::Through { End::Completed } else { End::RolledBack };
                 return if end == wanted { Ok(()) } else { Err(told(&end, &s)) };
             }
-            if matches!(s.phase, Phase::NeedsOperator | Phase::Failed) {
+            if let Some(failure) = self.editor.as_ref().and_then(|e| e.state().failures.first().cloned()) {
+                return Err(format!("an edit failed: {failure}"));
+            }
+            // Nobody pauses here but the engine, over something that it has found.
+            if matches!(s.phase, Phase::NeedsOperator | Phase::Failed | Phase::Paused) {
                 return Err(s.why.clone());
             }
-            if self.rt.now() > LIMIT {
+            if said.0 != s.why {
+                said = (s.why.clone(), self.rt.now());
+            }
+            if self.rt.now() > LIMIT || self.rt.now().since(said.1) > HELD {
                 return Err(format!("it does not come to an end: {}", s.why));
             }
             if !asked && is_reached(&s, at) {
-                asked = self.engine.send(Command::Rollback { hard: way == Way::Hard, to: None }).is_some();
+                asked = match way {
+                    Way::Through => self.stop_editor(),
+                    Way::Soft | Way::Hard => {
+                        self.engine.send(Command::Rollback { hard: way == Way::Hard, to: None }).is_some()
+                    }
+                };
             }
         }
+    }
+
+    /// Ends the editor, if there is one and it has not ended.
+    fn stop_editor(&self) -> bool {
+        if let Some(editor) = self.editor.clone() {
+            self.sim.block_on(async move { editor.stop().await });
+        }
+        true
     }
 
     /// What has become of the documents, and of the editor's writes on the way.
@@ -154,7 +175,7 @@ impl World {
             Some(editor) => {
                 let state = editor.state();
                 match state.failures.first() {
-                    Some(first) => Err(format!("{} edits failed: {first}", state.failures.len())),
+                    Some(failure) => Err(format!("an edit failed: {failure}")),
                     None => judge(transform, &state, &found, side),
                 }
             }
