@@ -613,6 +613,11 @@ pub enum AdminOp {
     },
     /// What the primary says about its own load. Answers `Load`.
     Load,
+    /// Which indexes of a collection are being built. Answers `Names`.
+    Building {
+        /// Which.
+        ns: Ns,
+    },
     /// How long operations of a collection took inside the server. Answers `Latency`.
     Latency {
         /// Which.
@@ -664,6 +669,8 @@ pub enum AdminDone {
     Count(u64),
     /// What it tells.
     Load(load::Load),
+    /// Names; none either when the server does not tell, or may not be asked.
+    Names(Vec<String>),
     /// Counts since the server started; `None` when it does not tell, or may not be asked.
     Latency(Option<load::LatencyCounts>),
 }

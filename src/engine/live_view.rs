@@ -37,6 +37,8 @@ pub(super) struct LagMeter {
     unsent: Option<Micros>,
     /// Where others carry: since when the oldest event is known whose key does not match yet.
     unmatched: Option<Micros>,
+    /// Where others carry: whether there is such an event cannot be told.
+    unknown: bool,
 }
 
 /// A cluster that takes longer than this for a marker is behind by as much.
@@ -57,9 +59,11 @@ impl LagMeter {
         }
     }
 
-    /// Others carry the events: the oldest one whose key does not match yet has been known since then.
-    pub(super) fn unmatched_since(&mut self, heard: Option<Micros>) {
-        self.unmatched = heard;
+    /// Others carry the events: the oldest one whose key does not match yet has been known since then. The outer `None`
+    /// when that cannot be told: there is no lag then.
+    pub(super) fn unmatched_since(&mut self, heard: Option<Option<Micros>>) {
+        self.unknown = heard.is_none();
+        self.unmatched = heard.flatten();
     }
 
     /// Everything up to where `applied` holds has been applied, as seen at `now`.
@@ -78,6 +82,9 @@ impl LagMeter {
 
     /// The lag at `now`: that of the last marker applied, or the age of one still waiting when that is more.
     pub(super) fn lag(&self, now: Micros) -> Option<Micros> {
+        if self.unknown {
+            return None;
+        }
         // Otherwise a cluster that answers nothing any more would look as current as it last was.
         let unsent = self.unsent.map(|began| now.since(began)).filter(|t| *t > UNSENT);
         let unmatched = self.unmatched.map(|heard| now.since(heard));

@@ -290,10 +290,11 @@ async fn settle(ctx: &Arc<Ctx>, out: &mut Outcome, scanned: Scanned, rounds: usi
     out.through_ms = through_ms;
     let mut open = scanned.open;
     open.extend(lock(&ctx.dirty).replace(BTreeSet::new()).unwrap_or_default());
+    let first_judged = ctx.rt.now();
     let Some(judged) = judge(ctx, open, rounds).await? else { return Ok(false) };
     if let Some(observing) = &ctx.observing {
-        let since = lock(&ctx.dirty).clone().unwrap_or_default();
-        observing.rebase(&scanned.matched, &judged, since);
+        let since = || lock(&ctx.dirty).clone().unwrap_or_default();
+        observing.rebase(&scanned.matched, &judged, since, first_judged, ctx.rt.now());
     }
     // Going back, what next cannot hold and legacy owns is where it belongs.
     let at_home = |key: &Key| ctx.aside.has(Side::Legacy, key) && owner_of(ctx, key) == Side::Legacy;

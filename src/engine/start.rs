@@ -129,6 +129,9 @@ async fn set_going(
         runner.note(r);
     }
     lock(&ctx.live).reconcile.last = runner.state().reconciled.as_ref().map(Outcome::from_evidence);
+    if let Some(observing) = ctx.observing.as_ref().filter(|_| runner.state().reconciled.is_some()) {
+        observing.compared_before();
+    }
     let input = if begun {
         Input::Resume { holder: config.holder.clone(), reason: config.take_over.clone() }
     } else {

@@ -33,16 +33,27 @@ impl FileStore {
     /// A new journal.
     ///
     /// # Errors
-    /// [`JournalError::Exists`] when the file, or the head of one, is there already.
+    /// [`JournalError::Exists`] when the file, or the head of one, is there already; [`JournalError::InUse`] when another process is making it.
     pub fn create(path: impl Into<PathBuf>, rt: Rt) -> Result<Self, JournalError> {
         let path = path.into();
         let exists = || JournalError::Exists { path: scrub::line(&path.display().to_string()) };
-        if fs::metadata(&path).is_ok_and(|m| m.len() > 0) || read_head(&head_path(&path))?.is_some_and(|h| h.seq > 0) {
+        let begun = || -> Result<bool, JournalError> {
+            let filled = fs::metadata(&path).is_ok_and(|m| m.len() > 0);
+            Ok(filled || read_head(&head_path(&path))?.is_some_and(|h| h.seq > 0))
+        };
+        if begun()? {
             return Err(exists());
         }
         let file = private().append(true).read(true).create(true).open(&path);
         let file = file.map_err(|e| io_error("create", &path, &e))?;
         make_private(&file).map_err(|e| io_error("protect", &path, &e))?;
+        // Before the head, which may be another's by now. Where files cannot be locked, who must hold it is told by `hold`.
+        if let Err(e @ JournalError::InUse { .. }) = hold(&file, &path) {
+            return Err(e);
+        }
+        if begun()? {
+            return Err(exists());
+        }
         // The head first: from now on a journal without one has lost it.
         let head = Head { seq: 0, hash: GENESIS.to_owned() };
         write_head(&path, &head)?;

@@ -225,6 +225,21 @@ fn a_second_writer_and_an_existing_file_are_refused() {
     assert!(matches!(refused, Some(JournalError::Exists { .. })), "an emptied journal is not a new one");
 }
 
+#[cfg(unix)]
+#[test]
+fn the_head_of_a_journal_that_another_has_just_begun_is_not_written_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("orders.journal");
+    on_sim(move |rt| async move {
+        let first = FileStore::create(&path, rt.clone()).expect("creates");
+        let second = FileStore::create(&path, rt.clone()).err();
+        assert!(matches!(second, Some(JournalError::InUse { .. })), "{second:?}");
+        write_some(&mut Journal::new(Arc::new(first), rt.clone(), "orders".into()), 1).await;
+        let late = FileStore::create(&path, rt).err();
+        assert!(matches!(late, Some(JournalError::Exists { .. })), "{late:?}");
+    });
+}
+
 #[test]
 fn the_file_store_works_off_the_executor_of_a_real_rollout() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -56,6 +56,7 @@ const S: fn(u64) -> Micros = Micros::from_secs;
 struct ReadOnly {
     inner: Db,
     refused: Arc<Mutex<Vec<String>>>,
+    switches: Arc<Switches>,
 }
 
 impl ReadOnly {
@@ -98,7 +99,11 @@ impl Cluster for ReadOnly {
     }
     fn admin<'a>(&'a self, op: &'a AdminOp) -> Fut<'a, Result<AdminDone, Failed>> {
         match op {
-            AdminOp::Kind { .. }
+            AdminOp::Building { .. } if self.switches.building.load(Ordering::SeqCst) => {
+                Box::pin(async { Ok(AdminDone::Names(vec!["by_n".into()])) })
+            }
+            AdminOp::Building { .. }
+            | AdminOp::Kind { .. }
             | AdminOp::Indexes { .. }
             | AdminOp::Count { .. }
             | AdminOp::Load
@@ -116,6 +121,8 @@ impl Cluster for ReadOnly {
 struct Switches {
     follow: AtomicBool,
     write: AtomicBool,
+    /// The server says that next's index is being built.
+    building: AtomicBool,
 }
 
 struct World {
@@ -157,7 +164,8 @@ impl World {
 
     fn start(&mut self) -> Engine {
         self.runners += 1;
-        let db: Db = Arc::new(ReadOnly { inner: self.cluster.clone(), refused: self.refused.clone() });
+        let (inner, refused, switches) = (self.cluster.clone(), self.refused.clone(), self.switches.clone());
+        let db: Db = Arc::new(ReadOnly { inner, refused, switches });
         let deps = Deps {
             rt: self.rt.clone(),
             group: Group(self.runners),
@@ -450,6 +458,102 @@ fn a_lost_oplog_is_no_end_and_everything_is_compared_again() {
     w.cluster.faults().truncate_oplog();
     w.cluster.faults().set_unreachable(false);
     w.until("it is found all the same", S(60), || engine.snapshot().reconcile[0].extra == Some(1));
+    w.nothing_was_written();
+}
+
+#[test]
+fn a_lag_gate_does_not_pass_on_a_document_that_went_missing_while_nobody_looked() {
+    let mut w = World::new(8);
+    w.start();
+    w.migrate();
+    w.until("it soaks", S(60), || w.soaks(1));
+    w.rt.kill(Group(1));
+    let [_, next] = w.sides();
+    w.write(WriteOp::Delete { ns: next.clone(), key: Key::from(9), only_if: None });
+    let engine = w.start();
+    // A document that is missing is looked at again and again before it counts.
+    for _ in 0..50 {
+        w.pass(Micros::from_ms(100));
+        assert_eq!(engine.snapshot().lag.apply, None, "nothing is known before everything has been compared again");
+    }
+    w.until("it is found", S(30), || engine.snapshot().reconcile[0].missing == Some(1));
+    w.pass(S(30));
+    let s = engine.snapshot();
+    assert!(s.lag.apply.is_some_and(|lag| lag > S(25)), "{:?}", s.lag.apply);
+    assert_eq!(s.phase, Phase::Blocked, "{}", w.log());
+    w.put(&next, carried(&order(9, 9)));
+    w.until("it is completed", S(60), || engine.ended().is_some());
+    w.nothing_was_written();
+}
+
+#[test]
+fn the_lag_does_not_climb_by_itself_while_everything_is_compared_again() {
+    let mut w = World::new(9);
+    w.start();
+    w.application();
+    w.migrate();
+    w.until("it soaks", S(60), || w.soaks(1));
+    w.rt.kill(Group(1));
+    // One that stays as it is makes the comparison long.
+    let [_, next] = w.sides();
+    w.put(&next, carried(&order(5_000, 1)));
+    let engine = w.start();
+    w.pass(S(5));
+    let s = engine.snapshot();
+    assert!(s.lag.apply.is_none() && s.lag.apply_rate > 5.0, "{:?}, {}", s.lag.apply, s.lag.apply_rate);
+    w.until("the lag is known", S(30), || engine.snapshot().lag.apply.is_some());
+    let lag = engine.snapshot().lag.apply.unwrap();
+    assert!(lag < S(2), "{lag}");
+    w.nothing_was_written();
+}
+
+#[test]
+fn an_index_that_is_still_being_built_is_not_there_yet() {
+    let mut w = World::new(10);
+    w.switches.building.store(true, Ordering::SeqCst);
+    let engine = w.start();
+    w.migrate();
+    w.pass(S(60));
+    assert!(engine.snapshot().why.contains("is still being built"), "{}", engine.snapshot().why);
+    assert!(!w.soaks(1));
+    w.switches.building.store(false, Ordering::SeqCst);
+    w.until("it soaks", S(10), || w.soaks(1));
+    w.nothing_was_written();
+}
+
+#[test]
+fn a_hot_key_that_is_never_carried_counts_as_differing() {
+    let mut w = World::new(11);
+    let engine = w.start();
+    w.migrate();
+    w.until("it soaks", S(60), || w.soaks(1));
+    let [legacy, _] = w.sides();
+    w.switches.follow.store(false, Ordering::SeqCst);
+    for n in 0..120 {
+        w.put(&legacy, order(7, 1_000 + n));
+        w.pass(Micros::from_ms(50));
+        let r = &engine.snapshot().reconcile[0];
+        assert!(n < 100 || r.differing == Some(1), "after {n}: {:?} in flight {:?}", r.differing, r.in_flight);
+    }
+    w.nothing_was_written();
+}
+
+#[test]
+fn a_copy_that_is_dropped_right_after_a_resume_is_told_to_a_person() {
+    let mut w = World::new(12);
+    w.start();
+    w.migrate();
+    w.until("it soaks", S(60), || w.soaks(1));
+    w.rt.kill(Group(1));
+    w.rt.kill(Group(50));
+    let [_, next] = w.sides();
+    w.put(&next, carried(&order(5_000, 1)));
+    let engine = w.start();
+    w.pass(S(2));
+    assert_eq!(engine.snapshot().lag.apply, None, "everything is being compared again");
+    let cluster = w.cluster.clone();
+    w.sim.block_on(async move { cluster.admin(&AdminOp::Drop { ns: next }).await }).unwrap().unwrap();
+    w.until("a person is asked", S(10), || engine.snapshot().phase == Phase::NeedsOperator);
     w.nothing_was_written();
 }
 

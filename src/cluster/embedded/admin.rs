@@ -50,10 +50,11 @@ impl Core {
             | AdminOp::Kind { ns }
             | AdminOp::Count { ns }
             | AdminOp::Latency { ns }
+            | AdminOp::Building { ns }
             | AdminOp::Drop { ns } => (ns, 0),
         };
         // What a server says about itself.
-        let looks = matches!(op, AdminOp::Load | AdminOp::Latency { .. });
+        let looks = matches!(op, AdminOp::Load | AdminOp::Latency { .. } | AdminOp::Building { .. });
         let kind = if looks { OpKind::Observe } else { OpKind::Admin };
         let plan = self.begin(kind, ns, per).await?;
         let deadline = self.rt.now() + self.config.majority_timeout;
@@ -118,6 +119,8 @@ impl Core {
             AdminOp::Kind { ns } => Ok((AdminDone::Kind(kind(s, ns)), None)),
             AdminOp::Indexes { ns } => Ok((AdminDone::Indexes(indexes(s, ns)), None)),
             AdminOp::Load => Ok((AdminDone::Load(s.load(&self.config, now)), None)),
+            // An index is there at once.
+            AdminOp::Building { .. } => Ok((AdminDone::Names(Vec::new()), None)),
             AdminOp::Latency { ns } => {
                 let told = (!s.faults.tells_nothing).then(|| {
                     let entity = s.log(ns).entity;

@@ -44,6 +44,7 @@ impl Mongo {
                 self.done_if(made, |kind| kind == CollKind::View, ns).await
             }
             AdminOp::Load => Ok(AdminDone::Load(self.load().await)),
+            AdminOp::Building { ns } => Ok(AdminDone::Names(self.building(ns).await)),
             AdminOp::Latency { ns } => Ok(AdminDone::Latency(self.latency(ns).await)),
             AdminOp::Count { ns } => {
                 // Without a query the server answers from the collection's metadata.
@@ -145,6 +146,18 @@ impl Mongo {
             other => other?,
         };
         specs.iter().map(spec_of).collect()
+    }
+
+    /// `listIndexes` lists those that are being built like all others. Only an onlooker asks: whoever builds waits for the server's answer,
+    /// and needs no right to `$collStats`. Without that right nothing is known of a build.
+    async fn building(&self, ns: &Ns) -> Vec<String> {
+        let mut pipeline = RawArrayBuf::new();
+        pipeline.push(rawdoc! { "$collStats": { "storageStats": {} } });
+        let ask = rawdoc! { "aggregate": &*ns.coll, "pipeline": pipeline, "cursor": {} };
+        let stats = self.list(&ns.db, ask).await.unwrap_or_default();
+        let of = |d: &Document| d.get_document("storageStats").and_then(|s| s.get_array("indexBuilds")).ok().cloned();
+        let builds = stats.iter().filter_map(of).flatten();
+        builds.filter_map(|name| name.as_str().map(str::to_owned)).collect()
     }
 
     /// Point queries on fields of unique indexes, in the newest state: what stands in the way of a write need not be a majority's yet.

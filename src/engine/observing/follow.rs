@@ -55,11 +55,14 @@ fn take(ctx: &Arc<Ctx>, side: Side, batch: &ChangeBatch) -> bool {
         if event.kind == ChangeKind::Gone {
             return false;
         }
+    }
+    // First where a comparison under way looks: what is not remembered here any more is found there.
+    ctx.touched(batch.events.iter().filter_map(|e| e.key.clone()));
+    for event in &batch.events {
         if let (Some(observing), Some(key)) = (&ctx.observing, &event.key) {
             observing.heard(side, key, now);
         }
     }
-    ctx.touched(batch.events.iter().filter_map(|e| e.key.clone()));
     ctx.saw(side, batch.pos.at);
     ctx.tails[side as usize].has_looked(batch.pos.at, batch.events.len() as u64);
     true
@@ -67,7 +70,7 @@ fn take(ctx: &Arc<Ctx>, side: Side, batch: &ChangeBatch) -> bool {
 
 /// A copy that is begun anew before anything was compared is the other tool's affair. Everything else a person should know.
 async fn gone(ctx: &Arc<Ctx>, side: Side) {
-    let compared = ctx.observing.as_ref().is_some_and(super::Observing::is_current);
+    let compared = ctx.observing.as_ref().is_some_and(super::Observing::compared_once);
     if side == Side::Legacy || compared {
         let what = format!("{} was dropped or renamed while it was observed", ctx.ns(side));
         ctx.report_halt(Halt::Broken(format!("{what}; after `continue` both sides are compared again"))).await;

@@ -16,8 +16,10 @@ use crate::runtime::Micros;
 const PAUSE: Micros = Micros::from_ms(250);
 /// A round is followed by a rest of so many times its length: an onlooker takes a small part of a server only.
 const REST: u64 = 3;
-/// And of at most so long, so that what is known is never called old.
-const REST_MAX: Micros = Micros::from_secs(2);
+/// Between two looks whether everything must be compared again.
+const LOOK: Micros = Micros::from_secs(2);
+/// More keys differ than are remembered: nothing is gained by reading both sides whole again at once.
+const TOO_MANY: Micros = Micros::from_secs(60);
 /// Keys compared in one go.
 const CHUNK: usize = 500;
 
@@ -25,25 +27,38 @@ const CHUNK: usize = 500;
 pub(super) async fn keep(ctx: Arc<Ctx>, publisher: Arc<Publisher>) {
     let Some(observing) = &ctx.observing else { return };
     loop {
-        let began = ctx.rt.now();
+        let mut compared = Micros::ZERO;
         if publisher.is_open()
-            && let Err(halt) = round(&ctx, observing, &publisher).await
+            && let Err(halt) = round(&ctx, observing, &mut compared).await
         {
             ctx.report_halt(halt).await;
             ctx.sleep(Micros::from_secs(2)).await;
         }
-        let took = ctx.rt.now().since(began);
-        ctx.sleep(Micros(took.0.saturating_mul(REST)).min(REST_MAX).max(PAUSE)).await;
+        ctx.sleep(rest_after(compared)).await;
     }
 }
 
-async fn round(ctx: &Arc<Ctx>, observing: &Observing, publisher: &Publisher) -> Result<(), Halt> {
-    let state = publisher.state();
-    let waits = state.needs_operator.is_some() || !matches!(state.status, Status::Soaking { .. });
-    if state.reconciled.is_some() && !observing.is_current() && !waits {
-        // An earlier process had compared, or the thread was lost: the gates of this stage stand on it.
-        reached::compare_whole(ctx, observing).await?;
+/// The rest after a round that spent so long comparing.
+fn rest_after(compared: Micros) -> Micros {
+    Micros(compared.0.saturating_mul(REST)).max(PAUSE)
+}
+
+/// Compares everything again where an earlier process had compared, or the thread was lost: the gates of a stage that soaks stand on
+/// it. Apart from the rounds: what changes meanwhile would look as if nobody carried it.
+pub(super) async fn compare_afresh(ctx: Arc<Ctx>, publisher: Arc<Publisher>) {
+    let Some(observing) = &ctx.observing else { return };
+    loop {
+        let state = publisher.state();
+        let waits = state.needs_operator.is_some() || !matches!(state.status, Status::Soaking { .. });
+        let due = publisher.is_open() && state.reconciled.is_some() && !observing.is_current() && !waits;
+        if due && let Err(halt) = reached::compare_whole(&ctx, observing).await {
+            ctx.report_halt(halt).await;
+        }
+        ctx.sleep(if due && observing.too_many() { TOO_MANY } else { LOOK }).await;
     }
+}
+
+async fn round(ctx: &Arc<Ctx>, observing: &Observing, compared: &mut Micros) -> Result<(), Halt> {
     let breaks = observing.breaks();
     let Some(through_ms) = reconcile::pass_markers(ctx).await? else { return Ok(()) };
     let mut pacer = Pacer::new(ctx);
@@ -51,7 +66,9 @@ async fn round(ctx: &Arc<Ctx>, observing: &Observing, publisher: &Publisher) -> 
         if !pacer.pace(0).await {
             return Ok(());
         }
+        let began = ctx.rt.now();
         compare_again(ctx, keys).await?;
+        *compared += ctx.rt.now().since(began);
     }
     drop(pacer);
     // Who compares both sides whole shows its own progress.
@@ -77,9 +94,8 @@ pub(super) async fn meter(ctx: Arc<Ctx>) {
             let mut live = lock(&ctx.live);
             let meter = &mut live.lag[Side::Legacy as usize];
             meter.applied(now, |at| tail.has_applied(at));
-            meter.unmatched_since(unmatched.flatten());
-            // More keys than can be remembered: how far next is behind is not known.
-            let lag = unmatched.and_then(|_| live.apply_lag(Side::Legacy, now)).filter(|_| tail.is_running());
+            meter.unmatched_since(unmatched);
+            let lag = live.apply_lag(Side::Legacy, now).filter(|_| tail.is_running());
             if let Some(lag) = lag {
                 live.metrics.set("lag.apply", None, now, lag.0 as f64);
             }
@@ -93,5 +109,16 @@ pub(super) async fn meter(ctx: Arc<Ctx>) {
             }
         }
         ctx.sleep(Micros::from_ms(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_a_round_compares_it_takes_a_quarter_of_the_time() {
+        let s = Micros::from_secs;
+        assert_eq!([Micros::ZERO, s(1), s(60)].map(rest_after), [PAUSE, s(3), s(180)]);
     }
 }

@@ -55,6 +55,7 @@ pub(super) fn spawn_watchers(ctx: &Arc<Ctx>, publisher: &Arc<Publisher>) {
         ctx.spawn("next answers", strand::listen(ctx.clone()));
     }
     ctx.spawn("keep", keep::keep(ctx.clone(), publisher.clone()));
+    ctx.spawn("compare afresh", keep::compare_afresh(ctx.clone(), publisher.clone()));
     ctx.spawn("meter", keep::meter(ctx.clone()));
     ctx.spawn("throttle", throttle::watch(ctx.clone()));
     ctx.spawn("lag", observe::measure_lag(ctx.clone(), Side::Legacy));

@@ -25,22 +25,35 @@ pub(super) async fn indexes(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Val
             ctx.sleep(Micros::from_ms(100)).await;
             continue;
         }
-        let there = match kind(ctx, Side::Next, ctx.ns(Side::Next)).await? {
-            CollKind::Collection => index_list(ctx, Side::Next).await?,
-            _ => Vec::new(),
+        let (there, building) = match kind(ctx, Side::Next, ctx.ns(Side::Next)).await? {
+            // The list has those that are being built too.
+            CollKind::Collection => (index_list(ctx, Side::Next).await?, building(ctx).await?),
+            _ => (Vec::new(), Vec::new()),
         };
-        let Some(lacking) = wanted.iter().find(|w| !there.iter().any(|t| serves(t, w))) else {
+        let ready = |t: &IndexSpec| !building.contains(&t.name);
+        let Some(lacking) = wanted.iter().find(|w| !there.iter().any(|t| serves(t, w) && ready(t))) else {
             return Ok(Some(json!({ "text": format!("next has the {} indexes of the plan", wanted.len()) })));
         };
         let keys = crate::scrub::short(&lacking.keys.to_string(), 100);
         let name = crate::scrub::short(&lacking.name, 60);
-        held(match there.iter().any(|t| t.name == lacking.name || same_keys(&t.keys, &lacking.keys)) {
+        let likely = there.iter().any(|t| t.name == lacking.name || same_keys(&t.keys, &lacking.keys));
+        held(match likely {
+            _ if there.iter().any(|t| serves(t, lacking)) => format!("next's index over {keys} is still being built"),
             true => format!("the index `{name}` over {keys} is another on next than the plan has it"),
             false => format!("next has no index over {keys} yet (`{name}` in the plan)"),
         });
         ctx.sleep(AGAIN).await;
     }
     Ok(None)
+}
+
+/// The indexes of next that are being built, as far as the server tells.
+async fn building(ctx: &Arc<Ctx>) -> Result<Vec<String>, Halt> {
+    let op = AdminOp::Building { ns: ctx.ns(Side::Next).clone() };
+    match ctx.admin(Side::Next, "looking for indexes that are being built", op).await? {
+        AdminDone::Names(names) => Ok(names),
+        _ => Err(Halt::Broken("the cluster answered Building with something else".into())),
+    }
 }
 
 /// Does what the planned one is for. Another tool has names of its own, and may write directions as other numbers.
