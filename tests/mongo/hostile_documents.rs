@@ -221,7 +221,7 @@ fn there_and_back(set: &ReplSet, id: &str, count: u64, large: u64) -> R {
         let command = rawdoc! { "delete": "orders", "deletes": deletes, "writeConcern": { "w": "majority" } };
         TOKIO.block_on(async { db.run_raw_command(command).await }).map_err(text)?;
         wanted.remove(&key);
-        keys.extend(["--key".to_owned(), key.to_string()]);
+        keys.extend(["--key".to_owned(), hostile::told_as(&key)]);
     }
     until("the copy is whole", LONG, || run.prints(|l| l["kind"] == "soak_began"))?;
     ask(&place, "stop")?;

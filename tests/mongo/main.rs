@@ -194,6 +194,7 @@ const LONG: &[&str] = &[
     "explain::a_rollout_that_has_moved_nothing_is_brought_back_too",
     "explain::the_printed_commands_bring_documents_back_from_another_cluster",
     "explain::the_printed_commands_bring_half_a_rollout_back",
+    "hostile::a_thousand_documents_go_there_and_back_or_are_listed",
     "hostile::ten_thousand_documents_go_there_and_back_or_are_listed",
     "in_place::20_000_documents_come_back_byte_for_byte_while_one_in_twenty_is_edited",
     "in_place::a_runner_killed_there_and_back_restores_every_document",
