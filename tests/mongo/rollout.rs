@@ -393,8 +393,8 @@ fn stopped(set: &ReplSet) -> R {
     let epochs = TOKIO.block_on(sessions(set, &place.id))?;
     let by = by_epoch(&lines, &records, &copies, &epochs, &place.id)?;
     let n = |epoch, after| by.get(&(epoch, after)).copied().unwrap_or(0);
-    if n(1, true) > 0 || n(1, false) == 0 || n(epoch, true) == 0 {
-        return Err(format!("changes of copies by (epoch, after the take-over): {by:?}"));
+    if n(1, true) > 0 || n(1, false) == 0 || n(epoch, false) == 0 {
+        return Err(format!("changes of copies by (epoch, after a newer one began): {by:?}"));
     }
     Ok(())
 }
