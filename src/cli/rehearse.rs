@@ -46,13 +46,10 @@ pub(super) fn run(args: &RehearseArgs) -> Outcome {
     } else {
         tail(&found);
     }
-    let failed = found.passes.iter().any(|p| p.outcome.is_err());
-    Ok(if failed {
-        FAILED
-    } else if found.is_clean() {
-        DONE
-    } else {
-        NEEDS_OPERATOR
+    Ok(match (found.failed(), found.is_clean()) {
+        (0, true) => DONE,
+        (0, false) => NEEDS_OPERATOR,
+        _ => FAILED,
     })
 }
 
@@ -99,20 +96,16 @@ fn tail(found: &Rehearsal) {
     if found.refused.len() > SHOWN {
         out::line(&format!("refused: {} more (--json names them all)", found.refused.len() - SHOWN));
     }
-    if found.masked_out > 0 {
-        let n = out::thousands(found.masked_out as u64);
-        out::line(&format!("{n} documents no longer fit the steps once they are masked, and were left out"));
+    for (n, what) in [
+        (found.masked_out, "no longer fit the steps once they are masked, and were left out"),
+        (found.already, "have next's shape already, and were left out"),
+        (found.unedited, "would not survive a field more, and were carried without edits"),
+    ] {
+        if n > 0 {
+            out::line(&format!("{} documents {what}", out::thousands(n as u64)));
+        }
     }
-    if found.already > 0 {
-        let n = out::thousands(found.already as u64);
-        out::line(&format!("{n} documents have next's shape already, and were left out"));
-    }
-    if found.unedited > 0 {
-        let n = out::thousands(found.unedited as u64);
-        out::line(&format!("{n} documents would not survive a field more, and were carried without edits"));
-    }
-    let failed = found.passes.iter().filter(|p| p.outcome.is_err()).count();
-    out::line(&match (failed, found.refused.len()) {
+    out::line(&match (found.failed(), found.refused.len()) {
         (0, 0) => format!("{} rollouts, and everything came where it belongs", found.passes.len()),
         (0, n) => format!("{} rollouts went well without the {n} documents that the steps refuse", found.passes.len()),
         (n, _) => format!("{n} of {} rollouts FAILED", found.passes.len()),
@@ -138,6 +131,6 @@ fn summary(plan: &Plan, found: &Rehearsal) -> Value {
     json!({
         "kind": "summary", "ok": found.is_clean(), "plan": { "id": plan.id, "version": plan.version, "hash": plan.hash },
         "documents": found.documents, "refused": found.refused, "masked_out": found.masked_out, "already": found.already, "unedited": found.unedited,
-        "rollouts": found.passes.len(), "failed": found.passes.iter().filter(|p| p.outcome.is_err()).count(),
+        "rollouts": found.passes.len(), "failed": found.failed(),
     })
 }

@@ -457,8 +457,7 @@ async fn route_event(ctx: &Arc<Ctx>, src: Side, event: &Change) -> Option<(Key, 
         Ok(b) => b,
         Err(e) => {
             let deleted = event.kind == ChangeKind::Delete;
-            let why = format!("its _id cannot be routed: {e}");
-            if let Err(halt) = super::unfit::heard(ctx, src, &key, &why, deleted).await {
+            if let Err(halt) = super::unfit::heard(ctx, src, &key, &e, deleted).await {
                 ctx.report_halt(halt).await;
             }
             return None;

@@ -10,8 +10,8 @@ use super::ctx::{Ctx, Halt};
 use super::lossy;
 use super::resync::image;
 use super::throttle::Pacer;
-use crate::cluster::{Key, Page, PageLimit};
-use crate::route::{Side, bucket_of};
+use crate::cluster::{Doc, Key, Page, PageLimit};
+use crate::route::{BucketError, Side, bucket_of};
 
 /// A document that cannot be carried, and why.
 pub(super) type Misfit = (Key, String);
@@ -19,9 +19,13 @@ pub(super) type Misfit = (Key, String);
 /// After so many the steps do not fit the collection, and a longer list helps nobody.
 const AHEAD_MAX: usize = 1_000;
 
+fn cannot_be_routed(no_bucket: &BucketError) -> String {
+    format!("its _id cannot be routed: {no_bucket}")
+}
+
 /// Why an `_id` has no bucket; `None` when it has one.
 fn unrouted(key: &Key) -> Option<String> {
-    bucket_of(key).err().map(|e| format!("its _id cannot be routed: {e}"))
+    bucket_of(key).err().map(|e| cannot_be_routed(&e))
 }
 
 /// Takes the documents out of a page whose `_id` has no bucket.
@@ -61,8 +65,11 @@ pub(super) async fn look_ahead(ctx: &Arc<Ctx>, mut from: Option<Key>) -> Result<
         let odd: Vec<Key> = page.docs.iter().filter(|(k, d)| why(k, d).is_some()).map(|(k, _)| k.clone()).collect();
         // Mended or deleted meanwhile, perhaps, and the tail has been there already.
         let now = super::reconcile::read(ctx, Side::Legacy, &odd).await?;
-        let still = odd.into_iter().zip(now).filter_map(|(k, d)| Some((why(&k, &d?)?, k)));
-        let found: Vec<Misfit> = still.map(|(why, k)| (k, why)).collect();
+        let still = |(key, doc): (Key, Option<Doc>)| {
+            let why = why(&key, &doc?)?;
+            Some((key, why))
+        };
+        let found: Vec<Misfit> = odd.into_iter().zip(now).filter_map(still).collect();
         listed += list(ctx, &found).await?;
         from = page.docs.last().map(|(k, _)| k.clone()).or(from);
         if page.end {
@@ -72,11 +79,17 @@ pub(super) async fn look_ahead(ctx: &Arc<Ctx>, mut from: Option<Key>) -> Result<
     Ok(true)
 }
 
-/// What becomes of an event on a key that has no bucket: there is no copy of it to write.
-pub(super) async fn heard(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str, deleted: bool) -> Result<(), Halt> {
+/// What becomes of an event on a key that has no bucket, for this reason: there is no copy of it to write.
+pub(super) async fn heard(
+    ctx: &Arc<Ctx>,
+    src: Side,
+    key: &Key,
+    no_bucket: &BucketError,
+    deleted: bool,
+) -> Result<(), Halt> {
     if deleted {
         ctx.aside.written(src, std::slice::from_ref(key), &[]);
         return Ok(());
     }
-    lossy::unclear(ctx, src, key, why).await
+    lossy::unclear(ctx, src, key, &cannot_be_routed(no_bucket)).await
 }

@@ -298,6 +298,25 @@ impl JournalStore for Kept {
     }
 }
 
+/// A migration that has got so far that its first stage soaks.
+fn soaking(seed: u64) -> (World, Engine) {
+    soaks_with(seed, |_| {})
+}
+
+/// The same, and an application goes on writing.
+fn soaking_under_traffic(seed: u64) -> (World, Engine) {
+    soaks_with(seed, World::application)
+}
+
+fn soaks_with(seed: u64, begin: impl FnOnce(&World)) -> (World, Engine) {
+    let mut w = World::new(seed);
+    let engine = w.start();
+    begin(&w);
+    w.migrate();
+    w.until("it soaks", S(60), || w.soaks(1));
+    (w, engine)
+}
+
 #[test]
 fn a_migration_by_another_tool_is_waited_for_compared_and_passed_without_a_write() {
     let mut w = World::new(1);
@@ -325,10 +344,7 @@ fn a_migration_by_another_tool_is_waited_for_compared_and_passed_without_a_write
 
 #[test]
 fn a_wrong_document_is_found_while_it_soaks_and_holds_the_stage_until_it_is_right() {
-    let mut w = World::new(2);
-    let engine = w.start();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (w, engine) = soaking(2);
     let [legacy, next] = w.sides();
     w.pass(S(5));
     assert_eq!(engine.snapshot().reconcile[0].matched, Some(300));
@@ -371,11 +387,7 @@ fn a_stage_is_not_reached_while_a_document_differs_and_says_which() {
 
 #[test]
 fn the_lag_is_the_age_of_the_oldest_change_that_has_not_been_carried() {
-    let mut w = World::new(4);
-    let engine = w.start();
-    w.application();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (w, engine) = soaking_under_traffic(4);
     w.pass(S(3));
     let lag = || engine.snapshot().lag.apply.unwrap();
     assert!(lag() < S(2), "{}", lag());
@@ -421,11 +433,7 @@ fn it_is_paused_continued_and_advanced_from_the_screen_and_never_rolls_back() {
 
 #[test]
 fn an_observer_that_died_goes_on_from_its_journal_and_compares_afresh() {
-    let mut w = World::new(6);
-    w.start();
-    w.application();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (mut w, _) = soaking_under_traffic(6);
     w.rt.kill(Group(1));
     // Nobody looks on meanwhile.
     let [_, next] = w.sides();
@@ -443,10 +451,7 @@ fn an_observer_that_died_goes_on_from_its_journal_and_compares_afresh() {
 
 #[test]
 fn a_lost_oplog_is_no_end_and_everything_is_compared_again() {
-    let mut w = World::new(7);
-    let engine = w.start();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (w, engine) = soaking(7);
     w.pass(S(3));
     let [_, next] = w.sides();
     // The tool has its own stream, and comes to its end with it.
@@ -463,10 +468,7 @@ fn a_lost_oplog_is_no_end_and_everything_is_compared_again() {
 
 #[test]
 fn a_lag_gate_does_not_pass_on_a_document_that_went_missing_while_nobody_looked() {
-    let mut w = World::new(8);
-    w.start();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (mut w, _) = soaking(8);
     w.rt.kill(Group(1));
     let [_, next] = w.sides();
     w.write(WriteOp::Delete { ns: next.clone(), key: Key::from(9), only_if: None });
@@ -488,11 +490,7 @@ fn a_lag_gate_does_not_pass_on_a_document_that_went_missing_while_nobody_looked(
 
 #[test]
 fn the_lag_does_not_climb_by_itself_while_everything_is_compared_again() {
-    let mut w = World::new(9);
-    w.start();
-    w.application();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (mut w, _) = soaking_under_traffic(9);
     w.rt.kill(Group(1));
     // One that stays as it is makes the comparison long.
     let [_, next] = w.sides();
@@ -523,10 +521,7 @@ fn an_index_that_is_still_being_built_is_not_there_yet() {
 
 #[test]
 fn a_hot_key_that_is_never_carried_counts_as_differing() {
-    let mut w = World::new(11);
-    let engine = w.start();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (w, engine) = soaking(11);
     let [legacy, _] = w.sides();
     w.switches.follow.store(false, Ordering::SeqCst);
     for n in 0..120 {
@@ -540,10 +535,7 @@ fn a_hot_key_that_is_never_carried_counts_as_differing() {
 
 #[test]
 fn a_copy_that_is_dropped_right_after_a_resume_is_told_to_a_person() {
-    let mut w = World::new(12);
-    w.start();
-    w.migrate();
-    w.until("it soaks", S(60), || w.soaks(1));
+    let (mut w, _) = soaking(12);
     w.rt.kill(Group(1));
     w.rt.kill(Group(50));
     let [_, next] = w.sides();

@@ -93,14 +93,14 @@ pub(super) fn text(e: &Error) -> String {
     }
 }
 
-/// A message as it is shown: one line, not too long.
-pub(super) fn shown(message: &str) -> String {
-    short(message, 400)
+/// The driver's message as it is told: without secrets, one line, not too long.
+pub(super) fn told(e: &Error, hide: impl Fn(&str) -> String) -> String {
+    short(&hide(&text(e)), 400)
 }
 
 /// Sorts a driver error; `hide` takes secrets out of its text.
 pub(super) fn classify(e: &Error, phase: Phase, hide: impl Fn(&str) -> String) -> Failed {
-    let message = shown(&hide(&text(e)));
+    let message = told(e, &hide);
     let no_writes = phase == Phase::Write && e.contains_label(NO_WRITES_PERFORMED);
     let failed = match e.kind.as_ref() {
         ErrorKind::Command(c) if e.contains_label(SYSTEM_OVERLOADED_ERROR) => {

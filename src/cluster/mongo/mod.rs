@@ -100,7 +100,7 @@ impl Mongo {
     /// A client, and the options it was made with.
     async fn with_options(uri: &str, rt: Rt) -> Result<(Mongo, ClientOptions), MongoError> {
         let secrets = Secrets::of(uri);
-        let invalid = |e: mongodb::error::Error| MongoError::Uri(errors::shown(&secrets.hide(&errors::text(&e))));
+        let invalid = |e: mongodb::error::Error| MongoError::Uri(errors::told(&e, |t| secrets.hide(t)));
         let mut options = ClientOptions::parse(uri).await.map_err(invalid)?;
         options.selection_criteria = None;
         options.read_concern = None;
@@ -121,7 +121,7 @@ impl Mongo {
             .database("admin")
             .run_command(doc! { "hello": 1 })
             .await
-            .map_err(|e| MongoError::Unreachable(errors::shown(&self.secrets.hide(&errors::text(&e)))))?;
+            .map_err(|e| MongoError::Unreachable(errors::told(&e, |t| self.secrets.hide(t))))?;
         match unfit(&hello) {
             Some(unfit) => Err(unfit.into()),
             None => Ok(set_name(&hello)),

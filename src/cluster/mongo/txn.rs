@@ -95,7 +95,7 @@ impl Mongo {
             Ok(()) => Ok(TxnDone { at: session.driver.operation_time().map_or(ClusterTime::ZERO, ClusterTime::from) }),
             Err(e) if e.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
                 *phase = Phase::Harmless;
-                Err(Failed::NotDone(Reason::Conflict(errors::shown(&self.secrets.hide(&errors::text(&e))))))
+                Err(Failed::NotDone(Reason::Conflict(errors::told(&e, |t| self.secrets.hide(t)))))
             }
             Err(e) => Err(self.failed(&e, Phase::Commit)),
         }

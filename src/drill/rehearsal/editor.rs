@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bson::raw::CStr;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::Cast;
@@ -17,24 +18,22 @@ use crate::runtime::{Group, Micros, Rt, sleep};
 use crate::transform::Transform;
 
 /// The field that an edit sets.
-const FIELD: &str = "tidegate_rehearsal";
+const FIELD: &CStr = bson::cstr!("tidegate_rehearsal");
 /// Draw stream of the editor.
 const STREAM: u32 = 0x7265_6865;
 /// How often a write that was not made is tried again.
 const TRIES: u64 = 20;
-/// Failures that are told.
-const FAILURES_MAX: usize = 5;
 
 /// The document with the field set to `n`, at its end.
 fn edited(doc: &RawDocument, n: i64) -> Option<RawDocumentBuf> {
     let mut out = RawDocumentBuf::new();
     for field in doc {
         let (name, value) = field.ok()?;
-        if name.as_str() != FIELD {
+        if name != FIELD {
             out.append(name, value);
         }
     }
-    out.append(bson::cstr!("tidegate_rehearsal"), n);
+    out.append(FIELD, n);
     Some(out)
 }
 
@@ -57,8 +56,8 @@ pub(super) struct State {
     on_next: BTreeSet<Key>,
     /// Acknowledged writes, by side.
     pub(super) edits: [u64; 2],
-    /// What went wrong.
-    pub(super) failures: Vec<String>,
+    /// What went wrong first.
+    pub(super) failure: Option<String>,
     seen: [ClusterTime; 2],
     ended: bool,
 }
@@ -71,7 +70,7 @@ impl State {
             deleted: BTreeMap::new(),
             on_next: BTreeSet::new(),
             edits: [0; 2],
-            failures: Vec::new(),
+            failure: None,
             seen: [ClusterTime::ZERO; 2],
             ended: false,
         }
@@ -152,10 +151,8 @@ impl Editor {
         }
         let draw = |k| self.rt.draw(STREAM, k, n);
         let key = &self.keys[(draw(0) % self.keys.len() as u64) as usize];
-        let bucket = match bucket_of(key) {
-            Ok(bucket) => bucket,
-            Err(_) => return true,
-        };
+        // Only documents that have a bucket take part.
+        let Ok(bucket) = bucket_of(key) else { return true };
         let began = self.rt.now();
         let Some(permit) = self.client.permit(&(key, bucket)).await else { return false };
         let done = self.write(&permit, key, n as i64, draw(1).is_multiple_of(8)).await;
@@ -168,10 +165,7 @@ impl Editor {
             Err(_) => r.error(OpKind::Write, side),
         });
         if let Err(why) = done {
-            let mut state = self.state();
-            if state.failures.len() < FAILURES_MAX {
-                state.failures.push(format!("_id {key} on {}: {why}", side.name()));
-            }
+            self.state().failure.get_or_insert_with(|| format!("_id {key} on {}: {why}", side.name()));
         }
         true
     }

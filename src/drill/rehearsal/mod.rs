@@ -118,10 +118,16 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
+    /// How many passes failed.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.passes.iter().filter(|p| p.outcome.is_err()).count()
+    }
+
     /// True when every pass went well and T carries every document.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.refused.is_empty() && self.passes.iter().all(|p| p.outcome.is_ok())
+        self.refused.is_empty() && self.failed() == 0
     }
 }
 

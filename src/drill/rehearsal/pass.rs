@@ -128,7 +128,7 @@ impl World {
                 let wanted = if way == Way::Through { End::Completed } else { End::RolledBack };
                 return if end == wanted { Ok(()) } else { Err(told(&end, &s)) };
             }
-            if let Some(failure) = self.editor.as_ref().and_then(|e| e.state().failures.first().cloned()) {
+            if let Some(failure) = self.editor.as_ref().and_then(|e| e.state().failure.clone()) {
                 return Err(format!("an edit failed: {failure}"));
             }
             // Nobody pauses here but the engine, over something that it has found.
@@ -174,7 +174,7 @@ impl World {
         match &self.editor {
             Some(editor) => {
                 let state = editor.state();
-                match state.failures.first() {
+                match &state.failure {
                     Some(failure) => Err(format!("an edit failed: {failure}")),
                     None => judge(transform, &state, &found, side),
                 }
