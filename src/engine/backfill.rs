@@ -1,24 +1,30 @@
-//! Copies what exists, chunk by chunk in `_id` order, checkpointed in the worker's slot with each chunk.
+//! Copies what exists, chunk by chunk in `_id` order: one is read while others are written, each checkpointed in its writer's slot.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bson::{RawBson, RawDocumentBuf};
+use futures_util::future::join_all;
 
 use super::ctx::{Ctx, Halt, lock};
+use super::keys::ReadMark;
 use super::live_view::Progress;
 use super::planted::Bug;
-use super::resync::{Absent, PUTS, differences, image, resync};
+use super::resync::{Absent, PUTS, differences, image, resync, store};
 use super::throttle::Pacer;
 use super::unfit::{self, Misfit};
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::Side;
+use crate::runtime::Micros;
 
 /// Documents a chunk, which is also its transaction.
 pub(super) const CHUNK_DOCS: usize = 1_000;
 /// Bytes a chunk.
 pub(super) const CHUNK_BYTES: usize = 4 << 20;
+
+/// Chunks on their way at the same time, each through a slot of its own. Two keep the servers busy while the third is read.
+const WRITERS: usize = 3;
 
 /// Copies everything not yet copied. Returns how many documents this run copied, or `None` when the engine is stopping.
 pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
@@ -28,69 +34,204 @@ pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     copied
 }
 
+/// Whose turn it is to read the next chunk.
+struct Turn<'c> {
+    rate: Option<Pacer<'c>>,
+    from: Option<Key>,
+    /// Documents up to there.
+    copied: u64,
+    /// Of which the rate knows.
+    paced: u64,
+}
+
+struct Copying<'c> {
+    turn: tokio::sync::Mutex<Turn<'c>>,
+    /// Legacy has been read to its end, or somebody stopped.
+    over: AtomicBool,
+    /// The engine is stopping.
+    left: AtomicBool,
+    looked_ahead: AtomicBool,
+    /// Documents whose chunk is written.
+    done: AtomicU64,
+    total: Option<u64>,
+    began: Micros,
+    first: u64,
+}
+
+/// What is written together.
+struct Chunk {
+    page: Page,
+    mark: ReadMark,
+    /// Those of its keys that are likely to be on next.
+    there: Vec<Key>,
+    unrouted: Vec<Misfit>,
+    /// Where the copy stands once it is written, and everything before it.
+    position: RawDocumentBuf,
+    last: Option<Key>,
+}
+
 async fn copy(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
-    let mut writer = SlotWriter::open(ctx, Side::Next, "backfill").await?;
-    let (mut from, mut copied) = resume_point(writer.checkpoint());
+    let mut writers = Vec::with_capacity(WRITERS);
+    for n in 0..WRITERS {
+        writers.push(SlotWriter::open(ctx, Side::Next, &worker(n)).await?);
+    }
+    let (from, copied) = resume(ctx, &mut writers).await?;
     let total = super::observe::estimated_count(ctx).await;
-    let began = ctx.rt.now();
-    let first = copied;
-    let limit = PageLimit { docs: ctx.chunk_docs, bytes: CHUNK_BYTES };
-    let (mut pacer, mut paced) = (Pacer::copying(ctx), copied);
-    let mut looked_ahead = false;
+    let turn = Turn { rate: Pacer::rate_of_all(ctx), from, copied, paced: copied };
+    let copying = Copying {
+        turn: tokio::sync::Mutex::new(turn),
+        over: AtomicBool::new(false),
+        left: AtomicBool::new(false),
+        looked_ahead: AtomicBool::new(false),
+        done: AtomicU64::new(copied),
+        total,
+        began: ctx.rt.now(),
+        first: copied,
+    };
+    copying.progress(ctx, 0);
+    let one = |writer: SlotWriter| async {
+        let ended = write_on(ctx, &copying, writer).await;
+        if ended.is_err() {
+            copying.over.store(true, Ordering::SeqCst);
+        }
+        ended
+    };
+    let ended = join_all(writers.into_iter().map(one)).await;
+    // Who let go may begin again; any other reason is final.
+    let halts = || ended.iter().filter_map(|e| e.as_ref().err());
+    if let Some(halt) = halts().find(|h| **h != Halt::LetGo).or_else(|| halts().next()) {
+        return Err(halt.clone());
+    }
+    let copied = copying.turn.into_inner().copied;
+    Ok(Some(copied).filter(|_| !copying.left.load(Ordering::SeqCst)))
+}
+
+/// The slot of one writer.
+fn worker(n: usize) -> String {
+    match n {
+        0 => "backfill".to_owned(),
+        n => format!("backfill-{}", n + 1),
+    }
+}
+
+/// Where the copy goes on: a writer's position says that its own chunks up to there are written, so everything is up to the lowest of them.
+/// What others wrote beyond is compared when it comes again. Every slot starts from there: a higher position of before would
+/// vouch for a chunk that this run gives to its writer.
+async fn resume(ctx: &Arc<Ctx>, writers: &mut [SlotWriter]) -> Result<(Option<Key>, u64), Halt> {
+    let mut points: Vec<_> = writers.iter().map(|w| resume_point(w.checkpoint())).collect();
+    let lowest = points.iter().min().cloned().unwrap_or_default();
+    for (writer, point) in writers.iter_mut().zip(points.drain(..)) {
+        if point != lowest {
+            store(ctx, writer, Side::Legacy, Some(checkpoint(lowest.0.as_ref(), lowest.1))).await?;
+        }
+    }
+    Ok(lowest)
+}
+
+/// One writer: chunk after chunk, until there is none.
+async fn write_on(ctx: &Arc<Ctx>, copying: &Copying<'_>, mut writer: SlotWriter) -> Result<(), Halt> {
+    let mut pacer = Pacer::pausing(ctx);
     loop {
-        if !pacer.pace(copied - std::mem::replace(&mut paced, copied)).await {
-            return Ok(None);
+        if !pacer.pace(0).await {
+            copying.leave();
         }
-        let mark = ctx.registry.begin_read();
-        let after =
-            if ctx.planted.has(Bug::ChunkReadNotAfterTail) { ClusterTime::ZERO } else { ctx.seen(Side::Legacy) };
-        let mut page = ctx
-            .retry("scanning legacy", || ctx.db(Side::Legacy).scan(ctx.ns(Side::Legacy), from.as_ref(), limit, after))
-            .await?;
-        ctx.saw(Side::Legacy, page.at);
-        let last = page.docs.last().map(|(k, _)| k.clone()).or(from);
-        copied += page.docs.len() as u64;
-        let unrouted = unfit::take_unrouted(&mut page);
-        let all: Vec<Key> = page.docs.iter().map(|(k, _)| k.clone()).collect();
-        let keep = match ctx.planted.has(Bug::ChunkNotRegistered) {
-            true => vec![true; all.len()],
-            false => ctx.registry.register(mark, &all),
+        let mut turn = copying.turn.lock().await;
+        if copying.over.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let Some((chunk, end)) = turn.read(ctx, &mut pacer).await? else {
+            copying.leave();
+            return Ok(());
         };
-        let held: Vec<Key> = all.iter().zip(&keep).filter(|(_, k)| **k).map(|(key, _)| key.clone()).collect();
-        let outcome = match unfit::list(ctx, &unrouted).await {
-            Err(halt) => Err(halt),
-            Ok(n) => {
-                let position = checkpoint(last.as_ref(), copied);
-                write_chunk(ctx, &mut writer, &page, &keep, &held, position).await.map(|more| n + more)
-            }
-        };
-        if outcome == Err(Halt::LetGo) {
-            settle_later(ctx, held);
-            return Err(Halt::LetGo);
+        drop(turn);
+        if end {
+            copying.over.store(true, Ordering::SeqCst);
         }
-        ctx.registry.release(held.into_iter());
-        let listed = outcome?;
-        from = last;
-        lock(&ctx.live).progress =
-            Some(Progress { name: "backfill", done: copied, total: total.map(|t| t.max(copied)), began, from: first });
-        if page.end {
-            return Ok(Some(copied));
-        }
-        if listed > 0 && !looked_ahead {
-            looked_ahead = true;
-            if !unfit::look_ahead(ctx, from.clone()).await? {
-                return Ok(None);
-            }
+        let listed = write(ctx, &mut writer, &chunk).await?;
+        copying.progress(ctx, (chunk.page.docs.len() + chunk.unrouted.len()) as u64);
+        // Not in turn: whoever has it may be paused over this very document.
+        let first = listed > 0 && !end && !copying.looked_ahead.swap(true, Ordering::SeqCst);
+        if first && !unfit::look_ahead(ctx, chunk.last).await? {
+            copying.leave();
         }
     }
 }
 
+impl Copying<'_> {
+    /// The task is to be left: nobody begins another chunk.
+    fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// So many documents more are written.
+    fn progress(&self, ctx: &Ctx, n: u64) {
+        let done = self.done.fetch_add(n, Ordering::SeqCst) + n;
+        let total = self.total.map(|t| t.max(done));
+        lock(&ctx.live).progress =
+            Some(Progress { name: "backfill", done, total, began: self.began, from: self.first });
+    }
+}
+
+impl Turn<'_> {
+    /// Reads the next chunk, and whether it is the last; `None` when the task is to be left.
+    async fn read(&mut self, ctx: &Arc<Ctx>, pacer: &mut Pacer<'_>) -> Result<Option<(Chunk, bool)>, Halt> {
+        let copied = self.copied - std::mem::replace(&mut self.paced, self.copied);
+        if let Some(rate) = &mut self.rate
+            && !rate.pace(copied).await
+        {
+            return Ok(None);
+        }
+        pacer.begins();
+        let limit = PageLimit { docs: ctx.throttle.portion(ctx.chunk_docs), bytes: CHUNK_BYTES };
+        let mark = ctx.registry.begin_read();
+        let after =
+            if ctx.planted.has(Bug::ChunkReadNotAfterTail) { ClusterTime::ZERO } else { ctx.seen(Side::Legacy) };
+        let scan = || ctx.db(Side::Legacy).scan(ctx.ns(Side::Legacy), self.from.as_ref(), limit, after);
+        let mut page = match ctx.retry("scanning legacy", scan).await {
+            Ok(page) => page,
+            Err(halt) => {
+                ctx.registry.register(mark, &[]);
+                return Err(halt);
+            }
+        };
+        ctx.saw(Side::Legacy, page.at);
+        self.from = page.docs.last().map(|(k, _)| k.clone()).or(self.from.take());
+        self.copied += page.docs.len() as u64;
+        let unrouted = unfit::take_unrouted(&mut page);
+        let there = ctx.registry.likely_there(page.docs.iter().map(|(k, _)| k));
+        let position = checkpoint(self.from.as_ref(), self.copied);
+        let end = page.end;
+        Ok(Some((Chunk { page, mark, there, unrouted, position, last: self.from.clone() }, end)))
+    }
+}
+
+/// Registers a chunk's keys and writes it; answers how many documents were listed that nobody had been told of.
+async fn write(ctx: &Arc<Ctx>, writer: &mut SlotWriter, chunk: &Chunk) -> Result<usize, Halt> {
+    let all: Vec<Key> = chunk.page.docs.iter().map(|(k, _)| k.clone()).collect();
+    let keep = match ctx.planted.has(Bug::ChunkNotRegistered) {
+        true => vec![true; all.len()],
+        false => ctx.registry.register(chunk.mark, &all),
+    };
+    let held: Vec<Key> = all.into_iter().zip(&keep).filter(|(_, k)| **k).map(|(key, _)| key).collect();
+    let outcome = match unfit::list(ctx, &chunk.unrouted).await {
+        Err(halt) => Err(halt),
+        Ok(n) => write_chunk(ctx, writer, chunk, &keep, &held).await.map(|more| n + more),
+    };
+    if outcome == Err(Halt::LetGo) {
+        settle_later(ctx, writer.worker(), held);
+        return Err(Halt::LetGo);
+    }
+    ctx.registry.release(held.into_iter());
+    outcome
+}
+
 /// The chunk's outcome may be unknown: its keys stay registered, so that nobody writes them, until it is settled.
-fn settle_later(ctx: &Arc<Ctx>, held: Vec<Key>) {
+fn settle_later(ctx: &Arc<Ctx>, worker: String, held: Vec<Key>) {
     let later = ctx.clone();
     ctx.strand.unsettled.fetch_add(1, Ordering::SeqCst);
     ctx.spawn("settle a chunk", async move {
-        match SlotWriter::settle_later(&later, Side::Next, "backfill").await {
+        match SlotWriter::settle_later(&later, Side::Next, &worker).await {
             Ok(()) => {
                 later.registry.release(held.into_iter());
                 later.strand.unsettled.fetch_sub(1, Ordering::SeqCst);
@@ -106,26 +247,26 @@ fn settle_later(ctx: &Arc<Ctx>, held: Vec<Key>) {
 async fn write_chunk(
     ctx: &Arc<Ctx>,
     writer: &mut SlotWriter,
-    page: &Page,
+    chunk: &Chunk,
     keep: &[bool],
     held: &[Key],
-    checkpoint: RawDocumentBuf,
 ) -> Result<usize, Halt> {
     let mut listed = 0;
-    let there = ctx.registry.likely_there(held);
+    let point = || Some(chunk.position.clone());
+    let there: Vec<Key> = chunk.there.iter().filter(|k| held.binary_search(k).is_ok()).cloned().collect();
     // A chunk that was aborted is carried in parts, and so are the next ones until parts went well for a while.
     if writer.batch(held.len()) == held.len() && there.len() <= PUTS {
         let _together = ctx.together[Side::Legacy as usize].read().await;
-        let (ops, misfits) = in_one(ctx, page, keep, &there).await?;
+        let (ops, misfits) = in_one(ctx, &chunk.page, keep, &there).await?;
         listed = unfit::list(ctx, &misfits).await?;
-        match writer.commit(&ops, Some(checkpoint.clone())).await {
+        match writer.commit(&ops, point()).await {
             Ok(_) => return Ok(listed),
             Err(NotCommitted::Halt(h)) => return Err(h),
             Err(NotCommitted::Aborted(_) | NotCommitted::Refused(_)) => writer.halve(),
             Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {
                 let ops = differences(ctx, Side::Legacy, held, Absent::Insert).await?.ops;
                 if ops.len() <= PUTS {
-                    match writer.commit(&ops, Some(checkpoint.clone())).await {
+                    match writer.commit(&ops, point()).await {
                         Ok(_) => return Ok(listed),
                         Err(NotCommitted::Halt(h)) => return Err(h),
                         Err(_) => {}
@@ -134,7 +275,7 @@ async fn write_chunk(
             }
         }
     }
-    resync(ctx, writer, Side::Legacy, held, Some(checkpoint)).await.map(|_| listed)
+    resync(ctx, writer, Side::Legacy, held, point()).await.map(|_| listed)
 }
 
 /// A whole chunk as one transaction: `there` is compared, everything else inserted, but for what cannot be carried.

@@ -99,12 +99,13 @@ impl KeyRegistry {
     }
 
     /// Those of a chunk's keys, in their order, that are likely to be on next already. A guess, to save a transaction that would be
-    /// refused: what is written rests on what is read.
-    pub(super) fn likely_there(&self, keys: &[Key]) -> Vec<Key> {
+    /// refused: what is written rests on what is read. Asked in the order in which chunks are read.
+    pub(super) fn likely_there<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<Key> {
         let mut inner = lock(&self.inner);
         let Some(ahead) = &mut inner.ahead else { return Vec::new() };
-        let there = keys.iter().filter(|k| ahead.contains(k)).cloned().collect();
-        if let Some(last) = keys.last() {
+        let mut last = None;
+        let there = keys.inspect(|k| last = Some(*k)).filter(|k| ahead.contains(k)).cloned().collect();
+        if let Some(last) = last {
             // The copy is past them.
             *ahead = ahead.split_off(last);
         }

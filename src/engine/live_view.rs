@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::reconcile::Outcome;
+use super::throttle::Probes;
 use crate::cluster::load::Load;
 use crate::cluster::{ClusterTime, Observation};
 use crate::metrics::Metrics;
@@ -146,6 +147,8 @@ pub(super) struct LiveView {
     pub waiting: Option<String>,
     pub reconcile: ReconcileCounts,
     pub lag: [LagMeter; 2],
+    /// What markers on legacy's cluster took to be written.
+    pub probes: Probes,
     pub lag_history: VecDeque<Option<Micros>>,
     pub observed: [Option<(Micros, Observation)>; 2],
     /// What each cluster said about its load, and when.

@@ -34,6 +34,7 @@ mod runner;
 mod salvage;
 mod served;
 mod server_gate;
+mod sides;
 mod start;
 mod status;
 mod steady;

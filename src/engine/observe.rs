@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::ctx::{Ctx, Halt, lock};
 use super::load;
-use crate::cluster::{AdminDone, AdminOp, Key, PageLimit};
+use crate::cluster::{AdminDone, AdminOp, ClusterTime, Key, PageLimit};
 use crate::route::client::acks_ns;
 use crate::route::report::ReadReport;
 use crate::route::{Route, Side};
@@ -108,21 +108,34 @@ pub(super) async fn follow_applications(ctx: Arc<Ctx>) {
     }
 }
 
-/// Lag markers twice a second on each cluster that a tail follows.
+/// Lag markers twice a second on each cluster that a tail follows, and on legacy's in any case: what they take tells how the cluster fares.
 pub(super) async fn measure_lag(ctx: Arc<Ctx>, side: Side) {
     let mut due = ctx.rt.now();
     loop {
-        let tail = &ctx.tails[side as usize];
-        if tail.is_running() {
+        let followed = ctx.tails[side as usize].is_running();
+        let probed = side == Side::Legacy && ctx.observing.is_none();
+        if followed || probed {
             let began = ctx.rt.now();
-            lock(&ctx.live).lag[side as usize].sending(began);
+            if followed {
+                lock(&ctx.live).lag[side as usize].sending(began);
+            }
             match ctx.marker(side).await {
-                Ok(at) => lock(&ctx.live).lag[side as usize].sent(at, began),
+                Ok(at) => note_marker(&ctx, side, at, began, (followed, probed)),
                 Err(halt) => ctx.report_halt(halt).await,
             }
         }
         due = (due + Micros::from_ms(500)).max(ctx.rt.now());
         ctx.rt.sleep_until(due).await;
+    }
+}
+
+fn note_marker(ctx: &Ctx, side: Side, at: ClusterTime, began: Micros, (followed, probed): (bool, bool)) {
+    let (now, mut live) = (ctx.rt.now(), lock(&ctx.live));
+    if followed {
+        live.lag[side as usize].sent(at, began);
+    }
+    if probed {
+        live.probes.note(now, now.since(began));
     }
 }
 

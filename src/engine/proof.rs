@@ -87,7 +87,7 @@ async fn prove(ctx: &Arc<Ctx>, writer: &mut SlotWriter, src: Side, key: &[Key; 1
     let dst = src.other();
     for _ in 0..ATTEMPTS {
         let _together = ctx.together[src as usize].read().await;
-        let Differences { ops, unclear } = differences(ctx, src, key, Absent::Put).await?;
+        let Differences { ops, unclear, .. } = differences(ctx, src, key, Absent::Put).await?;
         if !unclear.is_empty() {
             return Ok(Some(Finding::Differing));
         }

@@ -1,4 +1,4 @@
-//! Compares both sides whole: one merged scan, then every difference and every key with an event since is compared again after the
+//! Compares both sides whole: both are read side by side, then every difference and every key with an event since is compared again after the
 //! tails have passed a marker (DESIGN rule 14).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,18 +9,19 @@ use bson::RawDocument;
 use serde_json::{Value, json};
 
 use super::ctx::{Ctx, Halt, lock};
-use super::throttle::Pacer;
-use crate::cluster::{Doc, Key, Page, PageLimit};
+use super::sides::{Pair, side_by_side};
+use crate::cluster::{Doc, Key};
 use crate::route::{Side, bucket_of};
 use crate::runtime::{Micros, fnv1a};
 
-pub(super) const PAGE: PageLimit = PageLimit { docs: 1_000, bytes: 8 << 20 };
 /// Rounds of comparing again before a difference counts.
 pub(super) const ROUNDS: usize = 20;
 /// The round from which a key that is still being written is judged by the worker that writes its copy.
 pub(super) const BUSY_ROUND: usize = 3;
 /// Keys kept for comparing again; more than that and the pass is started over later.
 const KEYS_MAX: usize = 2_000_000;
+/// Room made at once for so many fingerprints; more is made as they come.
+const RESERVE_MAX: u64 = 16_000_000;
 /// Differing keys that a pass names when it is asked to.
 const FOUND_MAX: usize = 200_000;
 
@@ -194,32 +195,17 @@ pub(super) fn fingerprint(key: &Key) -> u64 {
     fnv1a(key.order_bytes().iter().copied())
 }
 
-/// Merges both scans.
+/// Compares both sides whole, page by page.
 async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>, Halt> {
     let total = super::observe::estimated_count(ctx).await;
-    let mut sides = [Cursor::default(), Cursor::default()];
     let mut scanned = Scanned::default();
-    scanned.matched.reserve(total.unwrap_or(0).min(KEYS_MAX as u64) as usize);
+    scanned.matched.reserve(total.unwrap_or(0).min(RESERVE_MAX) as usize);
     let mut seen = 0u64;
-    let mut pacer = Pacer::new(ctx);
-    loop {
-        if !pacer.pace(0).await {
-            return Ok(None);
-        }
-        for side in Side::BOTH {
-            sides[side as usize].fill(ctx, side).await?;
-        }
-        let [legacy, next] = &mut sides;
-        while let Some((key, l, n)) = pair(legacy, next) {
-            let finding = compare(ctx, owner_of(ctx, &key), l.as_deref(), n.as_deref());
-            seen += 1;
-            if finding == Finding::Matched {
-                out.matched += 1;
-                scanned.matched.push(fingerprint(&key));
-            } else {
-                scanned.open.insert(key);
-            }
-        }
+    let take = |page: Scanned| {
+        seen += (page.matched.len() + page.open.len()) as u64;
+        out.matched += page.matched.len() as u64;
+        scanned.matched.extend(page.matched);
+        scanned.open.extend(page.open);
         if scanned.open.len() > KEYS_MAX {
             return Err(Halt::Broken(format!(
                 "more than {KEYS_MAX} keys differ between {} and {}: this is not a copy",
@@ -228,59 +214,25 @@ async fn scan_both(ctx: &Arc<Ctx>, out: &mut Outcome) -> Result<Option<Scanned>,
             )));
         }
         lock(&ctx.live).reconcile.progress(out, scanned.open.len() as u64, seen, total);
-        if sides.iter().all(Cursor::is_done) {
-            scanned.matched.sort_unstable();
-            return Ok(Some(scanned));
-        }
-    }
-}
-
-/// One side of the merge.
-#[derive(Default)]
-pub(super) struct Cursor {
-    page: std::collections::VecDeque<(Key, Doc)>,
-    from: Option<Key>,
-    end: bool,
-}
-
-impl Cursor {
-    pub(super) async fn fill(&mut self, ctx: &Arc<Ctx>, side: Side) -> Result<(), Halt> {
-        if self.end || !self.page.is_empty() {
-            return Ok(());
-        }
-        let after = ctx.seen(side);
-        let page: Page =
-            ctx.retry("scanning", || ctx.db(side).scan(ctx.ns(side), self.from.as_ref(), PAGE, after)).await?;
-        ctx.saw(side, page.at);
-        self.end = page.end;
-        self.from = page.docs.last().map(|(k, _)| k.clone()).or(self.from.take());
-        self.page = page.docs.into();
         Ok(())
+    };
+    if !side_by_side(ctx, true, compare_page, take).await? {
+        return Ok(None);
     }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.end && self.page.is_empty()
-    }
+    scanned.matched.sort_unstable();
+    Ok(Some(scanned))
 }
 
-pub(super) type Pair = (Key, Option<Doc>, Option<Doc>);
-
-/// The next key of either side; `None` when a side must be filled first, or both are done.
-pub(super) fn pair(a: &mut Cursor, b: &mut Cursor) -> Option<Pair> {
-    let order = match (a.page.front(), b.page.front()) {
-        (Some((x, _)), Some((y, _))) => x.cmp(y),
-        (Some(_), None) if b.end => std::cmp::Ordering::Less,
-        (None, Some(_)) if a.end => std::cmp::Ordering::Greater,
-        _ => return None,
-    };
-    let left = if order.is_le() { a.page.pop_front() } else { None };
-    let right = if order.is_ge() { b.page.pop_front() } else { None };
-    match (left, right) {
-        (Some((k, l)), Some((_, n))) => Some((k, Some(l), Some(n))),
-        (Some((k, l)), None) => Some((k, Some(l), None)),
-        (None, Some((k, n))) => Some((k, None, Some(n))),
-        (None, None) => None,
+fn compare_page(ctx: &Ctx, pairs: Vec<Pair>) -> Scanned {
+    let mut page = Scanned::default();
+    page.matched.reserve(pairs.len());
+    for (key, l, n) in pairs {
+        match compare(ctx, owner_of(ctx, &key), l.as_deref(), n.as_deref()) {
+            Finding::Matched => page.matched.push(fingerprint(&key)),
+            _ => drop(page.open.insert(key)),
+        }
     }
+    page
 }
 
 /// Compares again whatever differed or had an event up to a marker, until it is judged. The outcome is true of the data at that

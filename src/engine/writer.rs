@@ -38,6 +38,7 @@ impl From<Halt> for NotCommitted {
 pub(super) struct SlotWriter {
     ctx: Arc<Ctx>,
     side: Side,
+    worker: String,
     name: String,
     state: SlotState,
     generation: u32,
@@ -56,7 +57,16 @@ impl SlotWriter {
         super::strand::await_fenced(ctx, side).await?;
         let name = ctx.slot_name(worker);
         let state = open_slot(ctx, side, &name).await?;
-        Ok(SlotWriter { ctx: ctx.clone(), side, name, state, generation: 0, halvings: 0, well: 0 })
+        Ok(SlotWriter {
+            ctx: ctx.clone(),
+            side,
+            worker: worker.to_owned(),
+            name,
+            state,
+            generation: 0,
+            halvings: 0,
+            well: 0,
+        })
     }
 
     /// After [`Halt::LetGo`]: waits for the cluster for as long as it takes and settles what was under way. Nothing is written through
@@ -64,6 +74,11 @@ impl SlotWriter {
     pub(super) async fn settle_later(ctx: &Arc<Ctx>, side: Side, worker: &str) -> Result<(), Halt> {
         let op = AdminOp::OpenSlot { slot: ctx.slot_name(worker), epoch: ctx.epoch };
         ctx.insist("settling an unknown outcome", || ctx.db(side).admin(&op)).await.map(drop)
+    }
+
+    /// The name of the worker whose slot this is.
+    pub(super) fn worker(&self) -> String {
+        self.worker.clone()
     }
 
     /// How many of `most` documents go into the next transaction: fewer after an abort, at least one.

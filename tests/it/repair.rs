@@ -1,7 +1,7 @@
 //! Repairs on the embedded cluster: damage of every kind is mended under traffic, what only a person can decide is left, and a repair that
 //! is killed half-way is simply run again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bson::{RawDocumentBuf, rawdoc};
@@ -463,6 +463,8 @@ fn in_rough_weather_nothing_acknowledged_is_overwritten() {
         let both = Repair { template: RepairTemplate::parse(all, "all.toml").unwrap(), ..repair(RepairKind::Resync) };
         w.follow();
         let mut written = BTreeMap::new();
+        // Not acknowledged: it may have landed all the same.
+        let mut unsure = BTreeSet::new();
         for (c, cluster) in w.clusters.iter().enumerate() {
             let faults = cluster.faults();
             faults.set_fates(Fates { landed: 1, never: 1, late: 1 });
@@ -481,6 +483,8 @@ fn in_rough_weather_nothing_acknowledged_is_overwritten() {
             let n = 5_000 + round as i64;
             if w.try_write(owner(id), id, n) {
                 written.insert(id, n);
+            } else {
+                unsure.insert((id, n));
             }
             if draw(80 + round, 3) == 0 {
                 w.clusters[0].faults().step_down();
@@ -495,14 +499,19 @@ fn in_rough_weather_nothing_acknowledged_is_overwritten() {
         let report = w.mend(both.clone());
         for (id, n) in &written {
             let now = w.values(owner(*id))[id];
-            assert_eq!(now, *n, "seed {seed}: order {id} was overwritten; {report:?}\n{}", w.log());
+            let holds = now == *n || unsure.contains(&(*id, now));
+            assert!(holds, "seed {seed}: order {id} was overwritten: {now}, not {n}; {report:?}\n{}", w.log());
         }
         // Whatever is left is an open stray that was written since: a person's, and nothing else differs.
         let open: Vec<i64> = w.state().strays.iter().map(|s| s.rsplit('/').next().unwrap().parse().unwrap()).collect();
         assert!(w.odd().iter().all(|id| open.contains(id)), "seed {seed}: {:?}, open {open:?}\n{}", w.odd(), w.log());
-        assert!(open.iter().all(|id| written.contains_key(id)), "seed {seed}: {open:?} {written:?}; {report:?}");
+        assert!(
+            open.iter().all(|id| written.contains_key(id) || unsure.iter().any(|(u, _)| u == id)),
+            "seed {seed}: {open:?} {written:?}; {report:?}"
+        );
         for (id, n) in &strays {
-            if !written.contains_key(id) {
+            let now = w.values(owner(*id)).get(id).copied();
+            if !written.contains_key(id) && !now.is_some_and(|n| unsure.contains(&(*id, n))) {
                 assert_eq!(w.values(owner(*id)).get(id), n.as_ref(), "seed {seed}: order {id} is not carried");
             }
         }

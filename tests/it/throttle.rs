@@ -104,7 +104,7 @@ impl Copy {
 
 #[test]
 fn lag_during_the_copy_slows_it_says_why_and_it_recovers() {
-    let copy = Copy::of(16_000, "max_lag = \"5s\"");
+    let copy = Copy::of(48_000, "max_lag = \"5s\"");
     copy.begin();
     let free = copy.pace(S(2));
     assert_eq!(copy.engine.snapshot().throttle, None);
@@ -125,7 +125,7 @@ fn lag_during_the_copy_slows_it_says_why_and_it_recovers() {
     copy.go(S(30));
     assert_eq!(copy.engine.snapshot().throttle, None);
     copy.go(S(60));
-    assert_eq!(copy.copied(), 16_000, "{}", copy.log());
+    assert_eq!(copy.copied(), 48_000, "{}", copy.log());
     let (began, ended) = (copy.records("throttle_began"), copy.records("throttle_ended"));
     assert_eq!((began.len(), ended.len()), (1, 1), "{}", copy.log());
     assert_eq!(began[0].body["evidence"]["signal"], "replication lag");
@@ -136,7 +136,7 @@ fn lag_during_the_copy_slows_it_says_why_and_it_recovers() {
 
 #[test]
 fn far_beyond_a_limit_the_copy_stops_and_it_goes_on_when_nobody_can_tell() {
-    let copy = Copy::of(12_000, "min_tickets = 0.1");
+    let copy = Copy::of(36_000, "min_tickets = 0.1");
     copy.begin();
     let faults = copy.cluster.faults();
     faults.set_pressure(Pressure { tickets: 127, ..Pressure::default() });
@@ -161,7 +161,7 @@ fn far_beyond_a_limit_the_copy_stops_and_it_goes_on_when_nobody_can_tell() {
 
 #[test]
 fn a_copy_goes_on_at_once_after_an_outage() {
-    let copy = Copy::of(60_000, "max_lag = \"5s\"");
+    let copy = Copy::of(120_000, "max_lag = \"5s\"");
     copy.begin();
     let free = copy.pace(S(2));
     copy.cluster.faults().set_unreachable(true);
@@ -177,7 +177,7 @@ fn a_copy_goes_on_at_once_after_an_outage() {
 
 #[test]
 fn what_a_pause_takes_earns_no_rest() {
-    let copy = Copy::of(60_000, "max_lag = \"5s\"");
+    let copy = Copy::of(120_000, "max_lag = \"5s\"");
     copy.begin();
     copy.cluster.faults().set_lag(2, S(6));
     copy.go(S(2));
@@ -205,7 +205,7 @@ fn each_signal_of_a_server_holds_the_copy_back() {
         (Pressure { dirty_percent: 17, ..Pressure::default() }, "dirty cache 17."),
         (Pressure { tickets: 120, ..Pressure::default() }, "free read tickets 5.5 % < 10.0 %"),
     ] {
-        let copy = Copy::of(12_000, "");
+        let copy = Copy::of(36_000, "");
         copy.begin();
         copy.cluster.faults().set_pressure(pressure);
         copy.go(S(8));
@@ -213,7 +213,7 @@ fn each_signal_of_a_server_holds_the_copy_back() {
         let told = t.as_ref().map_or("", |t| t.text.as_str());
         assert!(told.starts_with(said), "{pressure:?}: {t:?}");
     }
-    let copy = Copy::of(12_000, "min_oplog_window = \"30m\"");
+    let copy = Copy::of(36_000, "min_oplog_window = \"30m\"");
     let s = copy.go(S(10));
     let t = s.throttle.clone().expect("the oplog is young");
     assert!(s.why.starts_with("backfill is throttled: oplog window"), "{}", s.why);

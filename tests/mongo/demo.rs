@@ -22,7 +22,7 @@ pub fn run(documents: u64) -> R {
     let began = Instant::now();
     TOKIO.block_on(load(&set, documents))?;
     println!("loaded      {documents} documents in {:.1} s", began.elapsed().as_secs_f64());
-    let mut app = place.application(documents, &[])?;
+    let mut app = place.application(documents, &["--ops", "400"])?;
     let began = Instant::now();
     let mut run = place.run("demo", "demo.jsonl")?;
     run.ends_with(0, DAY)?;

@@ -23,6 +23,7 @@ mod conformance;
 mod hostile;
 
 mod back;
+mod bench;
 mod buckets;
 mod canary;
 mod check;
@@ -221,6 +222,14 @@ fn main() {
     if raw.get(1).is_some_and(|a| a == "demo") {
         let documents = raw.get(2).and_then(|n| n.parse().ok()).unwrap_or(50_000);
         if let Err(e) = demo::run(documents) {
+            eprintln!("{e}");
+            std::process::exit(1);
+        }
+        return;
+    }
+    if raw.get(1).is_some_and(|a| a == "bench") {
+        let documents = raw.get(2).and_then(|n| n.parse().ok()).unwrap_or(50_000);
+        if let Err(e) = bench::run(documents, raw.get(3..).unwrap_or_default()) {
             eprintln!("{e}");
             std::process::exit(1);
         }

@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::canary::Dir;
 use super::replset::ReplSet;
 
+/// What an application does in a second, unless a test says otherwise: more on two cores beside three servers, with a driver that is not
+/// optimised, and it waits for itself.
+const OPS: &str = "160";
 /// How often it is looked whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -126,6 +129,9 @@ impl Place {
         let documents = documents.to_string();
         let mut args = vec!["--documents", &documents, "--until-finished", "--json"];
         args.extend(more);
+        if !more.contains(&"--ops") {
+            args.extend(["--ops", OPS]);
+        }
         let mut app = self.start("application", "workload", &args)?;
         until("the application follows the route", Duration::from_secs(600), || app.says("follow the route"))?;
         Ok(app)
@@ -242,6 +248,11 @@ impl Program {
     pub fn ends_with(&mut self, code: i32, within: Duration) -> Result<(), String> {
         let found = self.wait(within)?;
         if found == code { Ok(()) } else { Err(format!("ended with {found}, not {code}; {}", self.tail())) }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal by name.

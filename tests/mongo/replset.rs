@@ -38,6 +38,9 @@ pub struct ReplSet {
     mongod: std::path::PathBuf,
     nodes: Vec<Node>,
     watchdog: Child,
+    /// Gigabytes of cache, and megabytes of oplog, of every node.
+    cache_gb: &'static str,
+    oplog_mb: &'static str,
     /// More arguments of every node.
     more: Vec<String>,
 }
@@ -59,6 +62,14 @@ impl ReplSet {
     /// Starts `n` nodes and waits for a primary.
     pub async fn start(mongod: &Path, n: usize) -> Result<ReplSet, String> {
         ReplSet::make(mongod, n)?.started().await
+    }
+
+    /// As [`ReplSet::start`], with so many gigabytes of cache a node, and an oplog that holds more than the data.
+    pub async fn start_with_cache(mongod: &Path, n: usize, cache_gb: &'static str) -> Result<ReplSet, String> {
+        let mut set = ReplSet::make(mongod, n)?;
+        set.cache_gb = cache_gb;
+        set.oplog_mb = "4096";
+        set.started().await
     }
 
     async fn started(mut self) -> Result<ReplSet, String> {
@@ -132,7 +143,15 @@ impl ReplSet {
             .map_err(|e| e.to_string())?;
         drop(held);
         let nodes = ports.into_iter().map(|port| Node { port, known_as: port, child: None }).collect();
-        Ok(ReplSet { dir, mongod: mongod.to_owned(), nodes, watchdog, more: Vec::new() })
+        Ok(ReplSet {
+            dir,
+            mongod: mongod.to_owned(),
+            nodes,
+            watchdog,
+            cache_gb: "0.25",
+            oplog_mb: "256",
+            more: Vec::new(),
+        })
     }
 
     /// The connection string.
@@ -172,7 +191,7 @@ impl ReplSet {
             .arg("--logpath")
             .arg(self.dir.path().join(format!("node{i}.log")))
             .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--replSet", NAME])
-            .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "256", "--logappend"])
+            .args(["--wiredTigerCacheSizeGB", self.cache_gb, "--oplogSize", self.oplog_mb, "--logappend"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             // Seconds between two looks for what has expired.
             .args(["--setParameter", "ttlMonitorSleepSecs=1"])

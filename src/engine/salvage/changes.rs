@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::super::ctx::{Ctx, Halt};
 use super::super::planted::Bug;
 use super::super::quarantine;
-use super::super::reconcile::{Cursor, compare, pair};
+use super::super::reconcile::compare;
+use super::super::sides::{Pair, side_by_side};
 use crate::cluster::{ChangeKind, ClusterTime, Failed, Key, Reason, StreamPos};
 use crate::rollout::Sealed;
 use crate::route::{Bucket, Side, bucket_of};
@@ -95,23 +96,29 @@ async fn again(ctx: &Arc<Ctx>, side: Side, f: &Failed) -> Result<bool, Halt> {
 
 /// Every key that next owned and whose two documents do not say the same.
 async fn different(ctx: &Arc<Ctx>, below: Bucket) -> Result<BTreeSet<Key>, Halt> {
-    let mut sides = [Cursor::default(), Cursor::default()];
     let mut open = BTreeSet::new();
-    loop {
-        for side in Side::BOTH {
-            sides[side as usize].fill(ctx, side).await?;
+    let judge = move |ctx: &Ctx, pairs: Vec<Pair>| compare_owned(ctx, below, pairs).1;
+    side_by_side(ctx, false, judge, |page| {
+        open.extend(page);
+        Ok(())
+    })
+    .await?;
+    Ok(open)
+}
+
+/// Of the keys that next owned: how many have two documents that say the same, and the others.
+pub(super) fn compare_owned(ctx: &Ctx, below: Bucket, pairs: Vec<Pair>) -> (u64, Vec<Key>) {
+    let (mut equal, mut open) = (0, Vec::new());
+    for (key, l, n) in pairs {
+        if !bucket_of(&key).is_ok_and(|b| b < below) {
+            continue;
         }
-        let [legacy, next] = &mut sides;
-        while let Some((key, l, n)) = pair(legacy, next) {
-            let owned = bucket_of(&key).is_ok_and(|b| b < below);
-            if owned && !compare(ctx, Side::Next, l.as_deref(), n.as_deref()).is_equal() {
-                open.insert(key);
-            }
-        }
-        if sides.iter().all(Cursor::is_done) {
-            return Ok(open);
+        match compare(ctx, Side::Next, l.as_deref(), n.as_deref()).is_equal() {
+            true => equal += 1,
+            false => open.push(key),
         }
     }
+    (equal, open)
 }
 
 /// What applications have written on legacy since the flip.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 pub(super) use conflicts::conflicts;
 
-use self::changes::{Touched, changed};
+use self::changes::{Touched, changed, compare_owned};
 use self::record::{keep, outcome, read, record, record_id, records};
 use self::verdict::{Verdict, judge};
 use super::ctx::{Ctx, Halt, lock};
@@ -24,13 +24,13 @@ use super::cutover::Held;
 use super::lossy;
 use super::planted::Bug;
 use super::quarantine::quarantine_ns;
-use super::reconcile::{Cursor, compare, pair};
+use super::sides::{Pair, side_by_side};
 use super::strand::{self, await_fenced};
 use super::tasks::{all_follow, seal};
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Doc, Key, TxnOp};
 use crate::rollout::Event;
-use crate::route::{Bucket, Side, bucket_of};
+use crate::route::{Bucket, Side};
 use crate::runtime::Micros;
 
 /// Keys looked at together.
@@ -218,27 +218,14 @@ async fn carry(
 /// The last comparison, of every key that next owned: what legacy's applications have not written since is equal on both sides, or a
 /// conflict. How many are equal; the inner `Err` says why it could not be made.
 async fn compare_sides(ctx: &Arc<Ctx>, below: Bucket, touched: &mut Touched) -> Result<Result<u64, String>, Halt> {
-    let mut equal = 0;
-    let mut open = BTreeSet::new();
-    let mut sides = [Cursor::default(), Cursor::default()];
-    loop {
-        for side in Side::BOTH {
-            sides[side as usize].fill(ctx, side).await?;
-        }
-        let [legacy, next] = &mut sides;
-        while let Some((key, l, n)) = pair(legacy, next) {
-            if !bucket_of(&key).is_ok_and(|b| b < below) {
-                continue;
-            }
-            match compare(ctx, Side::Next, l.as_deref(), n.as_deref()).is_equal() {
-                true => equal += 1,
-                false => drop(open.insert(key)),
-            }
-        }
-        if sides.iter().all(Cursor::is_done) {
-            break;
-        }
-    }
+    let (mut equal, mut open) = (0, BTreeSet::new());
+    let judge = move |ctx: &Ctx, pairs: Vec<Pair>| compare_owned(ctx, below, pairs);
+    side_by_side(ctx, false, judge, |(same, others)| {
+        equal += same;
+        open.extend(others);
+        Ok(())
+    })
+    .await?;
     touched.advance(ctx).await?;
     if touched.lost {
         return Ok(Err("legacy's oplog no longer reaches back to the flip".into()));

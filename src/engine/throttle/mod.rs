@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use self::control::{Controller, FULL, Reading};
 use self::episode::Episodes;
+pub(super) use self::probe::Probes;
 use self::reference::{NOT_OURS, References};
 use self::signals::Ground;
 use super::ctx::{Ctx, lock};
@@ -21,6 +22,7 @@ use crate::snapshot::{LatencySource, ThrottleView};
 
 mod control;
 mod episode;
+mod probe;
 mod reference;
 mod signals;
 
@@ -28,6 +30,8 @@ mod signals;
 const FLOOR: u32 = 50;
 /// The tail goes on at a quarter at least: what it leaves undone is lag.
 const TAIL_FLOOR: u32 = 250;
+/// Documents copied together at least.
+const PORTION_MIN: usize = 100;
 /// The longest rest of a tail's worker at a time.
 const TAIL_REST: Micros = Micros::from_ms(250);
 /// What took longer was for the most part waiting, for a cluster that did not answer.
@@ -135,6 +139,11 @@ impl Throttle {
 
     fn speed(&self, of: usize) -> u32 {
         if self.is_off() { FULL } else { self.speeds[of].load(Ordering::SeqCst) }
+    }
+
+    /// How many of `most` documents are copied together: fewer while it is held back, for a large piece is a jolt of its own.
+    pub(super) fn portion(&self, most: usize) -> usize {
+        (most * self.speed(BULK) as usize / FULL as usize).max(PORTION_MIN.min(most))
     }
 
     /// Somebody waits for a tail: from now on none rests.
@@ -250,11 +259,13 @@ fn look(ctx: &Ctx, live: &super::live_view::LiveView) -> Option<crate::rollout::
     inner.episodes.look(now, [&inner.bulk, &inner.tail], t.rested())
 }
 
-/// Keeps work that consists of pieces to the speed.
+/// Keeps work that consists of pieces to the speed. Who works side by side has one each, so that each rests after its own work.
 pub(super) struct Pacer<'c> {
     ctx: &'c Ctx,
     /// It is paused with the rollout; a repair is not.
     pauses: bool,
+    /// It keeps to the speed; one that only keeps to a rate does not.
+    rests: bool,
     /// A piece is being done, since then.
     at_work: Option<Micros>,
     /// At most so many documents a second, and when the next ones are due.
@@ -265,7 +276,7 @@ pub(super) struct Pacer<'c> {
 impl<'c> Pacer<'c> {
     /// Comparing or mending.
     pub(super) fn new(ctx: &'c Ctx) -> Pacer<'c> {
-        Pacer { ctx, pauses: false, at_work: None, rate: None, due: ctx.rt.now() }
+        Pacer { ctx, pauses: false, rests: true, at_work: None, rate: None, due: ctx.rt.now() }
     }
 
     /// Copying, which the plan may have given a rate.
@@ -273,6 +284,16 @@ impl<'c> Pacer<'c> {
         let mut pacer = Pacer::pausing(ctx);
         pacer.rate = ctx.plan.throttle.max_docs_per_second;
         pacer
+    }
+
+    /// The rate that the plan may have given copying, for all who copy together.
+    pub(super) fn rate_of_all(ctx: &'c Ctx) -> Option<Pacer<'c>> {
+        ctx.plan.throttle.max_docs_per_second.map(|_| Pacer { rests: false, ..Pacer::copying(ctx) })
+    }
+
+    /// The piece begins only now: what went before was waiting for a turn.
+    pub(super) fn begins(&mut self) {
+        self.at_work = self.at_work.map(|_| self.ctx.rt.now());
     }
 
     /// What stands still while the rollout is paused, without a rate.
@@ -303,13 +324,15 @@ impl<'c> Pacer<'c> {
         }
         loop {
             let now = ctx.rt.now();
-            let rest = rest_after(took, ctx.throttle.speed(BULK));
+            let speed = if self.rests { ctx.throttle.speed(BULK) } else { FULL };
+            let rest = rest_after(took, speed);
             let held = rest.is_none_or(|rest| now.since(began) < rest);
             let paused = self.pauses && ctx.is_paused();
-            let why = match held {
+            // The others rest by turns: what is held back is all of the work, also while this one goes on.
+            let why = match ctx.throttle.bulk_reason() {
                 _ if paused => Some("paused".to_owned()),
-                true => ctx.throttle.bulk_reason(),
-                false => self.rate.filter(|_| now < self.due).map(|r| format!("held to max_docs_per_second {r}")),
+                Some(why) => Some(why),
+                None => self.rate.filter(|_| now < self.due).map(|r| format!("held to max_docs_per_second {r}")),
             };
             lock(&ctx.live).throttled.clone_from(&why);
             if ctx.is_leaving() {

@@ -55,24 +55,25 @@ impl Reference {
     }
 }
 
-/// One for each series.
+/// One for each series, and one for what a probe takes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct References([Reference; 4]);
+pub(super) struct References([Reference; 4], pub(super) Reference);
 
 impl References {
     pub(super) fn of(&self, op: OpKind, side: Side) -> &Reference {
         &self.0[2 * side as usize + op as usize]
     }
 
-    /// Forgets everything: from now on latencies have another source, or are those of another share of the traffic.
+    /// Forgets the applications' latencies: from now on they have another source, or are those of another share of the traffic.
     pub(super) fn forget(&mut self) {
-        *self = References::default();
+        self.0 = Default::default();
     }
 
     /// Looks at the latencies of this moment. While tidegate is idle they are the reference. One that has been over its limit for a minute
     /// in which tidegate was at its slowest (`floored`) stays slow whatever tidegate does.
     pub(super) fn look(&mut self, g: &Ground<'_>, idle: bool, floored: bool) {
         let ratio = g.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO);
+        g.live.probes.look(&mut self.1, g.now, idle);
         for (op, side) in SERIES {
             let r = &mut self.0[2 * side as usize + op as usize];
             let series = g.live.metrics.latency(op, side);

@@ -1,6 +1,7 @@
 //! From what is measured to readings against the plan's limits.
 
 use super::control::{Reading, Unit};
+use super::probe;
 use super::reference::{self, References, SERIES};
 use crate::cluster::Observation;
 use crate::cluster::load::Load;
@@ -84,6 +85,7 @@ pub(super) fn readings(g: &Ground<'_>, references: &References) -> (Vec<Reading>
     all.extend(dirty(g));
     all.extend(flow_control(g));
     all.extend(latency(g, references));
+    all.extend(probe::reading(&references.1, g.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO)));
     (all, applied(g).into_iter().chain(oplog(g)).collect())
 }
 
