@@ -1,12 +1,13 @@
 //! Copies what exists, chunk by chunk in `_id` order: one is read while others are written, each checkpointed in its writer's slot.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bson::{RawBson, RawDocumentBuf};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
+use tokio::sync::Notify;
 
-use super::ctx::{Ctx, Halt, lock};
+use super::ctx::{Ctx, Halt, joined, lock};
 use super::keys::ReadMark;
 use super::live_view::Progress;
 use super::planted::Bug;
@@ -16,17 +17,18 @@ use super::unfit::{self, Misfit};
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::Side;
-use crate::runtime::Micros;
+use crate::runtime::{Either, Micros, race};
 
 /// Documents a chunk, which is also its transaction.
 pub(super) const CHUNK_DOCS: usize = 1_000;
 /// Bytes a chunk.
 pub(super) const CHUNK_BYTES: usize = 4 << 20;
 
-/// Chunks on their way at the same time, each through a slot of its own. Two keep the servers busy while the third is read.
+/// Chunks on their way at the same time, each through a slot of its own. Two keep the servers busy while the third is read. Constant: whoever takes
+/// up again reads all of their positions.
 const WRITERS: usize = 3;
 
-/// Copies everything not yet copied. Returns how many documents this run copied, or `None` when the engine is stopping.
+/// Copies everything not yet copied. Returns how many documents are copied, or `None` when the engine is stopping.
 pub(super) async fn run(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     ctx.registry.begins();
     let copied = copy(ctx).await;
@@ -51,6 +53,10 @@ struct Copying<'c> {
     /// The engine is stopping.
     left: AtomicBool,
     looked_ahead: AtomicBool,
+    /// From where somebody is to look ahead.
+    ahead: Mutex<Option<Option<Key>>>,
+    /// Something of the above did.
+    changed: Notify,
     /// Documents whose chunk is written.
     done: AtomicU64,
     total: Option<u64>,
@@ -83,25 +89,17 @@ async fn copy(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
         over: AtomicBool::new(false),
         left: AtomicBool::new(false),
         looked_ahead: AtomicBool::new(false),
+        ahead: Mutex::default(),
+        changed: Notify::new(),
         done: AtomicU64::new(copied),
         total,
         began: ctx.rt.now(),
         first: copied,
     };
     copying.progress(ctx, 0);
-    let one = |writer: SlotWriter| async {
-        let ended = write_on(ctx, &copying, writer).await;
-        if ended.is_err() {
-            copying.over.store(true, Ordering::SeqCst);
-        }
-        ended
-    };
-    let ended = join_all(writers.into_iter().map(one)).await;
-    // Who let go may begin again; any other reason is final.
-    let halts = || ended.iter().filter_map(|e| e.as_ref().err());
-    if let Some(halt) = halts().find(|h| **h != Halt::LetGo).or_else(|| halts().next()) {
-        return Err(halt.clone());
-    }
+    let ended = join_all(writers.into_iter().map(|w| write_to_end(ctx, &copying, w)));
+    let (ended, ahead) = join(ended, look_ahead(ctx, &copying)).await;
+    joined(ended.into_iter().chain([ahead]).collect())?;
     let copied = copying.turn.into_inner().copied;
     Ok(Some(copied).filter(|_| !copying.left.load(Ordering::SeqCst)))
 }
@@ -119,6 +117,9 @@ fn worker(n: usize) -> String {
 /// vouch for a chunk that this run gives to its writer.
 async fn resume(ctx: &Arc<Ctx>, writers: &mut [SlotWriter]) -> Result<(Option<Key>, u64), Halt> {
     let mut points: Vec<_> = writers.iter().map(|w| resume_point(w.checkpoint())).collect();
+    if ctx.planted.has(Bug::CopyResumedAtHighest) {
+        return Ok(points.into_iter().max().unwrap_or_default());
+    }
     let lowest = points.iter().min().cloned().unwrap_or_default();
     for (writer, point) in writers.iter_mut().zip(points.drain(..)) {
         if point != lowest {
@@ -128,40 +129,109 @@ async fn resume(ctx: &Arc<Ctx>, writers: &mut [SlotWriter]) -> Result<(Option<Ke
     Ok(lowest)
 }
 
-/// One writer: chunk after chunk, until there is none.
+/// One writer, to its end or the first failure of any.
+async fn write_to_end(ctx: &Arc<Ctx>, copying: &Copying<'_>, writer: SlotWriter) -> Result<(), Halt> {
+    let ended = write_on(ctx, copying, writer).await;
+    if ended.is_err() {
+        copying.end();
+    }
+    ended
+}
+
+/// Chunk after chunk, until there is none.
 async fn write_on(ctx: &Arc<Ctx>, copying: &Copying<'_>, mut writer: SlotWriter) -> Result<(), Halt> {
-    let mut pacer = Pacer::pausing(ctx);
+    let mut pacer = Pacer::pausing(ctx).one_of(WRITERS);
     loop {
-        if !pacer.pace(0).await {
+        if copying.unless_over(pacer.pace(0)).await == Some(false) {
             copying.leave();
         }
+        pacer.waits();
         let mut turn = copying.turn.lock().await;
-        if copying.over.load(Ordering::SeqCst) {
+        if copying.is_over() {
             return Ok(());
         }
-        let Some((chunk, end)) = turn.read(ctx, &mut pacer).await? else {
-            copying.leave();
-            return Ok(());
-        };
-        drop(turn);
+        match copying.unless_over(turn.await_rate()).await {
+            Some(true) => {}
+            Some(false) => copying.leave(),
+            None => return Ok(()),
+        }
+        if !pacer.begins() {
+            continue;
+        }
+        let (chunk, end) = turn.read(ctx).await?;
         if end {
-            copying.over.store(true, Ordering::SeqCst);
+            copying.end();
         }
+        drop(turn);
         let listed = write(ctx, &mut writer, &chunk).await?;
         copying.progress(ctx, (chunk.page.docs.len() + chunk.unrouted.len()) as u64);
-        // Not in turn: whoever has it may be paused over this very document.
-        let first = listed > 0 && !end && !copying.looked_ahead.swap(true, Ordering::SeqCst);
-        if first && !unfit::look_ahead(ctx, chunk.last).await? {
-            copying.leave();
+        if listed > 0 {
+            copying.look_from(chunk.last);
         }
     }
 }
 
+/// Once the first document was met that cannot be carried: lists the others, beside the writers, which may be paused over it.
+async fn look_ahead(ctx: &Arc<Ctx>, copying: &Copying<'_>) -> Result<(), Halt> {
+    let from = loop {
+        let changed = copying.changed.notified();
+        if copying.is_over() {
+            return Ok(());
+        }
+        if let Some(from) = lock(&copying.ahead).take() {
+            break from;
+        }
+        changed.await;
+    };
+    let looked = unfit::look_ahead(ctx, from, &copying.over).await;
+    match looked {
+        Ok(false) => copying.leave(),
+        Ok(true) => {}
+        Err(_) => copying.end(),
+    }
+    looked.map(drop)
+}
+
 impl Copying<'_> {
-    /// The task is to be left: nobody begins another chunk.
+    /// Nobody begins another chunk.
+    fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// The task is to be left.
     fn leave(&self) {
         self.left.store(true, Ordering::SeqCst);
-        self.over.store(true, Ordering::SeqCst);
+        self.end();
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// Waits for something, unless the copy is over first: who is paused does not keep the failure of another secret.
+    async fn unless_over<T>(&self, f: impl Future<Output = T>) -> Option<T> {
+        let over = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.is_over() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        match race(f, over).await {
+            Either::Left(v) => Some(v),
+            Either::Right(()) => None,
+        }
+    }
+
+    /// Asks for what follows to be looked through, the first time.
+    fn look_from(&self, from: Option<Key>) {
+        if !self.looked_ahead.swap(true, Ordering::SeqCst) {
+            *lock(&self.ahead) = Some(from);
+            self.changed.notify_waiters();
+        }
     }
 
     /// So many documents more are written.
@@ -174,15 +244,17 @@ impl Copying<'_> {
 }
 
 impl Turn<'_> {
-    /// Reads the next chunk, and whether it is the last; `None` when the task is to be left.
-    async fn read(&mut self, ctx: &Arc<Ctx>, pacer: &mut Pacer<'_>) -> Result<Option<(Chunk, bool)>, Halt> {
+    /// Waits for as long as the plan's rate wants after what was read last. False when the task is to be left.
+    async fn await_rate(&mut self) -> bool {
         let copied = self.copied - std::mem::replace(&mut self.paced, self.copied);
-        if let Some(rate) = &mut self.rate
-            && !rate.pace(copied).await
-        {
-            return Ok(None);
-        }
-        pacer.begins();
+        let Some(rate) = &mut self.rate else { return true };
+        let goes_on = rate.pace(copied).await;
+        rate.waits();
+        goes_on
+    }
+
+    /// Reads the next chunk, and whether it is the last.
+    async fn read(&mut self, ctx: &Arc<Ctx>) -> Result<(Chunk, bool), Halt> {
         let limit = PageLimit { docs: ctx.throttle.portion(ctx.chunk_docs), bytes: CHUNK_BYTES };
         let mark = ctx.registry.begin_read();
         let after =
@@ -202,7 +274,7 @@ impl Turn<'_> {
         let there = ctx.registry.likely_there(page.docs.iter().map(|(k, _)| k));
         let position = checkpoint(self.from.as_ref(), self.copied);
         let end = page.end;
-        Ok(Some((Chunk { page, mark, there, unrouted, position, last: self.from.clone() }, end)))
+        Ok((Chunk { page, mark, there, unrouted, position, last: self.from.clone() }, end))
     }
 }
 
@@ -265,12 +337,11 @@ async fn write_chunk(
             Err(NotCommitted::Aborted(_) | NotCommitted::Refused(_)) => writer.halve(),
             Err(NotCommitted::Duplicate(_) | NotCommitted::Again) => {
                 let ops = differences(ctx, Side::Legacy, held, Absent::Insert).await?.ops;
-                if ops.len() <= PUTS {
-                    match writer.commit(&ops, point()).await {
-                        Ok(_) => return Ok(listed),
-                        Err(NotCommitted::Halt(h)) => return Err(h),
-                        Err(_) => {}
-                    }
+                match writer.commit(&ops, point()).await {
+                    Ok(_) => return Ok(listed),
+                    Err(NotCommitted::Halt(h)) => return Err(h),
+                    Err(NotCommitted::Aborted(_)) => writer.halve(),
+                    Err(_) => {}
                 }
             }
         }

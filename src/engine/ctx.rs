@@ -44,6 +44,13 @@ pub enum Halt {
     LetGo,
 }
 
+/// The outcome of several that ran side by side. Who let go may begin again; any other reason is final and goes first.
+pub(super) fn joined(ended: Vec<Result<(), Halt>>) -> Result<(), Halt> {
+    let mut halts: Vec<Halt> = ended.into_iter().filter_map(Result::err).collect();
+    let first = halts.iter().position(|h| *h != Halt::LetGo).unwrap_or(0);
+    if halts.is_empty() { Ok(()) } else { Err(halts.swap_remove(first)) }
+}
+
 impl From<Refusal> for Halt {
     fn from(r: Refusal) -> Halt {
         Halt::Broken(r.to_string())
@@ -201,6 +208,8 @@ pub(super) struct Ctx {
     pub registry: KeyRegistry,
     /// Held by whoever reads an owner's documents and writes their copies; alone by who writes keys of several workers together.
     pub together: [tokio::sync::RwLock<()>; 2],
+    /// Held by whoever lists a document for a person.
+    pub listing: tokio::sync::Mutex<()>,
     /// Keys whose copy a unique index refuses.
     pub aside: Aside,
     /// By the side whose changes are followed.
@@ -261,6 +270,7 @@ impl Ctx {
             server_gate: ServerGate::default(),
             registry: KeyRegistry::default(),
             together: Default::default(),
+            listing: Default::default(),
             aside: Aside::default(),
             tails: [TailState::default(), TailState::default()],
             live: Mutex::default(),

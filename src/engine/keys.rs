@@ -112,7 +112,24 @@ impl KeyRegistry {
         there
     }
 
-    /// Before tail work: waits until no chunk holds one of the keys, then marks them busy.
+    /// Before tail work: waits until no chunk holds some of the keys, marks those busy and answers them and the others. With several
+    /// chunks on their way there may be no moment in which all of many keys are free.
+    pub(super) async fn begin_some(&self, keys: &[Key]) -> (Vec<Key>, Vec<Key>) {
+        loop {
+            let released = self.released.notified();
+            {
+                let mut inner = lock(&self.inner);
+                let (held, free): (Vec<Key>, Vec<Key>) = keys.iter().cloned().partition(|k| inner.chunk.contains(k));
+                if !free.is_empty() || keys.is_empty() {
+                    inner.busy.extend(free.iter().cloned());
+                    return (free, held);
+                }
+            }
+            released.await;
+        }
+    }
+
+    /// As [`KeyRegistry::begin_some`], for all of the keys at once.
     pub(super) async fn begin_tail(&self, keys: &[Key]) {
         loop {
             let released = self.released.notified();

@@ -61,6 +61,8 @@ pub(super) async fn put_aside(ctx: &Arc<Ctx>, src: Side, key: &Key, kind: Change
 /// Lists an owner's document that cannot be written on the other side, with why, and tells the rollout: until a person has mended it,
 /// the way back would lose it. Told once; the list holds the newest version.
 pub(super) async fn leave(ctx: &Arc<Ctx>, src: Side, key: &Key, why: &str) -> Result<(), Halt> {
+    // One at a time: two that meet the same document would both tell of it.
+    let _alone = ctx.listing.lock().await;
     let keys = [key.clone()];
     let id = format!("{}/{}/refused/{key}", ctx.plan.id, src.name());
     let ns = quarantine_ns();

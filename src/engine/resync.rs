@@ -22,7 +22,7 @@ pub(super) fn image(ctx: &Ctx, src: Side, doc: &RawDocument) -> Result<RawDocume
     out.map_err(|e| e.reason())
 }
 
-/// Replaces a transaction (DESIGN rule 3).
+/// Keys a transaction (DESIGN rule 3).
 pub(super) const PUTS: usize = 200;
 /// More replaces than this are a deletion and an insertion each: a server carries those out several times faster (DESIGN rule 3).
 const MANY: usize = 40;
@@ -177,7 +177,7 @@ fn unwritable(ctx: &Ctx, src: Side, part: &[Key], why: &str) -> Halt {
             "document {key} of {} cannot be written to {dst}: {why}; mend the document, or what {dst} refuses",
             ctx.ns(src)
         ),
-        None => format!("the position of the changes of {} cannot be stored: {why}", ctx.ns(src)),
+        None => format!("how far {} has been carried cannot be stored: {why}", ctx.ns(src)),
     })
 }
 
@@ -236,7 +236,8 @@ pub(super) async fn differences(ctx: &Arc<Ctx>, src: Side, keys: &[Key], absent:
     }
     let written = put.len() + gone.len() + new.len();
     let mut ops = lossy::keep(ctx, &kept).await?;
-    if put.len() > MANY {
+    // Legacy's own followers see a replacement for what it is.
+    if put.len() > MANY && src == Side::Legacy {
         gone.extend(put.iter().filter(|(_, absent, _)| !absent).map(|(key, ..)| (*key).clone()));
         new.extend(put.drain(..).map(|(.., doc)| doc));
     }
@@ -268,7 +269,7 @@ enum Change {
     Gone,
 }
 
-/// How many of the operations change copies; the others keep what was there before.
+/// Those of the operations that change copies; the others keep what was there before.
 pub(super) fn changes<'a>(ctx: &'a Ctx, src: Side, ops: &'a [TxnOp]) -> impl Iterator<Item = &'a TxnOp> {
     let ns = ctx.ns(src.other());
     ops.iter().filter(move |op| !matches!(op, TxnOp::Expect { .. }) && op.ns() == ns)

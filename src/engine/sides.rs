@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 
-use super::ctx::{Ctx, Halt, lock};
+use super::ctx::{Ctx, Halt, joined, lock};
 use super::throttle::Pacer;
 use crate::cluster::{Doc, Key, Page, PageLimit};
 use crate::route::Side;
@@ -32,7 +32,7 @@ struct Reading {
 }
 
 /// Has every key of either side judged: `judge` gets pairs in `_id` order, off the executor, and `take` what it made of them. Pages come in
-/// any order; each key comes once, unless it was written meanwhile. Work that is `paced` keeps to the throttle, and answers false when the
+/// any order; each key comes at most once. Work that is `paced` keeps to the throttle, and answers false when the
 /// engine is stopping.
 pub(super) async fn side_by_side<T: Send + 'static>(
     ctx: &Arc<Ctx>,
@@ -44,14 +44,14 @@ pub(super) async fn side_by_side<T: Send + 'static>(
     let reading = Reading { from: tokio::sync::Mutex::new(None), over, left };
     let (judge, take) = (Arc::new(judge), Mutex::new(take));
     let one = || async {
-        let ended = read_on(ctx, &reading, paced.then(|| Pacer::new(ctx)), &judge, &take).await;
+        let ended = read_on(ctx, &reading, paced.then(|| Pacer::new(ctx).one_of(READERS)), &judge, &take).await;
         if ended.is_err() {
             reading.over.store(true, Ordering::SeqCst);
         }
         ended
     };
     let ended = join_all((0..READERS).map(|_| one())).await;
-    ended.into_iter().collect::<Result<(), Halt>>()?;
+    joined(ended)?;
     Ok(!reading.left.load(Ordering::SeqCst))
 }
 
@@ -64,26 +64,27 @@ async fn read_on<T: Send + 'static>(
     take: &Mutex<impl FnMut(T) -> Result<(), Halt> + Send>,
 ) -> Result<(), Halt> {
     loop {
-        if let Some(pacer) = &mut pacer
-            && !pacer.pace(0).await
-        {
-            reading.left.store(true, Ordering::SeqCst);
-            reading.over.store(true, Ordering::SeqCst);
+        if let Some(pacer) = &mut pacer {
+            if !pacer.pace(0).await {
+                reading.left.store(true, Ordering::SeqCst);
+                reading.over.store(true, Ordering::SeqCst);
+            }
+            pacer.waits();
         }
         let mut turn = reading.from.lock().await;
         if reading.over.load(Ordering::SeqCst) {
             return Ok(());
         }
-        if let Some(pacer) = &mut pacer {
-            pacer.begins();
+        if pacer.as_mut().is_some_and(|pacer| !pacer.begins()) {
+            continue;
         }
         let page = scan(ctx, Side::Legacy, turn.as_ref(), PAGE).await?;
         let last = page.docs.last().map(|(k, _)| k.clone()).or_else(|| turn.clone());
         let from = std::mem::replace(&mut *turn, last.clone());
-        drop(turn);
         if page.end {
             reading.over.store(true, Ordering::SeqCst);
         }
+        drop(turn);
         let to = last.filter(|_| !page.end);
         beside(ctx, page, from, to, judge, take).await?;
     }

@@ -522,13 +522,10 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
             super::quarantine::put_aside(&ctx, src, &key, ChangeKind::Update, at).await;
         }
         let keys: Vec<Key> = held.iter().map(|(k, _)| k.clone()).collect();
-        if src == Side::Legacy {
-            ctx.registry.begin_tail(&keys).await;
-        }
-        let stored = apply(&ctx, &mut writer, src, &keys, &last.pos, flush).await;
-        if src == Side::Legacy {
-            ctx.registry.end_tail(&keys);
-        }
+        let stored = match src {
+            Side::Next => apply(&ctx, &mut writer, src, &keys, &last.pos, flush).await,
+            Side::Legacy => apply_beside_chunks(&ctx, &mut writer, keys, &last.pos, flush).await,
+        };
         ctx.ownership.end_write(&held);
         {
             let mut inner = lock(&state.inner);
@@ -577,6 +574,25 @@ fn take(state: &TailState, index: usize) -> Option<Vec<Unit>> {
     }
     worker.applying = units.iter().find_map(|u: &Unit| u.first);
     (!units.is_empty()).then_some(units)
+}
+
+/// As [`apply`], while chunks are copied: what no chunk is about to write goes first. The position goes with the last.
+async fn apply_beside_chunks(
+    ctx: &Arc<Ctx>,
+    writer: &mut SlotWriter,
+    mut keys: Vec<Key>,
+    pos: &StreamPos,
+    flush: bool,
+) -> bool {
+    loop {
+        let (free, held) = ctx.registry.begin_some(&keys).await;
+        let stored = apply(ctx, writer, Side::Legacy, &free, pos, flush && held.is_empty()).await;
+        ctx.registry.end_tail(&free);
+        if held.is_empty() {
+            return stored;
+        }
+        keys = held;
+    }
 }
 
 /// Re-syncs the keys, a transaction's worth at a time; the position goes with the last. True when it was stored.

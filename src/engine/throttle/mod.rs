@@ -31,7 +31,7 @@ const FLOOR: u32 = 50;
 /// The tail goes on at a quarter at least: what it leaves undone is lag.
 const TAIL_FLOOR: u32 = 250;
 /// Documents copied together at least.
-const PORTION_MIN: usize = 100;
+const PORTION_MIN: usize = 50;
 /// The longest rest of a tail's worker at a time.
 const TAIL_REST: Micros = Micros::from_ms(250);
 /// What took longer was for the most part waiting, for a cluster that did not answer.
@@ -215,6 +215,9 @@ impl Throttle {
     }
 
     fn bulk_reason(&self) -> Option<String> {
+        if self.is_off() {
+            return None;
+        }
         lock(&self.inner).bulk.reason().map(|why| format!("throttled: {why}"))
     }
 }
@@ -266,6 +269,8 @@ pub(super) struct Pacer<'c> {
     pauses: bool,
     /// It keeps to the speed; one that only keeps to a rate does not.
     rests: bool,
+    /// So many work side by side.
+    among: u64,
     /// A piece is being done, since then.
     at_work: Option<Micros>,
     /// At most so many documents a second, and when the next ones are due.
@@ -276,7 +281,7 @@ pub(super) struct Pacer<'c> {
 impl<'c> Pacer<'c> {
     /// Comparing or mending.
     pub(super) fn new(ctx: &'c Ctx) -> Pacer<'c> {
-        Pacer { ctx, pauses: false, rests: true, at_work: None, rate: None, due: ctx.rt.now() }
+        Pacer { ctx, pauses: false, rests: true, among: 1, at_work: None, rate: None, due: ctx.rt.now() }
     }
 
     /// Copying, which the plan may have given a rate.
@@ -288,12 +293,35 @@ impl<'c> Pacer<'c> {
 
     /// The rate that the plan may have given copying, for all who copy together.
     pub(super) fn rate_of_all(ctx: &'c Ctx) -> Option<Pacer<'c>> {
-        ctx.plan.throttle.max_docs_per_second.map(|_| Pacer { rests: false, ..Pacer::copying(ctx) })
+        ctx.plan.throttle.max_docs_per_second.map(|_| {
+            let mut pacer = Pacer::copying(ctx);
+            pacer.rests = false;
+            pacer
+        })
     }
 
-    /// The piece begins only now: what went before was waiting for a turn.
-    pub(super) fn begins(&mut self) {
-        self.at_work = self.at_work.map(|_| self.ctx.rt.now());
+    /// The same for one of so many who work side by side: their rest together is the rest of one.
+    pub(super) fn one_of(mut self, among: usize) -> Pacer<'c> {
+        self.among = among.max(1) as u64;
+        self
+    }
+
+    /// It waits for a turn, which is no work.
+    pub(super) fn waits(&mut self) {
+        if self.at_work.take().is_some() {
+            self.ctx.throttle.at_work.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Its turn has come, and the piece begins. False when meanwhile there is a reason not to begin one.
+    pub(super) fn begins(&mut self) -> bool {
+        let held = (self.pauses && self.ctx.is_paused()) || self.ctx.throttle.speed(BULK) == 0;
+        if held || self.ctx.is_leaving() {
+            return false;
+        }
+        self.ctx.throttle.at_work.fetch_add(1, Ordering::SeqCst);
+        self.at_work = Some(self.ctx.rt.now());
+        true
     }
 
     /// What stands still while the rollout is paused, without a rate.
@@ -349,7 +377,7 @@ impl<'c> Pacer<'c> {
             };
             ctx.sleep(wait).await;
             if held && !paused {
-                ctx.throttle.rested[BULK].fetch_add(ctx.rt.now().since(now).0, Ordering::SeqCst);
+                ctx.throttle.rested[BULK].fetch_add(ctx.rt.now().since(now).0 / self.among, Ordering::SeqCst);
             }
         }
     }

@@ -1,80 +1,140 @@
 //! What a small majority write on legacy's cluster takes: the markers of the engine are written anyway, all the time. Unlike what servers
-//! tell of latencies it holds the wait for the other members, which is what a copy makes longer first.
+//! tell of latencies it holds the wait for the other members, which a copy within the cluster makes longer first.
 
 use std::collections::VecDeque;
 
 use super::control::{Reading, Unit};
-use super::reference::Reference;
+use super::reference::{NOT_OURS, Reference};
 use crate::runtime::Micros;
 
 /// The window of a comparison.
 const WINDOW: Micros = Micros::from_secs(5);
 /// The window of a reference.
 const LONG: Micros = Micros::from_secs(30);
-/// With fewer probes nothing is said.
+/// Fewer probes are no reference.
 const SAMPLES: usize = 8;
 /// A slow-down by less is nothing; there are too few probes for less.
-const NOTICED: Micros = Micros::from_ms(20);
+const NOTICED: Micros = Micros::from_ms(8);
 
 /// The last probes.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Probes(VecDeque<(Micros, Micros)>);
+pub(in crate::engine) struct Probes {
+    back: VecDeque<(Micros, Micros)>,
+    /// One is on its way since.
+    sent: Option<Micros>,
+}
 
 impl Probes {
-    /// One came back at `now` after `took`.
+    /// One is on its way.
+    pub(in crate::engine) fn sending(&mut self, now: Micros) {
+        self.sent = Some(now);
+    }
+
+    /// It came back at `now` after `took`.
     pub(in crate::engine) fn note(&mut self, now: Micros, took: Micros) {
-        while self.0.front().is_some_and(|(at, _)| now.since(*at) > LONG) {
-            self.0.pop_front();
+        self.sent = None;
+        while self.back.front().is_some_and(|(at, _)| now.since(*at) > LONG) {
+            self.back.pop_front();
         }
-        self.0.push_back((now, took));
+        self.back.push_back((now, took));
     }
 
-    /// The nine-tenths value of the last `window`.
-    fn p90(&self, now: Micros, window: Micros) -> Option<Micros> {
-        let mut all: Vec<Micros> = self.0.iter().filter(|(at, _)| now.since(*at) <= window).map(|p| p.1).collect();
-        if all.len() < SAMPLES {
-            return None;
-        }
+    /// What the probes of the last `window` took, in order; one on its way for longer than any of them counts by its age.
+    fn within(&self, now: Micros, window: Micros) -> Vec<Micros> {
+        let mut all: Vec<Micros> = self.back.iter().filter(|(at, _)| now.since(*at) <= window).map(|p| p.1).collect();
         all.sort_unstable();
-        all.get(all.len() * 9 / 10).copied()
+        let age = self.sent.map(|at| now.since(at));
+        all.extend(age.filter(|age| all.last().is_none_or(|most| age > most)));
+        all
     }
 
-    /// Looks at them. While tidegate is idle they are the reference.
-    pub(super) fn look(&self, r: &mut Reference, now: Micros, idle: bool) {
-        r.now = self.p90(now, WINDOW);
+    /// Looks at them. While tidegate is idle they are the reference. One that has been over its limit for a minute in which tidegate was at
+    /// its slowest (`floored`) stays slow whatever tidegate does.
+    pub(super) fn look(&self, r: &mut Reference, now: Micros, ratio: f64, idle: bool, floored: bool) {
+        // Few probes come back where each takes long: so many as there are.
+        r.now = p90(&self.within(now, WINDOW));
+        let over = r.now.zip(limit(r, ratio)).is_some_and(|(now, limit)| now > limit);
+        r.over_since = over.then(|| r.over_since.unwrap_or(now));
         if idle {
-            r.before = self.p90(now, LONG).or(r.before);
+            let all = self.within(now, LONG);
+            r.before = p90(&all).filter(|_| all.len() >= SAMPLES).or(r.before);
+        } else if floored && r.over_since.is_some_and(|since| now.since(since) >= NOT_OURS) {
+            r.before = r.now.or(r.before);
         }
     }
 }
 
-/// The reading; `None` while there is nothing to compare.
-pub(super) fn reading(r: &Reference, ratio: f64) -> Option<Reading> {
+/// What nine of ten took at most.
+fn p90(sorted: &[Micros]) -> Option<Micros> {
+    sorted.get((sorted.len() * 9).div_ceil(10).checked_sub(1)?).copied()
+}
+
+fn limit(r: &Reference, ratio: f64) -> Option<Micros> {
     let before = r.before?;
-    let limit = Micros((before.0 as f64 * ratio) as u64).max(before + NOTICED).0 as f64;
-    // Never a reason to stop, and none to wait for either: probes that do not come back are the cluster's silence, which is read apart.
-    let actual = r.now?.0 as f64;
-    let name = "probe write p90".to_owned();
-    Some(Reading { name, actual: Some(actual), limit, stop: None, least: false, unit: Unit::Time })
+    Some(Micros((before.0 as f64 * ratio) as u64).max(before + NOTICED))
+}
+
+/// The reading; `None` while there is nothing to compare. Without any probe of late it is not known.
+pub(super) fn reading(r: &Reference, ratio: f64) -> Option<Reading> {
+    let limit = limit(r, ratio)?.0 as f64;
+    let (name, actual) = ("probe write p90".to_owned(), r.now.map(|t| t.0 as f64));
+    // It is never a reason to stop: what slows the cluster may be something else.
+    Some(Reading { name, actual, limit, stop: None, least: false, unit: Unit::Time })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(n: u64) -> Micros {
+        Micros::from_ms(500 * n)
+    }
+
+    /// Ten probes of about 10 ms while tidegate was idle.
+    fn calm() -> (Probes, Reference) {
+        let (mut probes, mut r) = (Probes::default(), Reference::default());
+        (0..10).for_each(|n| probes.note(at(n), Micros::from_ms(10 + n % 2)));
+        probes.look(&mut r, at(10), 1.5, true, false);
+        assert_eq!(r.before, Some(Micros::from_ms(11)));
+        (probes, r)
+    }
+
     #[test]
     fn a_probe_that_takes_longer_than_before_is_over_its_limit() {
-        let (mut probes, mut r) = (Probes::default(), Reference::default());
-        let at = |n: u64| Micros::from_ms(500 * n);
-        (0..10).for_each(|n| probes.note(at(n), Micros::from_ms(10 + n % 2)));
-        probes.look(&mut r, at(10), true);
-        assert_eq!(r.before, Some(Micros::from_ms(11)));
+        let (mut probes, mut r) = calm();
         assert!(!reading(&r, 1.5).unwrap().is_over());
         (10..20).for_each(|n| probes.note(at(n), Micros::from_ms(40)));
-        probes.look(&mut r, at(20), false);
+        probes.look(&mut r, at(20), 1.5, false, false);
         let over = reading(&r, 1.5).unwrap();
-        assert_eq!((over.limit, over.actual), (31_000.0, Some(40_000.0)));
+        assert_eq!((over.limit, over.actual), (19_000.0, Some(40_000.0)));
         assert!(over.is_over());
         assert_eq!(reading(&Reference::default(), 1.5), None);
+    }
+
+    #[test]
+    fn one_outlier_of_ten_is_none_and_probes_that_hardly_come_back_still_tell() {
+        let (mut probes, mut r) = calm();
+        (10..19).for_each(|n| probes.note(at(n), Micros::from_ms(10)));
+        probes.note(at(19), Micros::from_ms(300));
+        probes.look(&mut r, at(19), 1.5, false, false);
+        assert_eq!(r.now, Some(Micros::from_ms(10)));
+        // From here on each takes longer than the window has room for eight of them.
+        (20..24).for_each(|n| probes.note(at(2 * n), Micros::from_ms(990)));
+        probes.look(&mut r, at(46), 1.5, false, false);
+        assert!(reading(&r, 1.5).unwrap().is_over());
+        probes.sending(at(46));
+        probes.look(&mut r, at(60), 1.5, false, false);
+        assert_eq!(r.now, Some(Micros::from_secs(7)), "none came back: the one on its way");
+    }
+
+    #[test]
+    fn a_lasting_change_that_is_not_ours_becomes_the_measure() {
+        let (mut probes, mut r) = calm();
+        for n in 10..200 {
+            probes.note(at(n), Micros::from_ms(40));
+            probes.look(&mut r, at(n), 1.5, false, true);
+        }
+        assert_eq!(r.before, Some(Micros::from_ms(40)));
+        assert!(!reading(&r, 1.5).unwrap().is_over());
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Reference {
     /// There were operations until a moment ago, and now there are none, or too few.
     quiet: bool,
     /// It has been over its limit since.
-    over_since: Option<Micros>,
+    pub over_since: Option<Micros>,
 }
 
 impl Reference {
@@ -73,7 +73,7 @@ impl References {
     /// in which tidegate was at its slowest (`floored`) stays slow whatever tidegate does.
     pub(super) fn look(&mut self, g: &Ground<'_>, idle: bool, floored: bool) {
         let ratio = g.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO);
-        g.live.probes.look(&mut self.1, g.now, idle);
+        g.live.probes.look(&mut self.1, g.now, ratio, idle, floored);
         for (op, side) in SERIES {
             let r = &mut self.0[2 * side as usize + op as usize];
             let series = g.live.metrics.latency(op, side);

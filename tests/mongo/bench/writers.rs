@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bson::{Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, rawdoc};
-use mongodb::{Client, Collection};
+use mongodb::{Client, Collection, Database};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::super::replset::ReplSet;
@@ -65,19 +65,28 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Starts it.
+    /// Starts one that writes one order at a time.
     pub fn start(set: &ReplSet, db: &str, a_second: u64) -> Steady {
+        Steady::begin(set, db, a_second, 1)
+    }
+
+    /// Starts one that writes ten orders in a command.
+    pub fn in_tens(set: &ReplSet, db: &str, a_second: u64) -> Steady {
+        Steady::begin(set, db, a_second / 10, 10)
+    }
+
+    fn begin(set: &ReplSet, db: &str, a_second: u64, together: usize) -> Steady {
         let stop = Arc::new(AtomicBool::new(false));
         let (uri, db, stopped) = (set.uri(), db.to_owned(), stop.clone());
         let task = super::TOKIO.spawn(async move {
             let client = Client::with_uri_str(uri).await.map_err(|e| e.to_string())?;
-            let orders = client.database(&db).collection::<RawDocumentBuf>("orders");
-            let ids = Arc::new(some_ids(&orders, 20_000).await?);
+            let db = client.database(&db);
+            let ids = Arc::new(some_ids(&db.collection("orders"), 20_000).await?);
             let mut lanes = JoinSet::new();
             let began = Instant::now();
             for lane in 0..LANES {
-                let (orders, ids, stopped) = (orders.clone(), ids.clone(), stopped.clone());
-                lanes.spawn(write_on(orders, ids, stopped, began, (lane, a_second)));
+                let (db, ids, stopped) = (db.clone(), ids.clone(), stopped.clone());
+                lanes.spawn(write_on(db, ids, stopped, began, (lane, a_second, together)));
             }
             let mut all = Vec::new();
             while let Some(lane) = lanes.join_next().await {
@@ -97,11 +106,11 @@ impl Steady {
 }
 
 async fn write_on(
-    orders: Collection<RawDocumentBuf>,
+    db: Database,
     ids: Arc<Vec<RawBson>>,
     stopped: Arc<AtomicBool>,
     began: Instant,
-    (lane, a_second): (u64, u64),
+    (lane, a_second, together): (u64, u64, usize),
 ) -> Result<Vec<Duration>, String> {
     let mut took = Vec::new();
     for n in 0u64.. {
@@ -111,12 +120,13 @@ async fn write_on(
         if stopped.load(Ordering::SeqCst) {
             break;
         }
-        let id = ids[nth as usize % ids.len()].clone();
-        let set = doc! { "$set": { "bench_rev": nth as i64 } };
-        orders
-            .update_one(doc! { "_id": bson::Bson::try_from(id).map_err(|e| e.to_string())? }, set)
-            .await
-            .map_err(|e| e.to_string())?;
+        let mut updates = RawArrayBuf::new();
+        for i in 0..together {
+            let id = ids[(nth as usize * together + i) % ids.len()].clone();
+            updates.push(rawdoc! { "q": { "_id": id }, "u": { "$set": { "bench_rev": nth as i64 } } });
+        }
+        let update = rawdoc! { "update": "orders", "updates": updates, "writeConcern": { "w": "majority" } };
+        db.run_raw_command(update).await.map_err(|e| e.to_string())?;
         took.push(due.elapsed());
     }
     Ok(took)
@@ -195,7 +205,7 @@ pub async fn applied(set: &ReplSet, db: &str, next: &str, ends: &Ends, within: D
         {
             return Ok(first.elapsed());
         }
-        tokio::time::sleep(LOOK * 4).await;
+        tokio::time::sleep(LOOK * 20).await;
     }
     Err(format!("not applied within {within:?}"))
 }
