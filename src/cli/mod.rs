@@ -48,6 +48,8 @@ mod status;
 mod summary;
 mod themes;
 #[cfg(feature = "mongo")]
+mod trace;
+#[cfg(feature = "mongo")]
 mod verify;
 #[cfg(feature = "mongo")]
 mod watch;
@@ -106,6 +108,9 @@ enum Command {
     /// Compare both sides of a rollout, document by document
     #[cfg(feature = "mongo")]
     Verify(verify::VerifyArgs),
+    /// Trace one document: both versions, its owner, its changes, its records, the steps that touch it
+    #[cfg(feature = "mongo")]
+    Trace(trace::TraceArgs),
     /// List what a finished rollout has left behind, and take it away
     #[cfg(feature = "mongo")]
     Cleanup(cleanup::CleanupArgs),
@@ -209,6 +214,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Rehearse(args) => rehearse::run(&args),
         #[cfg(feature = "mongo")]
         Command::Verify(args) => verify::run(&args),
+        #[cfg(feature = "mongo")]
+        Command::Trace(args) => trace::run(&args),
         #[cfg(feature = "mongo")]
         Command::Cleanup(args) => cleanup::run(&args),
         #[cfg(feature = "mongo")]

@@ -8,7 +8,7 @@ use super::live::World;
 use crate::cluster::Db;
 use crate::engine::watch::{Answer, Asked, Looker, Seen, Wish, answer, ask};
 use crate::runtime::{Group, Micros, Rt, sleep};
-use crate::snapshot::{Command, PlanView, Reply, Snapshot};
+use crate::snapshot::{Command, PlanView, Reply, Snapshot, TraceAsk};
 use crate::tui::app::current_stage;
 use crate::tui::run::Source;
 
@@ -228,6 +228,11 @@ impl Source for WatchSource {
 
     fn send(&mut self, id: u64, cmd: Command) {
         self.onlooker.ask(id, Wish::Command(cmd), &self.shown);
+    }
+
+    fn trace(&mut self, _ask: TraceAsk) -> Result<(), String> {
+        // Documents do not travel through the control database.
+        Err("a document is traced where the rollout runs, or with `tidegate trace PLAN KEY`".to_owned())
     }
 
     fn replies(&mut self) -> Vec<(u64, Reply)> {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot::{Receiver, error::TryRecvError};
 use super::keys::Press;
 use crate::drill::Drill;
 use crate::runtime::Micros;
-use crate::snapshot::{Command, Reply, Snapshot};
+use crate::snapshot::{Command, Reply, Snapshot, TraceAsk};
 use crate::tui::app::current_stage;
 use crate::tui::run::Source;
 
@@ -174,6 +174,13 @@ impl Source for PacedDrill {
 
     fn replies(&mut self) -> Vec<(u64, Reply)> {
         answered(&mut self.replies)
+    }
+
+    fn trace(&mut self, ask: TraceAsk) -> Result<(), String> {
+        match self.drill().trace(ask) && !self.scripted.is_over() {
+            true => Ok(()),
+            false => Err("the drill is over: nobody is there to look".to_owned()),
+        }
     }
 
     fn problems(&mut self) -> Vec<String> {

@@ -21,7 +21,7 @@ use crate::plan::reader::nearest;
 use crate::plan::{Advance, Plan};
 use crate::route::{BUCKETS, Bucket};
 use crate::runtime::Group;
-use crate::snapshot::{Command, Phase, Reply, Snapshot};
+use crate::snapshot::{Command, Phase, Reply, Snapshot, TraceAsk};
 use crate::tui::run::{Exit, Options, Source};
 
 #[derive(Args, Debug)]
@@ -482,6 +482,13 @@ impl Source for LiveSource<'_, '_> {
 
     fn replies(&mut self) -> Vec<(u64, Reply)> {
         answered(&mut self.replies)
+    }
+
+    fn trace(&mut self, ask: TraceAsk) -> Result<(), String> {
+        match self.rollout.engine.trace(ask) {
+            true => Ok(()),
+            false => Err("the rollout has ended here; `tidegate trace PLAN KEY` looks from outside".to_owned()),
+        }
     }
 
     fn problems(&mut self) -> Vec<String> {

@@ -15,6 +15,7 @@ use crate::runtime::{Fut, Micros};
 pub mod embedded;
 mod hash;
 mod key;
+mod key_text;
 pub mod load;
 #[cfg(feature = "mongo")]
 pub mod mongo;
@@ -23,6 +24,7 @@ pub mod survey;
 pub use hash::{BucketError, hash64};
 pub(crate) use key::value_bytes;
 pub use key::{Key, KeyError};
+pub use key_text::{KEY_TEXT_MAX, KeyTextError};
 
 /// The control database, on legacy's cluster; `fences` and `sessions` live in it on both.
 pub const CONTROL_DB: &str = "tidegate";

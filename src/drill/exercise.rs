@@ -15,7 +15,7 @@ use crate::plan::{Advance, Plan};
 use crate::rollout::Event;
 use crate::runtime::sim::Sim;
 use crate::runtime::{Group, Micros, Rt};
-use crate::snapshot::{Command, Reply, Snapshot};
+use crate::snapshot::{Command, Reply, Snapshot, TraceAsk};
 use crate::workload::{self, Shapes, Verification, Workload, initial_orders};
 
 /// The runner's tasks.
@@ -159,6 +159,12 @@ impl Drill {
     #[must_use]
     pub fn send(&self, command: Command) -> Option<oneshot::Receiver<Reply>> {
         self.engine.send(command)
+    }
+
+    /// Asks for a document; the answer is in a later snapshot. False when nobody answers any more.
+    #[must_use]
+    pub fn trace(&self, ask: TraceAsk) -> bool {
+        self.engine.trace(ask)
     }
 
     /// How the rollout ended, once it has.

@@ -42,6 +42,7 @@ mod strand;
 mod tail;
 mod tasks;
 mod throttle;
+mod trace;
 mod ttl;
 mod unfit;
 mod unique;
@@ -64,6 +65,7 @@ pub use repair::{
 pub use runner::End;
 pub use start::{StartError, start};
 pub use status::{StatusError, StatusReport, status};
+pub use trace::{TraceError, trace};
 pub(crate) use unique::refusal as unique_refusal;
 pub use verify::{VerifyError, VerifyOutcome, verify};
 
@@ -73,7 +75,7 @@ use crate::journal::{JournalStore, Record};
 use crate::plan::{Advance, Plan};
 use crate::route::Side;
 use crate::runtime::{Group, Rt};
-use crate::snapshot::{Command, Reply, Snapshot};
+use crate::snapshot::{Command, Reply, Snapshot, TraceAsk};
 
 /// Called with every journal record once it is durable.
 pub type OnRecord = Arc<dyn Fn(&Record) + Send + Sync>;
@@ -126,10 +128,18 @@ pub struct Config {
     pub planted: planted::Planted,
 }
 
+/// What the terminal of a running engine asks.
+enum Request {
+    /// Something that changes the rollout, and who waits for what became of it.
+    Command(Command, oneshot::Sender<Reply>),
+    /// A document to be shown: the answer is in the snapshot.
+    Trace(TraceAsk),
+}
+
 /// A running engine.
 #[derive(Clone)]
 pub struct Engine {
-    commands: mpsc::Sender<(Command, oneshot::Sender<Reply>)>,
+    requests: mpsc::Sender<Request>,
     publisher: Arc<publish::Publisher>,
 }
 
@@ -144,7 +154,13 @@ impl Engine {
     #[must_use]
     pub fn send(&self, command: Command) -> Option<oneshot::Receiver<Reply>> {
         let (tx, rx) = oneshot::channel();
-        self.commands.try_send((command, tx)).ok().map(|()| rx)
+        self.requests.try_send(Request::Command(command, tx)).ok().map(|()| rx)
+    }
+
+    /// Asks for a document; the answer comes as [`Snapshot::trace`]. False when the queue is full or the engine has ended.
+    #[must_use]
+    pub fn trace(&self, ask: TraceAsk) -> bool {
+        self.requests.try_send(Request::Trace(ask)).is_ok()
     }
 
     /// What the repair that this engine was started for came to, once it has.

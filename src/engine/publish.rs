@@ -17,7 +17,7 @@ use crate::route::{BUCKETS, Goes, Route, Side};
 use crate::runtime::Micros;
 use crate::snapshot::{
     Activity, ApplicationView, BackView, CalendarView, GateView, LagView, Phase, PilotView, PlanView, ReconcileView,
-    RestView, RouteView, Snapshot, StageStatus, StageView, TrafficView, Verdict, WayBack,
+    RestView, RouteView, Snapshot, StageStatus, StageView, TraceView, TrafficView, Verdict, WayBack,
 };
 
 /// At most twenty snapshots a second.
@@ -30,6 +30,7 @@ struct Inner {
     repaired: Option<Arc<RepairReport>>,
     amended: Option<Arc<Plan>>,
     last: Option<(Micros, Arc<Snapshot>)>,
+    trace: Option<Arc<TraceView>>,
 }
 
 /// What the outside may see of a running engine.
@@ -47,7 +48,15 @@ impl Publisher {
             ctx: ctx.clone(),
             holder: crate::scrub::short(&config.holder, 60),
             drill: config.drill,
-            inner: Mutex::new(Inner { state, open: false, end: None, repaired: None, amended: None, last: None }),
+            inner: Mutex::new(Inner {
+                state,
+                open: false,
+                end: None,
+                repaired: None,
+                amended: None,
+                last: None,
+                trace: None,
+            }),
             changed: Notify::new(),
         }
     }
@@ -93,6 +102,13 @@ impl Publisher {
         lock(&self.inner).repaired.clone()
     }
 
+    /// Shown from the next snapshot on.
+    pub(super) fn set_trace(&self, view: TraceView) {
+        let mut inner = lock(&self.inner);
+        inner.trace = Some(Arc::new(view));
+        inner.last = None;
+    }
+
     pub(super) fn set_amended(&self, plan: Arc<Plan>) {
         lock(&self.inner).amended = Some(plan);
     }
@@ -107,16 +123,16 @@ impl Publisher {
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         let now = self.ctx.rt.now();
-        let (state, open, end) = {
+        let (state, open, end, trace) = {
             let inner = lock(&self.inner);
             if let Some((at, last)) = inner.last.as_ref().filter(|(at, _)| now.since(*at) < EVERY)
                 && *at <= now
             {
                 return last.clone();
             }
-            (inner.state.clone(), inner.open, inner.end.clone())
+            (inner.state.clone(), inner.open, inner.end.clone(), inner.trace.clone())
         };
-        let built = Arc::new(self.build(&state, open, end.as_ref(), now));
+        let built = Arc::new(Snapshot { trace, ..self.build(&state, open, end.as_ref(), now) });
         lock(&self.inner).last = Some((now, built.clone()));
         built
     }
@@ -185,6 +201,7 @@ impl Publisher {
             events: live.events.iter().cloned().collect(),
             applications: applications(&live, now),
             unpublished: lock(&ctx.published).problem(now),
+            trace: None,
         }
     }
 }

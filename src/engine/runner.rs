@@ -1,6 +1,7 @@
 //! The runner: the one place where state changes. Input in, events into the journal, effects out, one task at a time.
 
 mod asked;
+mod traced;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -8,14 +9,15 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::OnRecord;
 use super::ctx::{Ctx, Halt, Message, as_task, lock};
 use super::hooks::{self, Calls};
 use super::lease::{self, Lease};
 use super::planted::Bug;
 use super::publish::Publisher;
 use super::repair::{self, Repair, RepairReport};
+use super::trace::History;
 use super::watch;
+use super::{OnRecord, Request};
 use super::{strand, tasks};
 use crate::gate::{Baseline, GateState, TriggerState, Tripped};
 use crate::journal::{By, Journal, JournalError, Record};
@@ -72,7 +74,7 @@ impl End {
     }
 }
 
-type CommandInbox = mpsc::Receiver<(Command, oneshot::Sender<Reply>)>;
+type Requests = mpsc::Receiver<Request>;
 
 pub(super) struct Runner {
     ctx: Arc<Ctx>,
@@ -92,6 +94,8 @@ pub(super) struct Runner {
     began: Micros,
     task_running: bool,
     calls: Calls,
+    /// What the journal says of keys and buckets.
+    history: Arc<History>,
     /// No stage is worked on: this is carried out, and then the runner stops.
     repair: Option<Arc<Repair>>,
     /// Other terminals watch.
@@ -145,6 +149,7 @@ impl Runner {
             began,
             task_running: false,
             calls: Calls::default(),
+            history: Arc::default(),
             repair: None,
             shared: false,
             amended: false,
@@ -165,12 +170,13 @@ impl Runner {
         &self.state
     }
 
-    /// Puts a record into the screen's event log, and notes which hooks are called for it.
+    /// Puts a record into the screen's event log, and notes which hooks are called for it and what it says of keys.
     pub(super) fn note(&mut self, record: &Record) {
         let mut line = record.event_line();
         if let Ok(event) = Event::from_parts(&record.kind, &record.body) {
             line.text = crate::scrub::line(&event.text());
             self.calls.note(&self.ctx.plan, record, &event);
+            Arc::make_mut(&mut self.history).note(record, &event);
         }
         lock(&self.ctx.live).push_event(line);
     }
@@ -197,9 +203,9 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, mut commands: CommandInbox) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, mut requests: Requests) {
         let over = loop {
-            if let Err(over) = self.turn(&mut inbox, &mut commands).await {
+            if let Err(over) = self.turn(&mut inbox, &mut requests).await {
                 break over;
             }
         };
@@ -216,14 +222,15 @@ impl Runner {
     async fn turn(
         &mut self,
         inbox: &mut mpsc::UnboundedReceiver<Message>,
-        commands: &mut CommandInbox,
+        requests: &mut Requests,
     ) -> Result<(), Over> {
         let tick = self.ctx.rt.sleep_until(self.ctx.rt.now() + TICK);
-        match race(race(inbox.recv(), commands.recv()), tick).await {
+        match race(race(inbox.recv(), requests.recv()), tick).await {
             Either::Left(Either::Left(Some(message))) => self.message(message).await?,
-            Either::Left(Either::Right(Some((command, reply)))) => self.command(command, reply).await?,
+            Either::Left(Either::Right(Some(Request::Command(command, reply)))) => self.command(command, reply).await?,
+            Either::Left(Either::Right(Some(Request::Trace(ask)))) => self.traced(ask).await?,
             Either::Left(Either::Right(None)) => {
-                // Nobody can send a command any more; the rollout goes on.
+                // Nobody can ask for anything any more; the rollout goes on.
                 self.ctx.sleep(TICK).await;
             }
             Either::Left(Either::Left(None)) | Either::Right(()) => {}

@@ -121,7 +121,7 @@ async fn set_going(
     let (begun, state) = replay(records, deps)?;
     admissible(deps, config, &state, begun)?;
     let publisher = Arc::new(Publisher::new(&ctx, config, state.clone()));
-    let (commands, command_inbox) = mpsc::channel(32);
+    let (requests, asked) = mpsc::channel(32);
     let mut runner = Runner::new(ctx.clone(), journal, state, deps.on_record.clone(), publisher.clone(), held);
     runner.only_repairs(config.repair.clone());
     runner.share(config.shared && config.repair.is_none());
@@ -140,7 +140,7 @@ async fn set_going(
     for event in decide(runner.state(), &deps.plan, &input).unwrap_or_default() {
         runner.journal_now(event).await?;
     }
-    ctx.spawn("runner", async move { runner.run(inbox, command_inbox).await });
+    ctx.spawn("runner", async move { runner.run(inbox, asked).await });
     ctx.spawn("open", {
         let ctx = ctx.clone();
         let publisher = publisher.clone();
@@ -148,14 +148,14 @@ async fn set_going(
     });
     if ctx.observing.is_some() {
         super::observing::spawn_watchers(&ctx, &publisher);
-        return Ok(Engine { commands, publisher });
+        return Ok(Engine { requests, publisher });
     }
     if config.shared && config.repair.is_none() {
         ctx.spawn("publish", super::watch::publish(ctx.clone(), publisher.clone()));
         ctx.spawn("commands", super::watch::take_commands(ctx.clone(), publisher.clone()));
     }
     spawn_watchers(&ctx);
-    Ok(Engine { commands, publisher })
+    Ok(Engine { requests, publisher })
 }
 
 /// The state that the records stand for, and whether there are any.

@@ -1,4 +1,4 @@
-//! Reads `[privacy]`: what nobody needs to see in order to try a plan out.
+//! Reads `[privacy]`: what nobody needs to see in order to try a plan out, or to follow a document.
 
 use super::reader::{At, Reader, Table};
 use super::steps;
@@ -6,7 +6,7 @@ use super::steps;
 /// Paths that a plan may mask.
 const MOST: usize = 200;
 
-/// The paths whose values are masked wherever documents are only tried out.
+/// The paths whose values are masked wherever documents are tried out or shown.
 pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>) -> Vec<String> {
     let Some(t) = r.table(t, "privacy", "[privacy]") else { return Vec::new() };
     r.only(&t, &["mask"]);

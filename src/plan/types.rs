@@ -59,7 +59,7 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// When changes may be made.
     pub calendar: Calendar,
-    /// Paths whose values a rehearsal masks before it carries the documents.
+    /// Paths whose values a rehearsal masks before it carries the documents, and a trace until they are revealed.
     pub masked: Vec<String>,
 }
 

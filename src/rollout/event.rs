@@ -313,6 +313,11 @@ pub enum Event {
         /// Why nothing was done; `None` when it was.
         refused: Option<String>,
     },
+    /// Values of a document that the plan masks are shown to somebody.
+    Revealed {
+        /// The key.
+        key: String,
+    },
     /// A hook will be called now.
     HookCalled {
         /// Its id in the plan.
@@ -492,6 +497,7 @@ impl Event {
                 "what was asked from another terminal is applied".to_owned()
             }
             Event::CommandAnswered { refused: Some(why), .. } => format!("refused to another terminal: {why}"),
+            Event::Revealed { key } => format!("masked values of {key} are shown"),
             Event::HookCalled { hook, on, again, .. } => {
                 format!("hook {hook} is called for {on}{}", if *again { ", again" } else { "" })
             }

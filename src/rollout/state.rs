@@ -266,6 +266,7 @@ impl State {
             | Event::ThrottleEnded { .. }
             | Event::HookCalled { .. }
             | Event::HookSettled { .. }
+            | Event::Revealed { .. }
             | Event::Stopped {} => {}
             Event::Closed { .. } => self.closed = true,
         }

@@ -6,11 +6,16 @@
 use serde::{Deserialize, Serialize};
 
 mod load;
+mod trace;
 
 pub use crate::route::Goes;
 use crate::route::{Bucket, Side};
 use crate::runtime::Micros;
 pub use load::{LatencySource, LoadView, ThrottleView};
+pub use trace::{
+    TraceAsk, TraceDifference, TraceEvent, TraceField, TraceKept, TraceReach, TraceRecord, TraceRoute, TraceStep,
+    TraceVerdict, TraceVersion, TraceView,
+};
 
 mod wire;
 
@@ -78,6 +83,9 @@ pub struct Snapshot {
     pub applications: Vec<ApplicationView>,
     /// Other terminals see an older picture than this one: since when and why. `None` when they do not, or nobody publishes.
     pub unpublished: Option<String>,
+    /// The document that this terminal asked about last. It holds values of documents, so it never leaves the process.
+    #[serde(skip)]
+    pub trace: Option<std::sync::Arc<TraceView>>,
 }
 
 /// Change windows and freezes, as they stand now.

@@ -8,6 +8,7 @@ mod carried;
 mod class;
 mod compute;
 mod convert;
+mod lineage;
 mod merge;
 mod number;
 mod op;
@@ -25,6 +26,7 @@ use std::borrow::Cow;
 use bson::{Document, RawDocument, RawDocumentBuf};
 
 pub use class::Class;
+pub use lineage::Hidden;
 pub use shape::Shape;
 
 use crate::cluster::Key;

@@ -6,6 +6,7 @@ use crate::snapshot::{Command, Snapshot};
 use super::input::Effect;
 use super::rollback::Choice;
 use super::theme::Theme;
+use super::trace::TraceScreen;
 
 /// Without an answer for so long, the outcome of a command is unknown.
 pub const ANSWER_WITHIN: Micros = Micros::from_secs(5);
@@ -152,6 +153,8 @@ pub struct UiState {
     pub filter: String,
     /// The filter is being typed.
     pub typing_filter: bool,
+    /// The trace screen, while it is open.
+    pub trace: Option<TraceScreen>,
     /// The theme in force.
     pub theme: Theme,
     /// The themes that `t` goes through.
@@ -188,6 +191,7 @@ impl UiState {
             scroll: 0,
             filter: String::new(),
             typing_filter: false,
+            trace: None,
             theme,
             themes,
             ascii,

@@ -5,19 +5,20 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
 use crate::runtime::Micros;
-use crate::snapshot::{Command, Reply, Snapshot};
+use crate::snapshot::{Command, Reply, Snapshot, TraceAsk};
 
 use super::app::{ANSWER_WITHIN, Overlay, Pane, Question, Request, RequestState, SETTLED_SHOWN, UiState};
 use super::dialog::{ask, in_dialog, must_type};
 use super::keymap::{self, Action, Key};
 use super::rollback::Choice;
+use super::trace;
 
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A key.
     Key(KeyEvent),
-    /// Pasted text: ignored, so that a paste never runs as keys.
+    /// Pasted text: part of a key that is being typed, ignored otherwise, so that a paste never runs as keys.
     Paste(String),
     /// The terminal has another size.
     Resize,
@@ -32,6 +33,8 @@ pub enum Input {
     Drawn,
     /// The engine answered the command with this id.
     Reply(u64, Reply),
+    /// Nobody answers what was asked to be traced, for this reason.
+    Untraced(String),
     /// Something outside went wrong and should be said.
     Problem(String),
     /// Nobody moves what the snapshot shows, for this reason; `None` when somebody does.
@@ -43,6 +46,8 @@ pub enum Input {
 pub enum Effect {
     /// Send a command under this id; its replies come back as [`Input::Reply`].
     Send(u64, Command),
+    /// Ask for a document; the answer comes with a snapshot.
+    Trace(TraceAsk),
     /// Leave the dashboard; a drill ends with it.
     Quit,
     /// Leave the dashboard once the rollout has stopped at a safe point (a [`Command::Stop`] was sent under this id).
@@ -63,9 +68,11 @@ pub fn update(ui: &mut UiState, snapshot: &Snapshot, input: Input) -> Vec<Effect
             }
             None => Vec::new(),
         },
-        Input::Paste(_) => {
+        Input::Paste(text) => {
             ui.dirty = true;
-            ui.notice("pasted text is ignored");
+            if !trace::paste(ui, &text) {
+                ui.notice("pasted text is ignored");
+            }
             Vec::new()
         }
         Input::Resize => {
@@ -89,6 +96,13 @@ pub fn update(ui: &mut UiState, snapshot: &Snapshot, input: Input) -> Vec<Effect
         Input::Absent(why) => {
             ui.dirty |= ui.absent != why;
             ui.absent = why;
+            Vec::new()
+        }
+        Input::Untraced(why) => {
+            ui.dirty = true;
+            if let Some(screen) = &mut ui.trace {
+                screen.refused = Some(crate::scrub::short(&why, 300));
+            }
             Vec::new()
         }
         Input::Problem(text) => {
@@ -142,6 +156,9 @@ fn on_key(ui: &mut UiState, snapshot: &Snapshot, key: Key) -> Vec<Effect> {
     if ui.typing_filter {
         type_filter(ui, key);
         return Vec::new();
+    }
+    if let Some(effects) = trace::on_key(ui, snapshot, key) {
+        return effects;
     }
     // A word that must be typed may contain letters that are keys elsewhere.
     if let Some(Overlay::Dialog(d)) = &mut ui.overlay
@@ -221,6 +238,8 @@ fn look_or_ask(ui: &mut UiState, snapshot: &Snapshot, action: Option<Action>) ->
         Action::Older => ui.scroll = (ui.scroll + 1).min(snapshot.events.len().saturating_sub(1)),
         Action::Newer => ui.scroll = ui.scroll.saturating_sub(1),
         Action::Filter => ui.typing_filter = true,
+        Action::Trace => trace::open(ui),
+        Action::Reveal => ui.notice(format!("{} traces a document first", keymap::label(Action::Trace))),
         Action::Theme => {
             let at = ui.themes.iter().position(|t| *t == ui.theme).map_or(0, |i| i + 1);
             if let Some(theme) = ui.themes.get(at).or(ui.themes.first()).cloned() {

@@ -37,6 +37,10 @@ pub enum Action {
     Newer,
     /// Only events that contain a text.
     Filter,
+    /// Everything about one document.
+    Trace,
+    /// Masked values of the document that is traced.
+    Reveal,
     /// Another theme.
     Theme,
     /// Show the keys.
@@ -147,6 +151,7 @@ pub const BINDINGS: &[Binding] = &[
     ),
     bind(&[Key::Char('C')], Action::Continue, "continue", "go on after a pause (asks)", Group::Act),
     bind(&[Key::Char('A')], Action::Advance, "advance", "leave this stage for the next one (asks)", Group::Act),
+    bind(&[Key::Char('V')], Action::Reveal, "", "in a trace: show masked values too; it is journalled", Group::Act),
     bind(&[Key::Char('?')], Action::Help, "help", "these keys", Group::General),
     bind(&[Key::Char('q'), Key::Ctrl('c')], Action::Quit, "quit", "leave (asks first)", Group::General),
     bind(&[Key::Char('w')], Action::Why, "why", "why it waits, what blocks it, how to go back", Group::Look),
@@ -189,6 +194,7 @@ pub const BINDINGS: &[Binding] = &[
         Group::Look,
     ),
     bind(&[Key::Char('/')], Action::Filter, "filter", "only events that contain a text", Group::Look),
+    bind(&[Key::Char('d')], Action::Trace, "trace", "trace a document: versions, owner, changes, records", Group::Look),
     bind(&[Key::Char('t')], Action::Theme, "theme", "another theme", Group::Look),
     bind(&[Key::Code(KeyCode::Enter)], Action::Confirm, "", "yes, in a dialog", Group::General),
     bind(&[Key::Code(KeyCode::Esc)], Action::Close, "", "no, in a dialog; close what is open", Group::General),

@@ -14,12 +14,14 @@ mod canvas;
 pub mod dialog;
 pub mod format;
 pub mod input;
+pub mod journey;
 pub mod keymap;
 pub mod rollback;
 pub mod run;
 pub mod screens;
 pub mod terminal;
 pub mod theme;
+pub mod trace;
 pub mod widgets;
 
 pub use app::UiState;

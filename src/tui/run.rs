@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ratatui::crossterm::event::{self, Event};
 
 use crate::runtime::Micros;
-use crate::snapshot::{Command, Reply, Snapshot};
+use crate::snapshot::{Command, Reply, Snapshot, TraceAsk};
 
 use super::app::{Overlay, RequestState, UiState};
 use super::input::{Effect, Input, update};
@@ -37,6 +37,11 @@ pub trait Source {
     fn send(&mut self, id: u64, cmd: Command);
     /// The replies since the last call.
     fn replies(&mut self) -> Vec<(u64, Reply)>;
+    /// Asks for a document; must not block. The answer comes with a snapshot. The error says why there will be none.
+    ///
+    /// # Errors
+    /// When nobody is there to answer.
+    fn trace(&mut self, ask: TraceAsk) -> Result<(), String>;
     /// What went wrong outside since the last call and should be said.
     fn problems(&mut self) -> Vec<String> {
         Vec::new()
@@ -233,6 +238,11 @@ impl<'a> Loop<'a> {
         for effect in update(self.ui, &self.snapshot, input) {
             match effect {
                 Effect::Send(id, command) => self.source.send(id, command),
+                Effect::Trace(ask) => {
+                    if let Err(why) = self.source.trace(ask) {
+                        update(self.ui, &self.snapshot, Input::Untraced(why));
+                    }
+                }
                 Effect::Quit => return Some(Exit::Quit),
                 Effect::Detach => return Some(Exit::Detached),
                 Effect::QuitAfter(id) => self.leave(id, Exit::Stopped),

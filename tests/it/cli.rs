@@ -518,3 +518,20 @@ mod terminal {
         assert!(!screen.screen().alternate_screen() && !screen.screen().hide_cursor());
     }
 }
+
+#[test]
+fn a_key_to_trace_may_begin_with_a_minus_and_must_be_one() {
+    let dir = scenario();
+    let (_, plan) = path(dir.path(), "plan.toml");
+    for key in ["-5", "-", "{\"a\":1}", "A-17"] {
+        let o = run(&["trace", &plan, key, "--json"]);
+        // As far as the plan: it names no cluster.
+        assert_eq!((code(&o), err(&o).contains("the plan says no cluster")), (2, true), "{key}: {}", err(&o));
+    }
+    for key in ["", "  "] {
+        let o = run(&["trace", &plan, key]);
+        assert_eq!((code(&o), err(&o).contains("a key is wanted")), (2, true), "{}", err(&o));
+    }
+    let o = run(&["trace", &plan]);
+    assert_eq!((code(&o), err(&o).contains("<KEY>")), (2, true), "{}", err(&o));
+}

@@ -211,6 +211,7 @@ pub fn canary() -> Snapshot {
         latency_source: Some(tidegate::snapshot::LatencySource::Applications),
         strand: None,
         unpublished: None,
+        trace: None,
         at: AT,
         wall_ms: WALL_MS,
         plan: PlanView {

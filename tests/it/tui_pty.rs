@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
-use tidegate::snapshot::{Command, Reply, Snapshot};
+use tidegate::snapshot::{Command, Reply, Snapshot, TraceAsk};
 use tidegate::tui::UiState;
 use tidegate::tui::run::{Options, Source, run};
 use tidegate::tui::terminal::Screen;
@@ -40,6 +40,9 @@ impl Source for Fixed {
         assert!(!self.panic, "a panic in the middle of a frame");
         assert_eq!(cmd, Command::Pause);
         self.replies.push((id, Reply::Accepted));
+    }
+    fn trace(&mut self, _ask: TraceAsk) -> Result<(), String> {
+        Err("nobody is there".into())
     }
     fn replies(&mut self) -> Vec<(u64, Reply)> {
         std::mem::take(&mut self.replies)

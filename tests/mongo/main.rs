@@ -53,6 +53,7 @@ mod server_gate;
 mod steps;
 mod strand;
 mod throttle;
+mod trace;
 mod watch;
 mod weather;
 
@@ -262,6 +263,7 @@ fn main() {
     trials.extend(steps::trials());
     trials.extend(strand::trials());
     trials.extend(throttle::trials());
+    trials.extend(trace::trials());
     trials.extend(watch::trials());
     trials.extend(weather::trials());
     let skip = mongod::skipped();

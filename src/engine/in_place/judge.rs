@@ -31,7 +31,7 @@ impl Way {
     }
 
     /// Whose shape it is to have.
-    pub(super) fn shape(self) -> &'static str {
+    pub(crate) fn shape(self) -> &'static str {
         match self {
             Way::There => "next",
             Way::Back => "legacy",

@@ -59,7 +59,8 @@ fn image(d: &RawDocument) -> Option<Image> {
     Some(Image { was, wrote })
 }
 
-fn parse(d: &RawDocument) -> Option<Undo> {
+/// A record as it was stored; `None` when it is damaged, or keeps a document of another collection.
+pub(in crate::engine) fn parse(d: &RawDocument) -> Option<Undo> {
     let later = match d.get("later").ok()? {
         Some(RawBsonRef::Document(l)) => Some(image(l)?),
         Some(_) => return None,

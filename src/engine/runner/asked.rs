@@ -27,6 +27,10 @@ impl Runner {
                 let _ = accepted.send(());
                 self.amend(&plan, reason, by).await?
             }
+            (None, Wish::Reveal { key }) => {
+                self.revealed(by, &key).await?;
+                Reply::Applied
+            }
             (None, Wish::Command(command)) => {
                 // Whoever listens may have been cut off; the record stands.
                 let _ = accepted.send(());

@@ -38,6 +38,11 @@ pub enum Wish {
         /// Why.
         reason: String,
     },
+    /// Somebody is about to see masked values of a document: it is to be in the journal.
+    Reveal {
+        /// The key, as it was typed.
+        key: String,
+    },
 }
 
 impl Wish {
@@ -47,6 +52,7 @@ impl Wish {
         let command = match self {
             Wish::Command(command) => command,
             Wish::Amend { reason, .. } => return format!("amend the plan: {}", scrub::short(reason, 300)),
+            Wish::Reveal { key } => return format!("show masked values of {}", scrub::short(key, 200)),
         };
         let stage = |i: usize| plan.stages.get(i).map_or("?", |s| s.id.as_str());
         let way = |hard: bool| if hard { "hard" } else { "soft" };

@@ -76,6 +76,10 @@ pub(crate) fn footer(c: &mut Canvas<'_>, s: &Snapshot, ui: &UiState) {
         c.put_fit(x, 0, "type to filter, Enter keeps, Esc clears", w.saturating_sub(x), Role::Dim);
         return;
     }
+    if ui.overlay.is_none() && ui.trace.as_ref().is_some_and(|t| t.typing) {
+        c.put_fit(x, 0, "type the key of a document, Enter traces it, Esc closes", w.saturating_sub(x), Role::Dim);
+        return;
+    }
     let mut group = Group::Act;
     for b in BINDINGS.iter().filter(|b| !b.short.is_empty()) {
         let Some(key) = b.keys.first().map(|k| k.label()) else { continue };

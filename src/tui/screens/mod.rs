@@ -4,6 +4,7 @@ mod footer;
 mod overlay;
 mod overview;
 mod question;
+mod trace;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;

@@ -11,7 +11,7 @@
 //! command status, keys
 //! ```
 //!
-//! Smaller: first the second row of panels goes, then events, latency and the pipeline; the verdict and pause stay.
+//! While a document is traced, the trace takes the place of the panels. Smaller: first the second row of panels goes, then events, latency and the pipeline; the verdict and pause stay.
 
 use ratatui::layout::Rect;
 
@@ -24,6 +24,7 @@ use super::super::widgets::{
     distribution, events, gates, has_rest, heat, lag, percentiles, pipeline, reconcile, rest, rest_height, verdict,
 };
 use super::footer::footer;
+use super::trace;
 
 /// From this size on every panel has its place.
 const FULL: (u16, u16) = (110, 32);
@@ -55,6 +56,9 @@ pub(crate) fn draw(c: &mut Canvas<'_>, area: Rect, live: &Snapshot, ui: &UiState
         left -= rows;
     }
     let body = cut(area, top, left);
+    if let Some(screen) = &ui.trace {
+        return trace::draw(c, body, live, ui, screen);
+    }
     if let (true, Some(pane)) = (ui.zoomed, ui.focus) {
         one(c, body, pane, shown, live, ui);
     } else if area.width >= FULL.0 && area.height >= FULL.1 {

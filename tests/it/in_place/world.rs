@@ -14,7 +14,7 @@ use tidegate::plan::{Advance, Plan};
 use tidegate::rollout::{Event, State, Status};
 use tidegate::runtime::sim::Sim;
 use tidegate::runtime::{Group, Micros, Rt, keyed_hash};
-use tidegate::snapshot::{Command, Phase};
+use tidegate::snapshot::{Command, Phase, TraceAsk, TraceView};
 use tidegate::transform::Transform;
 
 use super::app::{self, App, Writes};
@@ -121,6 +121,22 @@ impl World {
     pub fn left(&self) -> Vec<engine::Left> {
         let deps = self.deps();
         self.sim.block_on(async move { engine::cleanup_list(&deps).await.unwrap() }).unwrap()
+    }
+
+    /// What `tidegate trace` says of a key. Everything else goes on meanwhile.
+    pub fn trace(&self, key: &str) -> TraceView {
+        let (deps, ask) = (self.deps(), TraceAsk { id: 1, key: key.to_owned(), reveal: false });
+        self.sim.block_on(async move { engine::trace(&deps, &ask).await.unwrap() }).unwrap()
+    }
+
+    /// The same asked at the screen of the runner, once it has answered.
+    pub fn asked(&mut self, ask: &TraceAsk) -> TraceView {
+        let engine = self.engine.clone().unwrap();
+        assert!(engine.trace(ask.clone()));
+        self.until("it is traced", Micros::from_secs(30), |_| {
+            engine.snapshot().trace.as_ref().is_some_and(|v| v.ask == ask.id)
+        });
+        engine.snapshot().trace.as_deref().cloned().unwrap()
     }
 
     /// The start lives in a group of its own, so that it can be cut off too.
