@@ -18,6 +18,8 @@ const HEAT_COLUMNS: usize = 120;
 const HISTORY: usize = 60;
 /// A point of the history needs so many samples (n·(1−q) ≥ 1): it is drawn as a line, not read as a figure.
 const HISTORY_SAMPLES: u64 = 100;
+/// Windows remembered between two samples: without samples they move on all the same.
+const ASKED: usize = 16;
 /// What a view's figures are computed over.
 pub(super) const VIEW_SPAN: Micros = Micros::from_secs(60);
 
@@ -279,7 +281,11 @@ impl LatencySeries {
             return WindowStats { covered: self.covered(now, span, since), ..known };
         }
         let stats = self.stats(&self.merged(now, span, since), now, span, since);
-        self.asked.borrow_mut().push((which, stats));
+        let mut asked = self.asked.borrow_mut();
+        if asked.len() >= ASKED {
+            asked.clear();
+        }
+        asked.push((which, stats));
         stats
     }
 
