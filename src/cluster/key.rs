@@ -126,6 +126,14 @@ impl Key {
         }
     }
 
+    /// True when a document's `_id` is exactly this value, of this type.
+    pub(crate) fn is_id_of(&self, doc: &RawDocument) -> bool {
+        match leading_id(doc.as_bytes()) {
+            Some(id) => id == self.value(),
+            None => doc.get("_id").is_ok_and(|id| id == Some(self.value())),
+        }
+    }
+
     /// The value as it was given; its numeric type may differ from that of an equal key.
     #[must_use]
     pub fn value(&self) -> RawBsonRef<'_> {
@@ -186,9 +194,13 @@ impl PartialOrd for Key {
     }
 }
 impl Ord for Key {
+    #[inline]
     fn cmp(&self, o: &Self) -> Ordering {
         // Padding is right: where two heads differ, a byte differs or one key ends, and an end orders first.
-        self.head.cmp(&o.head).then_with(|| {
+        if self.head[0] != o.head[0] {
+            return self.head[0].cmp(&o.head[0]);
+        }
+        self.head[1].cmp(&o.head[1]).then_with(|| {
             if usize::from(self.len.min(o.len)) <= size_of_val(&self.head) {
                 // One of them is all in its head, and the other begins with it.
                 self.len.cmp(&o.len)

@@ -13,6 +13,7 @@ use bson::{Bson, RawDocument, RawDocumentBuf};
 use crate::runtime::{Fut, Micros};
 
 pub mod embedded;
+pub(crate) mod fields;
 mod hash;
 mod key;
 mod key_text;

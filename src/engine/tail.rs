@@ -3,7 +3,7 @@
 //! A bucket always goes to the same worker, so that one key has one writer. tidegate's own writes come back as events and are known
 //! by their session; any other event on a key that its side does not own is a stray.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -504,8 +504,9 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
         };
         let began = ctx.rt.now();
         let events: usize = units.iter().map(|u| u.keys.len()).sum();
-        let keys: Vec<Key> =
-            units.iter().flat_map(|u| u.keys.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
+        let mut keys: Vec<Key> = units.iter().flat_map(|u| u.keys.iter().cloned()).collect();
+        keys.sort_unstable();
+        keys.dedup();
         let last = &units[units.len() - 1];
         let at = last.pos.at;
         if ctx.planted.has(Bug::PositionBeforeWork) {
@@ -516,10 +517,11 @@ async fn work(ctx: Arc<Ctx>, src: Side, index: usize, mut writer: SlotWriter) {
         // Routed when they were read; a range may have changed hands since, and then they are strays after all.
         let routed = keys.into_iter().filter_map(|k| bucket_of(&k).ok().map(|b| (k, b))).collect();
         let (held, strays) = ctx.ownership.begin_write(src, routed).await;
-        // One that is only tried again is none.
-        let written: BTreeSet<&Key> = units.iter().filter(|u| u.first.is_some()).flat_map(|u| &u.keys).collect();
-        for key in strays.into_iter().filter(|k| written.contains(k)) {
-            super::quarantine::put_aside(&ctx, src, &key, ChangeKind::Update, at).await;
+        for key in strays {
+            // One that is only tried again is none.
+            if units.iter().any(|u| u.first.is_some() && u.keys.contains(&key)) {
+                super::quarantine::put_aside(&ctx, src, &key, ChangeKind::Update, at).await;
+            }
         }
         let keys: Vec<Key> = held.iter().map(|(k, _)| k.clone()).collect();
         let stored = match src {

@@ -1,5 +1,7 @@
 //! Latencies of one kind of operation on one side.
 
+use std::cell::RefCell;
+
 use hdrhistogram::Histogram;
 
 use super::axis;
@@ -16,6 +18,8 @@ const HEAT_COLUMNS: usize = 120;
 const HISTORY: usize = 60;
 /// A point of the history needs so many samples (n·(1−q) ≥ 1): it is drawn as a line, not read as a figure.
 const HISTORY_SAMPLES: u64 = 100;
+/// Windows remembered between two samples: without samples they move on all the same.
+const ASKED: usize = 16;
 /// What a view's figures are computed over.
 pub(super) const VIEW_SPAN: Micros = Micros::from_secs(60);
 
@@ -156,7 +160,12 @@ pub struct LatencySeries {
     first: Option<Micros>,
     newest: Option<Micros>,
     newest_any: Option<Micros>,
+    /// Windows that were asked for since the last sample came: gates and triggers ask for the same ones again and again.
+    asked: RefCell<Vec<(Slices, WindowStats)>>,
 }
+
+/// The first and the last slice of a window, and how many there are.
+type Slices = (Micros, Micros, usize);
 
 impl Default for LatencySeries {
     fn default() -> Self {
@@ -174,6 +183,7 @@ impl LatencySeries {
             first: None,
             newest: None,
             newest_any: None,
+            asked: RefCell::default(),
         }
     }
 
@@ -212,6 +222,7 @@ impl LatencySeries {
     }
 
     fn touch(&mut self, at: Micros) -> Option<&mut Slice> {
+        self.asked.get_mut().clear();
         if self.slices.slice(at, || Slice::new(at))?.1
             && let Some(done) = self.slices.last_but_one()
         {
@@ -262,15 +273,31 @@ impl LatencySeries {
     #[must_use]
     pub fn window_since(&self, now: Micros, span: Micros, since: Micros) -> WindowStats {
         let span = span.min(super::MAX_WINDOW);
-        self.stats(&self.merged(now, span, since), now, span, since)
+        let mut starts = self.slices.window(now, span, since).map(|(start, _)| start);
+        let Some(first) = starts.next() else { return self.stats(&Slice::new(Micros::ZERO), now, span, since) };
+        let which = starts.fold((first, first, 1), |(first, _, n), start| (first, start, n + 1));
+        let known = self.asked.borrow().iter().find(|(slices, _)| *slices == which).map(|(_, stats)| *stats);
+        if let Some(known) = known {
+            return WindowStats { covered: self.covered(now, span, since), ..known };
+        }
+        let stats = self.stats(&self.merged(now, span, since), now, span, since);
+        let mut asked = self.asked.borrow_mut();
+        if asked.len() >= ASKED {
+            asked.clear();
+        }
+        asked.push((which, stats));
+        stats
+    }
+
+    fn covered(&self, now: Micros, span: Micros, since: Micros) -> Micros {
+        now.since(self.slices.window_start(now, span).max(since).max(self.first.unwrap_or(now)))
     }
 
     fn stats(&self, all: &Slice, now: Micros, span: Micros, since: Micros) -> WindowStats {
-        let begin = self.slices.window_start(now, span).max(since).max(self.first.unwrap_or(now));
         WindowStats {
             count: all.count,
             errors: all.errors,
-            covered: now.since(begin),
+            covered: self.covered(now, span, since),
             p50: all.quantile(0.5),
             p90: all.quantile(0.9),
             p99: all.quantile(0.99),

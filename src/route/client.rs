@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use bson::{Bson, RawDocumentBuf, cstr};
+use bson::spec::ElementType;
+use bson::{Bson, RawDocumentBuf};
 use tokio::sync::Notify;
 
 use super::report::{Report, Totals};
 use super::{Bucket, Located, Route, Side};
+use crate::cluster::fields::DocBytes;
 use crate::cluster::{CONTROL_DB, ClusterTime, Db, Doc, Expect, Failed, Key, Ns, Reason, WriteOp};
 use crate::runtime::{Either, Group, Micros, Rt, race, sleep};
 
@@ -307,16 +309,18 @@ impl RouteClient {
         let epoch = inner.in_flight.keys().next().map_or(known, |oldest| known.min(*oldest));
         inner.beat += 1;
         let beat = inner.beat;
-        let mut d = RawDocumentBuf::new();
-        d.append(cstr!("_id"), format!("{}/{}", self.plan, self.process));
-        d.append(cstr!("plan"), &*self.plan);
-        d.append(cstr!("process"), &*self.process);
-        d.append(cstr!("epoch"), epoch);
+        let mut d = DocBytes::with_capacity(inner.report.size());
+        d.text("_id", &format!("{}/{}", self.plan, self.process));
+        d.text("plan", &self.plan);
+        d.text("process", &self.process);
+        d.int64("epoch", epoch);
         // Newer than what is acked while a write of an older epoch has an unknown outcome: none is begun under an older one any more.
-        d.append(cstr!("follows"), known);
-        d.append(cstr!("beat"), beat);
-        d.append(cstr!("report"), inner.report.take_document(now));
-        (d, epoch)
+        d.int64("follows", known);
+        d.int64("beat", beat);
+        let at = d.open(ElementType::EmbeddedDocument, "report");
+        inner.report.take_into(&mut d, now);
+        d.close(at);
+        (d.finish(), epoch)
     }
 
     async fn read_route(&self, after: ClusterTime) -> Result<Option<Route>, Failed> {

@@ -5,10 +5,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bson::RawDocument;
+#[cfg(test)]
+use bson::RawDocumentBuf;
 use bson::spec::ElementType;
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::Side;
+use crate::cluster::fields::{DocBytes, field, fields};
 use crate::runtime::Micros;
 
 /// Slices repeated in each ack.
@@ -109,8 +112,15 @@ impl Report {
         self.current.errors[kind as usize][side as usize] += 1;
     }
 
-    /// Closes the current slice (at most four a second) and writes everything down.
-    pub(super) fn take_document(&mut self, now: Micros) -> RawDocumentBuf {
+    #[cfg(test)]
+    fn take_document(&mut self, now: Micros) -> RawDocumentBuf {
+        let mut d = DocBytes::with_capacity(0);
+        self.take_into(&mut d, now);
+        d.finish()
+    }
+
+    /// Closes the current slice (at most four a second) and writes everything down as fields of a document.
+    pub(super) fn take_into(&mut self, d: &mut DocBytes, now: Micros) {
         let empty = self.current.errors == [[0; 2]; 2] && self.current.latency.iter().flatten().all(BTreeMap::is_empty);
         if !empty && now.since(self.closed_at) >= Micros::from_ms(240) {
             let n = self.current.n;
@@ -123,7 +133,6 @@ impl Report {
         }
         let t = self.totals;
         let totals = [t.acknowledged, t.lost, t.stale_owner, t.stale_copy, t.shadow_compared, t.shadow_different];
-        let mut d = Bytes::document();
         d.element(ElementType::Boolean, "oracle", &[u8::from(self.has_oracle)]);
         let at = d.open(ElementType::Array, "totals");
         d.items(ElementType::Int64, totals.iter().map(|n| n.to_le_bytes()));
@@ -131,67 +140,19 @@ impl Report {
         let at = d.open(ElementType::Array, "slices");
         d.items(ElementType::EmbeddedDocument, self.closed.iter());
         d.close(at);
-        d.finish()
-    }
-}
-
-/// BSON put together in one buffer: a report is made with every ack, and an array of a few hundred numbers costs ten times as much
-/// where each is appended as a value of its own.
-struct Bytes(Vec<u8>);
-
-impl Bytes {
-    fn document() -> Bytes {
-        Bytes(vec![0; 4])
     }
 
-    fn element(&mut self, kind: ElementType, name: &str, value: &[u8]) {
-        self.0.push(kind as u8);
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.push(0);
-        self.0.extend_from_slice(value);
+    /// About how many bytes that takes.
+    pub(super) fn size(&self) -> usize {
+        self.closed.iter().map(|slice| slice.len() + 8).sum::<usize>() + 1_024
     }
-
-    /// The elements of an array.
-    fn items(&mut self, kind: ElementType, values: impl Iterator<Item = impl AsRef<[u8]>>) {
-        for (i, value) in values.enumerate() {
-            self.0.push(kind as u8);
-            push_decimal(&mut self.0, i);
-            self.0.push(0);
-            self.0.extend_from_slice(value.as_ref());
-        }
-    }
-
-    /// Begins a document or an array; what it answers goes to [`Bytes::close`].
-    fn open(&mut self, kind: ElementType, name: &str) -> usize {
-        self.element(kind, name, &[0; 4]);
-        self.0.len() - 4
-    }
-
-    fn close(&mut self, at: usize) {
-        self.0.push(0);
-        let len = (self.0.len() - at) as i32;
-        self.0[at..at + 4].copy_from_slice(&len.to_le_bytes());
-    }
-
-    fn finish(mut self) -> RawDocumentBuf {
-        self.close(0);
-        // Closed as it should be, the one thing that is looked at.
-        RawDocumentBuf::from_bytes(self.0).unwrap_or_default()
-    }
-}
-
-fn push_decimal(out: &mut Vec<u8>, n: usize) {
-    if n >= 10 {
-        push_decimal(out, n / 10);
-    }
-    out.push(b'0' + (n % 10) as u8);
 }
 
 const NAMES: [[&str; 2]; 2] = [["read_legacy", "read_next"], ["write_legacy", "write_next"]];
 
 fn slice_bytes(s: &Slice) -> Vec<u8> {
-    let mut d = Bytes::document();
-    d.element(ElementType::Int64, "n", &s.n.to_le_bytes());
+    let mut d = DocBytes::with_capacity(1_024);
+    d.int64("n", s.n);
     for (kind, names) in NAMES.iter().enumerate() {
         for (side, name) in names.iter().enumerate() {
             let pairs = &s.latency[kind][side];
@@ -203,7 +164,7 @@ fn slice_bytes(s: &Slice) -> Vec<u8> {
                     pairs.iter().flat_map(|(us, n)| [*us, *n]).map(|n| (n as i32).to_le_bytes()),
                 );
                 d.close(at);
-                d.element(ElementType::Int32, "errors", &(s.errors[kind][side] as i32).to_le_bytes());
+                d.int32("errors", s.errors[kind][side] as i32);
                 d.close(part);
             }
         }
@@ -217,52 +178,59 @@ impl ReadReport {
     #[must_use]
     pub fn from_ack(ack: &RawDocument, after: i64) -> ReadReport {
         let mut out = ReadReport::default();
-        let Ok(report) = ack.get_document("report") else { return out };
-        out.has_oracle = report.get_bool("oracle").unwrap_or(false);
-        if let Ok(list) = report.get_array("totals") {
-            let t: Vec<i64> = list.into_iter().map(|v| v.ok().and_then(|v| v.as_i64()).unwrap_or(0)).collect();
-            let at = |i: usize| t.get(i).copied().unwrap_or(0);
-            out.totals = Totals {
-                acknowledged: at(0),
-                lost: at(1),
-                stale_owner: at(2),
-                stale_copy: at(3),
-                shadow_compared: at(4),
-                shadow_different: at(5),
-            };
-        }
-        if let Ok(list) = report.get_array("slices") {
-            for s in list.into_iter().filter_map(|s| s.ok().and_then(|s| s.as_document())) {
-                if s.get_i64("n").is_ok_and(|n| n > after) {
-                    out.slices.push(read_slice(s));
+        let Some(report) = field(ack.as_bytes(), "report").filter(|f| f.kind == DOCUMENT) else { return out };
+        for f in fields(report.value) {
+            match (f.name, f.kind) {
+                (b"oracle", BOOLEAN) => out.has_oracle = f.value == [1],
+                (b"totals", ARRAY) => {
+                    let mut t = fields(f.value).map(|n| n.int64().unwrap_or(0));
+                    let mut next = || t.next().unwrap_or(0);
+                    out.totals = Totals {
+                        acknowledged: next(),
+                        lost: next(),
+                        stale_owner: next(),
+                        stale_copy: next(),
+                        shadow_compared: next(),
+                        shadow_different: next(),
+                    };
                 }
+                (b"slices", ARRAY) => {
+                    let slices = fields(f.value).filter(|s| s.kind == DOCUMENT).map(|s| s.value);
+                    let number = |s: &[u8]| field(s, "n").and_then(|n| n.int64());
+                    let new = slices.filter_map(|s| Some((number(s).filter(|n| *n > after)?, s)));
+                    out.slices.extend(new.map(|(n, s)| read_slice(n, s)));
+                }
+                _ => {}
             }
         }
         out
     }
 }
 
-fn read_slice(d: &RawDocument) -> Slice {
-    let mut s = Slice { n: d.get_i64("n").unwrap_or(0), ..Slice::default() };
-    for (kind, names) in NAMES.iter().enumerate() {
-        for (side, name) in names.iter().enumerate() {
-            let Ok(part) = d.get_document(name) else { continue };
-            s.errors[kind][side] = part.get_i32("errors").unwrap_or(0).max(0) as u32;
-            let Ok(flat) = part.get_array("us_count") else { continue };
-            let mut value = None;
-            for v in flat.into_iter().filter_map(|v| v.ok().and_then(as_count)) {
-                match value.take() {
-                    None => value = Some(v),
-                    Some(us) => *s.latency[kind][side].entry(us).or_insert(0) += v,
+const DOCUMENT: u8 = ElementType::EmbeddedDocument as u8;
+const ARRAY: u8 = ElementType::Array as u8;
+const BOOLEAN: u8 = ElementType::Boolean as u8;
+
+fn read_slice(n: i64, d: &[u8]) -> Slice {
+    let mut s = Slice { n, ..Slice::default() };
+    for part in fields(d).filter(|f| f.kind == DOCUMENT) {
+        let named = |names: &[&str; 2]| names.iter().position(|name| name.as_bytes() == part.name);
+        let place = NAMES.iter().enumerate().find_map(|(kind, names)| Some((kind, named(names)?)));
+        let Some((kind, side)) = place else { continue };
+        for f in fields(part.value) {
+            match (f.name, f.kind) {
+                (b"errors", _) => s.errors[kind][side] = f.int32().unwrap_or(0).max(0) as u32,
+                (b"us_count", ARRAY) => {
+                    let mut numbers = fields(f.value).filter_map(|v| v.int32()).map(|n| n.max(0) as u32);
+                    while let (Some(us), Some(n)) = (numbers.next(), numbers.next()) {
+                        *s.latency[kind][side].entry(us).or_insert(0) += n;
+                    }
                 }
+                _ => {}
             }
         }
     }
     s
-}
-
-fn as_count(v: RawBsonRef<'_>) -> Option<u32> {
-    v.as_i32().map(|n| n.max(0) as u32)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(super) struct Timers {
 }
 
 /// Entries that are not worth clearing out.
-const FEW: usize = 1_024;
+const FEW: usize = 128;
 
 impl Timers {
     /// Sets a timer. `seq` is larger than that of every earlier one.

@@ -5,6 +5,7 @@
 //! no decoded documents. `server` has the same steps as aggregation stages.
 
 mod carried;
+mod cast;
 mod class;
 mod compute;
 mod convert;
@@ -31,6 +32,7 @@ pub use shape::Shape;
 
 use crate::cluster::Key;
 use crate::plan::Step;
+use cast::Casts;
 use op::{Op, Segment};
 use same::Order;
 
@@ -198,6 +200,7 @@ pub struct Transform {
     segments: Vec<Segment>,
     class: Class,
     order: Order,
+    casts: Casts,
 }
 
 impl Transform {
@@ -223,7 +226,7 @@ impl Transform {
                 }
             }
         }
-        Transform { segments: op::prepare(steps), class, order }
+        Transform { segments: op::prepare(steps), class, order, casts: Casts::default() }
     }
 
     /// The weakest class of its steps.
@@ -294,8 +297,14 @@ impl Transform {
         let [Segment::Ops(ops)] = &self.segments[..] else {
             return self.run_at(from.as_bytes(), forward).is_ok_and(|made| self.same(&made, to));
         };
+        if forward && self.casts.makes(from.as_bytes(), to_bytes) == Some(true) {
+            return to_bytes.len() <= MAX_BYTES;
+        }
         let Ok(fields) = run_ops(ops, from.as_bytes(), forward) else { return false };
         if tree::writes(&fields, to_bytes) {
+            if forward {
+                self.casts.learn(ops, from.as_bytes());
+            }
             return to_bytes.len() <= MAX_BYTES;
         }
         let loosely = |made: &[u8]| made.len() <= MAX_BYTES && same::equal(&self.order, made, to_bytes);
@@ -303,7 +312,20 @@ impl Transform {
     }
 
     fn run(&self, doc: &RawDocument, forward: bool) -> Result<RawDocumentBuf, TransformError> {
-        self.run_at(doc.as_bytes(), forward).map_err(|at| error_of(doc, at))
+        let [Segment::Ops(ops)] = &self.segments[..] else {
+            return self.run_at(doc.as_bytes(), forward).map_err(|at| error_of(doc, at));
+        };
+        if forward
+            && let Some(made) = self.casts.write(doc.as_bytes()).filter(|made| made.len() <= MAX_BYTES)
+            && let Ok(made) = RawDocumentBuf::from_bytes(made)
+        {
+            return Ok(made);
+        }
+        let made = self.run_at(doc.as_bytes(), forward).map_err(|at| error_of(doc, at))?;
+        if forward {
+            self.casts.learn(ops, doc.as_bytes());
+        }
+        Ok(made)
     }
 
     fn run_at(&self, bytes: &[u8], forward: bool) -> At<RawDocumentBuf> {

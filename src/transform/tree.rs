@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::{At, Why};
+use crate::cluster::fields::{int32, name_length, value_size, word};
 
 /// One field.
 #[derive(Debug)]
@@ -87,25 +88,6 @@ pub(super) fn parse<'a>(bytes: &'a [u8], path: &str) -> At<Vec<Field<'a>>> {
     Ok(fields)
 }
 
-/// Where the first zero byte is. Eight bytes at a time: every document comes through here, each of its fields.
-fn name_length(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let mut at = 0;
-    while let Some(word) = word(bytes, at) {
-        // The lowest bit that is set stands in the first byte that is zero (Mycroft's test).
-        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
-        if zeros != 0 {
-            return Some(at + zeros.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    Some(at + bytes[at..].iter().position(|b| *b == 0)?)
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
-}
-
 /// Up to here every name is held against every other.
 const FEW: usize = 24;
 
@@ -148,37 +130,6 @@ fn tag(name: &[u8], from: &[u8]) -> u64 {
         None => name[..n].iter().rev().fold(0, |word, b| word << 8 | u64::from(*b)),
     };
     first | (name.len() as u64) << 56
-}
-
-fn int32(bytes: &[u8]) -> Option<usize> {
-    let head: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
-    usize::try_from(i32::from_le_bytes(head)).ok()
-}
-
-/// How many bytes a value takes; `None` when that cannot be told.
-fn value_size(kind: u8, rest: &[u8]) -> Option<usize> {
-    let cstring = |from: usize| rest.get(from..)?.iter().position(|b| *b == 0).map(|n| from + n + 1);
-    match kind {
-        0x01 | 0x09 | 0x11 | 0x12 => Some(8),
-        0x02 | 0x0D | 0x0E => {
-            let n = int32(rest)?.checked_add(4)?;
-            (n >= 5 && *rest.get(n - 1)? == 0).then_some(n)
-        }
-        0x03 | 0x04 => {
-            let n = int32(rest)?;
-            (n >= 5 && *rest.get(n - 1)? == 0).then_some(n)
-        }
-        0x05 => int32(rest)?.checked_add(5),
-        0x06 | 0x0A | 0x7F | 0xFF => Some(0),
-        0x07 => Some(12),
-        0x08 => Some(1),
-        0x0B => cstring(cstring(0)?),
-        0x0C => int32(rest)?.checked_add(16),
-        0x0F => int32(rest).filter(|n| *n >= 14),
-        0x10 => Some(4),
-        0x13 => Some(16),
-        _ => None,
-    }
 }
 
 /// Writes the fields as a document.

@@ -9,19 +9,18 @@ use crate::route::{Cohort, Located};
 
 /// An order as the route finds it.
 pub(super) struct Place {
-    id: OrderId,
+    order: Order,
     bucket: u16,
 }
 
 impl Place {
     pub(super) fn of(order: &Order) -> Place {
-        let id = order.id();
-        Place { bucket: bucket(&id), id }
+        Place { bucket: bucket(&order.id()), order: *order }
     }
 
     /// The place of an order whose bucket is known.
     pub(super) fn known(order: &Order, bucket: u16) -> Place {
-        Place { id: order.id(), bucket }
+        Place { order: *order, bucket }
     }
 }
 
@@ -31,7 +30,8 @@ impl Located for Place {
     }
 
     fn is_in(&self, cohort: &Cohort) -> bool {
-        let part = match (&self.id, cohort.field()) {
+        let id = self.order.id();
+        let part = match (&id, cohort.field()) {
             (OrderId::Region(Some(region), _), "_id.region") => OrderId::Text((*region).to_owned()),
             (OrderId::Region(_, n), "_id.n") => (**n).clone(),
             (OrderId::Region(..), _) => return false,

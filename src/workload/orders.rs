@@ -1,9 +1,11 @@
 //! Orders, in both shapes, as the application itself writes them.
 
 use bson::oid::ObjectId;
-use bson::{Decimal128, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
+use bson::spec::ElementType;
+use bson::{Decimal128, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use crate::cluster::Key;
+use crate::cluster::fields::{DocBytes, fields, push_decimal};
 use crate::plan::{Collection, Step, ValueType};
 use crate::route::Side;
 use crate::runtime::keyed_hash;
@@ -107,7 +109,7 @@ impl Order {
                 bytes[4..].copy_from_slice(&keyed_hash(7, 2, n, 0).to_be_bytes());
                 OrderId::Object(bytes)
             }
-            5..=7 => OrderId::Text(format!("ord-{n:09}")),
+            5..=7 => OrderId::Text(text_id(n)),
             8 => OrderId::Int(n as i64),
             _ if n.is_multiple_of(3) => OrderId::Double(n as f64),
             _ => OrderId::Long(n as i64),
@@ -123,7 +125,12 @@ impl Order {
             OrderId::Int(n) => key_of(RawBsonRef::Int32(n as i32)),
             OrderId::Long(n) => Key::from(n),
             OrderId::Double(x) => key_of(RawBsonRef::Double(x)),
-            id @ OrderId::Region(..) => key_of(id.to_bson().as_raw_bson_ref()),
+            id @ OrderId::Region(..) => {
+                let mut d = DocBytes::with_capacity(64);
+                id.write(&mut d, "_id");
+                // Just written: it has one.
+                Key::of(&d.finish()).unwrap_or_else(|_| Key::from(0))
+            }
         }
     }
 
@@ -132,21 +139,37 @@ impl Order {
     }
 }
 
+/// `ord-` and nine digits: every other read makes one.
+fn text_id(n: u64) -> String {
+    let mut text = String::with_capacity(16);
+    text.push_str("ord-");
+    let mut unit = 100_000_000;
+    while unit > n.max(1) {
+        text.push('0');
+        unit /= 10;
+    }
+    if n > 0 {
+        text.push_str(&n.to_string());
+    }
+    text
+}
+
 impl OrderId {
-    fn to_bson(&self) -> RawBson {
+    /// Adds it to a document.
+    fn write(&self, d: &mut DocBytes, name: &str) {
         match self {
-            OrderId::Object(b) => RawBson::ObjectId(ObjectId::from_bytes(*b)),
-            OrderId::Text(t) => RawBson::String(t.clone()),
-            OrderId::Int(n) => RawBson::Int32(*n as i32),
-            OrderId::Long(n) => RawBson::Int64(*n),
-            OrderId::Double(x) => RawBson::Double(*x),
+            OrderId::Object(b) => d.element(ElementType::ObjectId, name, b),
+            OrderId::Text(t) => d.text(name, t),
+            OrderId::Int(n) => d.int32(name, *n as i32),
+            OrderId::Long(n) => d.int64(name, *n),
+            OrderId::Double(x) => d.element(ElementType::Double, name, &x.to_le_bytes()),
             OrderId::Region(region, n) => {
-                let mut d = RawDocumentBuf::new();
+                let at = d.open(ElementType::EmbeddedDocument, name);
                 if let Some(region) = region {
-                    d.append(cstr!("region"), *region);
+                    d.text("region", region);
                 }
-                d.append(cstr!("n"), n.to_bson());
-                RawBson::Document(d)
+                n.write(d, "n");
+                d.close(at);
             }
         }
     }
@@ -195,36 +218,42 @@ impl Shapes {
     pub fn document(&self, side: Side, o: &Order, padding: usize) -> RawDocumentBuf {
         let next = side == Side::Next;
         let flat = next && self.flat_name;
-        let name = format!("Cust {}", o.n % 997);
-        let mut customer = RawDocumentBuf::new();
+        let name = |out: &mut Vec<u8>| {
+            out.extend_from_slice(b"Cust ");
+            push_decimal(out, o.n % 997);
+        };
+        let mut d = DocBytes::with_capacity(padding + 256);
+        o.id().write(&mut d, "_id");
+        let customer = d.open(ElementType::EmbeddedDocument, "customer");
         if !flat {
-            customer.append(cstr!("name"), &*name);
+            d.text_of("name", name);
         }
-        customer.append(cstr!("city"), CITIES[(o.n % 8) as usize]);
-        let mut item = RawDocumentBuf::new();
-        item.append(cstr!("sku"), format!("sku-{}", o.n % 511));
-        item.append(cstr!("qty"), (o.n % 9) as i32 + 1);
-        let mut items = RawArrayBuf::new();
-        items.push(&*item);
-        let mut d = RawDocumentBuf::new();
-        d.append(cstr!("_id"), o.id().to_bson());
-        d.append(cstr!("customer"), &*customer);
+        d.text("city", CITIES[(o.n % 8) as usize]);
+        d.close(customer);
         if next && self.decimal_total {
-            d.append(cstr!("total"), hundredths(o.cents));
+            d.element(ElementType::Decimal128, "total", &hundredths(o.cents).bytes());
         } else {
-            d.append(cstr!("total"), o.total());
+            d.text("total", &o.total());
         }
-        d.append(cstr!("items"), &*items);
-        d.append(cstr!("rev"), o.rev);
-        d.append(cstr!("by"), o.by);
-        d.append(cstr!("note"), "x".repeat(padding));
+        let items = d.open(ElementType::Array, "items");
+        let item = d.open(ElementType::EmbeddedDocument, "0");
+        d.text_of("sku", |out| {
+            out.extend_from_slice(b"sku-");
+            push_decimal(out, o.n % 511);
+        });
+        d.int32("qty", (o.n % 9) as i32 + 1);
+        d.close(item);
+        d.close(items);
+        d.int64("rev", o.rev);
+        d.int64("by", o.by);
+        d.text_of("note", |out| out.resize(out.len() + padding, b'x'));
         if flat {
-            d.append(cstr!("customer_name"), name);
+            d.text_of("customer_name", name);
         }
         if next && self.schema_version {
-            d.append(cstr!("schema_version"), 2);
+            d.int32("schema_version", 2);
         }
-        d
+        d.finish()
     }
 
     /// True when a stored document says the same as `o` in the shape of `side`, in whatever field order.
@@ -237,12 +266,11 @@ impl Shapes {
 /// `rev` and `by` of a stored order in either shape.
 pub(super) fn revision(stored: &RawDocument) -> Option<(i64, i64)> {
     let (mut rev, mut by) = (None, None);
-    for element in stored.iter_elements() {
-        let element = element.ok()?;
-        match element.key().as_str() {
-            "rev" => rev = RawBsonRef::try_from(element).ok()?.as_i64(),
-            "by" => by = RawBsonRef::try_from(element).ok()?.as_i64(),
-            _ => {}
+    for f in fields(stored.as_bytes()) {
+        match f.name {
+            b"rev" => rev = f.int64(),
+            b"by" => by = f.int64(),
+            _ => continue,
         }
         if let (Some(rev), Some(by)) = (rev, by) {
             return Some((rev, by));
@@ -277,6 +305,13 @@ mod tests {
         for cents in [0, 1, 99, 100, 12_340, 900_099, i64::MAX] {
             let text = format!("{}.{:02}", cents / 100, cents % 100);
             assert_eq!(Ok(hundredths(cents)), text.parse().map_err(|_| text));
+        }
+    }
+
+    #[test]
+    fn a_text_id_has_nine_digits_at_least() {
+        for n in [0, 1, 9, 10, 11, 12_345, 99_999_999, 100_000_000, 123_456_789, 1_234_567_890] {
+            assert_eq!(text_id(n), format!("ord-{n:09}"));
         }
     }
 

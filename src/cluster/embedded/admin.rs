@@ -118,7 +118,7 @@ impl Core {
             AdminOp::Sessions { rollout } => Ok((AdminDone::Sessions(sessions_of(s, rollout)), None)),
             AdminOp::Kind { ns } => Ok((AdminDone::Kind(kind(s, ns)), None)),
             AdminOp::Indexes { ns } => Ok((AdminDone::Indexes(indexes(s, ns)), None)),
-            AdminOp::Load => Ok((AdminDone::Load(s.load(&self.config, now)), None)),
+            AdminOp::Load => Ok((AdminDone::Load(s.load(now)), None)),
             // An index is there at once.
             AdminOp::Building { .. } => Ok((AdminDone::Names(Vec::new()), None)),
             AdminOp::Latency { ns } => {
@@ -205,7 +205,7 @@ impl Core {
         if s.views.contains(ns) {
             return Err(refused(format!("{ns} is a view (166)")));
         }
-        let coll = s.colls.entry(ns.clone()).or_default();
+        let coll = s.colls.get_or(ns, Coll::default);
         let named = coll.indexes.iter().find(|i| i.spec.name == index.name);
         if let Some(there) = named {
             return if there.spec == *index {

@@ -16,6 +16,7 @@ use crate::cluster::{
 use crate::runtime::{Fut, Micros, Rt};
 
 mod admin;
+mod by_ns;
 mod config;
 mod faults;
 mod load;
@@ -108,7 +109,7 @@ impl Embedded {
     /// # Errors
     /// When a document has no usable `_id`; nothing is loaded then.
     pub fn load(&self, ns: &Ns, docs: Vec<RawDocumentBuf>) -> Result<(), KeyError> {
-        self.0.with(|s, _| s.colls.entry(ns.clone()).or_default().load(docs))
+        self.0.with(|s, _| s.colls.get_or(ns, Default::default).load(docs))
     }
 
     /// Everything in a collection, in `_id` order, as committed on the primary.

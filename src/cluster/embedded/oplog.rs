@@ -63,6 +63,9 @@ impl Events {
 
     /// The events after `ts`, oldest first. Near the end as a rule, so it is looked for there first.
     pub(super) fn after(&self, ts: Ts) -> impl Iterator<Item = &Event> {
+        if self.last().is_none_or(|e| e.ts <= ts) {
+            return None.into_iter().flatten().chain(self.pieces.range(self.pieces.len()..).flatten());
+        }
         let later = self.pieces.iter().rev().take_while(|p| p.front().is_some_and(|e| e.ts > ts)).count();
         let whole = self.pieces.len() - later;
         let begun = whole.checked_sub(1).map(|i| {

@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc, spec::BinarySubtype};
+use bson::spec::{BinarySubtype, ElementType};
+use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use super::Core;
 use super::stage::Stage;
 use super::state::State;
 use super::store::Ts;
+use crate::cluster::fields::{DocBytes, fields};
 use crate::cluster::{CONTROL_DB, Failed, Fence, Key, Ns, Reason, SessionId, SlotState, TxnOp};
 use crate::runtime::Micros;
 
@@ -36,8 +38,21 @@ pub(super) fn session_of(value: Option<RawBsonRef<'_>>) -> Option<SessionId> {
 
 /// A slot as a document.
 pub(super) fn slot_doc(name: &str, s: &SlotState) -> RawDocumentBuf {
-    let checkpoint = s.checkpoint.clone().map_or(RawBson::Null, RawBson::Document);
-    rawdoc! { "_id": name, "epoch": s.epoch, "seq": s.seq, "done": s.done, "checkpoint": checkpoint, "session": uuid(s.session) }
+    let mut d = DocBytes::with_capacity(256);
+    d.text("_id", name);
+    d.int64("epoch", s.epoch);
+    d.int64("seq", s.seq);
+    d.int64("done", s.done);
+    match &s.checkpoint {
+        Some(c) => d.element(ElementType::EmbeddedDocument, "checkpoint", c.as_bytes()),
+        None => d.element(ElementType::Null, "checkpoint", &[]),
+    }
+    let mut session = [0; 21];
+    session[0] = 16;
+    session[4] = BinarySubtype::Uuid.into();
+    session[5..].copy_from_slice(&s.session.0);
+    d.element(ElementType::Binary, "session", &session);
+    d.finish()
 }
 
 /// A session as a document.
@@ -50,25 +65,23 @@ pub(super) fn session_doc(session: SessionId, slot: &str) -> RawDocumentBuf {
 pub(super) fn parse_slot(doc: &RawDocument) -> Option<SlotState> {
     let (mut epoch, mut seq, mut done, mut checkpoint, mut session) = (None, None, None, None, None);
     // Every transaction comes through here: the fields are gone through once.
-    for (name, value) in doc.into_iter().flatten() {
-        match (name.as_str(), value) {
-            ("epoch", v) => epoch = int(v),
-            ("seq", v) => seq = int(v),
-            ("done", v) => done = int(v),
-            ("checkpoint", RawBsonRef::Document(d)) => checkpoint = Some(d.to_owned()),
-            ("session", v) => session = session_of(Some(v)),
+    for f in fields(doc.as_bytes()) {
+        let int = || f.int64().or_else(|| f.int32().map(i64::from));
+        match f.name {
+            b"epoch" => epoch = int(),
+            b"seq" => seq = int(),
+            b"done" => done = int(),
+            b"checkpoint" if f.kind == ElementType::EmbeddedDocument as u8 => {
+                checkpoint = RawDocumentBuf::from_bytes(f.value.to_vec()).ok();
+            }
+            b"session" if f.kind == ElementType::Binary as u8 => {
+                // Behind its length and subtype.
+                session = f.value.get(5..).and_then(|id| id.try_into().ok()).map(SessionId);
+            }
             _ => {}
         }
     }
     Some(SlotState { session: session?, epoch: epoch?, seq: seq?, done: done?, checkpoint })
-}
-
-fn int(value: RawBsonRef<'_>) -> Option<i64> {
-    match value {
-        RawBsonRef::Int64(n) => Some(n),
-        RawBsonRef::Int32(n) => Some(n.into()),
-        _ => None,
-    }
 }
 
 /// A transaction that has its snapshot and has not ended.

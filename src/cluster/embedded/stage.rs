@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::config::Config;
 use super::state::{Event, State, Writes};
 use super::store::{Chain, Coll, Ts, comparable, index_entry, lookup, stored};
+use crate::cluster::fields::field;
 use crate::cluster::{ChangeKind, Doc, Expect, Key, Ns, Reason, SessionId};
 use crate::runtime::Micros;
 
@@ -273,7 +274,9 @@ impl<'s> Stage<'s> {
 fn holds(only_if: Option<&Expect>, doc: &RawDocument) -> bool {
     let Some(expect) = only_if else { return true };
     // What is compared as a rule: a revision, an epoch.
-    if let (bson::Bson::Int64(want), Some(RawBsonRef::Int64(have))) = (&expect.value, lookup(doc, expect.field)) {
+    if let bson::Bson::Int64(want) = &expect.value
+        && let Some(have) = field(doc.as_bytes(), expect.field).and_then(|f| f.int64())
+    {
         return *want == have;
     }
     let Ok(want) = bson::RawBson::try_from(expect.value.clone()) else { return false };

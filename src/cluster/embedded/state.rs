@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
+use super::by_ns::ByNs;
 use super::config::{Config, spread};
 use super::faults::FaultState;
 use super::oplog::Events;
@@ -83,11 +84,11 @@ pub(super) enum Down {
 pub(super) struct State {
     /// Wall clock at the runtime's zero, microseconds since the Unix epoch.
     base_us: u64,
-    pub(super) colls: BTreeMap<Ns, Coll>,
+    pub(super) colls: ByNs<Coll>,
     pub(super) views: BTreeSet<Ns>,
     /// When a name last stood for something else: an older snapshot cannot write there.
-    pub(super) ddl: BTreeMap<Ns, Ts>,
-    logs: BTreeMap<Ns, Log>,
+    pub(super) ddl: ByNs<Ts>,
+    logs: ByNs<Log>,
     last: Ts,
     majority: Ts,
     pending: VecDeque<Pending>,
@@ -100,6 +101,8 @@ pub(super) struct State {
     electing_until: Option<Micros>,
     stale: Option<(Micros, Ts)>,
     primary: usize,
+    /// As [`State::find_lag`] has it, found again with every [`State::replan`].
+    lag: Option<Micros>,
     /// Up to when everything has happened that was due, unless something was done since that may let more happen.
     advanced: Option<Micros>,
     /// Moved to break every open stream.
@@ -119,10 +122,10 @@ impl State {
     pub(super) fn new(config: &Config, base_us: u64, now: Micros) -> Self {
         let mut state = State {
             base_us,
-            colls: BTreeMap::new(),
+            colls: ByNs::default(),
             views: BTreeSet::new(),
-            ddl: BTreeMap::new(),
-            logs: BTreeMap::new(),
+            ddl: ByNs::default(),
+            logs: ByNs::default(),
             last: 0,
             majority: 0,
             pending: VecDeque::new(),
@@ -133,6 +136,7 @@ impl State {
             electing_until: None,
             stale: None,
             primary: 0,
+            lag: None,
             advanced: None,
             streams: 0,
             faults: FaultState::new(config.nodes),
@@ -142,6 +146,7 @@ impl State {
             expire_at: now + config.expire_every,
             clock_off_ms: 0,
         };
+        state.lag = state.find_lag(config);
         let start = state.clock(now);
         (state.last, state.majority, state.history) = (start, start, start.saturating_sub(1));
         state
@@ -196,7 +201,7 @@ impl State {
     }
 
     pub(super) fn log(&mut self, ns: &Ns) -> &mut Log {
-        self.logs.entry(ns.clone()).or_insert_with(|| {
+        self.logs.get_or(ns, || {
             // Of the name: the same namespace draws the same on every run.
             let entity = fnv1a(ns.db.bytes().chain([b'.']).chain(ns.coll.bytes()));
             Log { events: Events::default(), notify: Arc::default(), entity, draws: Default::default() }
@@ -212,7 +217,7 @@ impl State {
     }
 
     /// The lag of the secondary that makes a majority; `None` while too few replicate.
-    fn majority_lag(&self, config: &Config) -> Option<Micros> {
+    fn find_lag(&self, config: &Config) -> Option<Micros> {
         let needed = config.nodes / 2;
         if needed == 0 {
             return Some(Micros::ZERO);
@@ -246,7 +251,7 @@ impl State {
             self.pending.pop_front();
         }
         if self.electing_until.is_none()
-            && let Some(lag) = self.majority_lag(config)
+            && let Some(lag) = self.lag
         {
             let seen = now.since(lag);
             let noop = self.clock(Micros(seen.0 - seen.0 % config.noop_every.0.max(1)));
@@ -313,7 +318,7 @@ impl State {
             events.into_iter().for_each(|e| log.events.push(Event { ts, ..e }));
             log.notify.notify_waiters();
         }
-        let due = match self.majority_lag(config) {
+        let due = match self.lag {
             None => Micros::MAX,
             Some(_) if config.nodes < 2 => now,
             Some(lag) => now + lag.since(config.replication) + spread(config.replication, bits),
@@ -326,10 +331,7 @@ impl State {
 
     /// Stores what is there from `ts` on; answers the keys.
     fn store(&mut self, ns: &Ns, ts: Ts, docs: Vec<(Key, Option<Doc>)>) -> Vec<Key> {
-        if !self.colls.contains_key(ns) {
-            self.colls.insert(ns.clone(), Coll::default());
-        }
-        let Some(coll) = self.colls.get_mut(ns) else { return Vec::new() };
+        let coll = self.colls.get_or(ns, Coll::default);
         let mut keys = Vec::with_capacity(docs.len());
         for (key, doc) in docs {
             let gone = doc.is_none();
@@ -372,7 +374,8 @@ impl State {
     /// Re-plans when pending commits reach their majority, after lags or links changed.
     pub(super) fn replan(&mut self, config: &Config, now: Micros) {
         self.advanced = None;
-        let lag = self.majority_lag(config);
+        self.lag = self.find_lag(config);
+        let lag = self.lag;
         let soon = self.electing_until.unwrap_or(now) + config.replication;
         let mut before = Micros::ZERO;
         for p in &mut self.pending {
@@ -462,12 +465,11 @@ impl State {
     }
 
     /// What the primary says about its load, where it may be asked.
-    pub(super) fn load(&mut self, config: &Config, now: Micros) -> Load {
+    pub(super) fn load(&mut self, now: Micros) -> Load {
         if self.faults.tells_nothing || self.down().is_some() {
             return Load::default();
         }
-        let lag = self.majority_lag(config);
-        self.busy.load(now, self.faults.pressure, lag)
+        self.busy.load(now, self.faults.pressure, self.lag)
     }
 
     pub(super) fn members(&self, config: &Config) -> Vec<Member> {

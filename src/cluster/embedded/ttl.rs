@@ -26,7 +26,7 @@ impl State {
 
     fn expired(&self, now_ms: i64) -> Vec<(Ns, Key)> {
         let mut due = Vec::new();
-        for (ns, coll) in &self.colls {
+        for (ns, coll) in self.colls.iter() {
             for index in &coll.indexes {
                 let (Some(seconds), Some(path)) = (index.spec.expire_after, index.spec.keys.keys().next()) else {
                     continue;
