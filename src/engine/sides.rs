@@ -101,7 +101,7 @@ async fn beside<T: Send + 'static>(
 ) -> Result<(), Halt> {
     let mut legacy: VecDeque<(Key, Doc)> = page.docs.into();
     loop {
-        let docs = if to.is_some() { legacy.len().max(REST).min(PAGE.docs) } else { PAGE.docs };
+        let docs = if to.is_some() { legacy.len().clamp(REST, PAGE.docs) } else { PAGE.docs };
         let mut next = scan(ctx, Side::Next, from.as_ref(), PageLimit { docs, ..PAGE }).await?;
         let mut whole = next.end;
         if let Some(to) = &to {
