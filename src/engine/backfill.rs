@@ -117,9 +117,6 @@ fn worker(n: usize) -> String {
 /// vouch for a chunk that this run gives to its writer.
 async fn resume(ctx: &Arc<Ctx>, writers: &mut [SlotWriter]) -> Result<(Option<Key>, u64), Halt> {
     let mut points: Vec<_> = writers.iter().map(|w| resume_point(w.checkpoint())).collect();
-    if ctx.planted.has(Bug::CopyResumedAtHighest) {
-        return Ok(points.into_iter().max().unwrap_or_default());
-    }
     let lowest = points.iter().min().cloned().unwrap_or_default();
     for (writer, point) in writers.iter_mut().zip(points.drain(..)) {
         if point != lowest {

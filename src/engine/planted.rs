@@ -41,8 +41,6 @@ pub enum Bug {
     TakeOverWithoutBump,
     /// A chunk does not register the keys that it is about to write.
     ChunkNotRegistered,
-    /// A copy is taken up again from the highest position of its writers.
-    CopyResumedAtHighest,
     /// One key is written by several workers of a tail.
     KeyAcrossWorkers,
     /// What lossy steps lose is not taken from what legacy holds, nor kept.

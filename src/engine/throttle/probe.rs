@@ -11,6 +11,8 @@ use crate::runtime::Micros;
 const WINDOW: Micros = Micros::from_secs(5);
 /// The window of a reference.
 const LONG: Micros = Micros::from_secs(30);
+/// What takes longer is waiting, for a cluster that does not answer: it says nothing about one that does.
+const SILENT: Micros = Micros::from_secs(2);
 /// Fewer probes are no reference.
 const SAMPLES: usize = 8;
 /// A slow-down by less is nothing; there are too few probes for less.
@@ -36,14 +38,16 @@ impl Probes {
         while self.back.front().is_some_and(|(at, _)| now.since(*at) > LONG) {
             self.back.pop_front();
         }
-        self.back.push_back((now, took));
+        if took <= SILENT {
+            self.back.push_back((now, took));
+        }
     }
 
     /// What the probes of the last `window` took, in order; one on its way for longer than any of them counts by its age.
     fn within(&self, now: Micros, window: Micros) -> Vec<Micros> {
         let mut all: Vec<Micros> = self.back.iter().filter(|(at, _)| now.since(*at) <= window).map(|p| p.1).collect();
         all.sort_unstable();
-        let age = self.sent.map(|at| now.since(at));
+        let age = self.sent.map(|at| now.since(at)).filter(|age| *age <= SILENT);
         all.extend(age.filter(|age| all.last().is_none_or(|most| age > most)));
         all
     }
@@ -123,8 +127,14 @@ mod tests {
         probes.look(&mut r, at(46), 1.5, false, false);
         assert!(reading(&r, 1.5).unwrap().is_over());
         probes.sending(at(46));
+        probes.look(&mut r, at(49), 1.5, false, false);
+        assert_eq!(r.now, Some(Micros::from_ms(1_500)), "the one on its way");
         probes.look(&mut r, at(60), 1.5, false, false);
-        assert_eq!(r.now, Some(Micros::from_secs(7)), "none came back: the one on its way");
+        let unknown = reading(&r, 1.5).unwrap();
+        assert_eq!(unknown.actual, None, "a cluster that does not answer is no slow one");
+        probes.note(at(60), Micros::from_secs(7));
+        probes.look(&mut r, at(60), 1.5, false, false);
+        assert_eq!(r.now, None);
     }
 
     #[test]

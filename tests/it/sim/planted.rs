@@ -46,7 +46,6 @@ pub fn leaning(bug: Bug) -> Leaning {
         Bug::RouteWithoutCompare => {
             (&[(Stall, 4), (TakeOver, 3), (CutRunner, 2), (Slow, 2), (Unknown, 3)], Some(false))
         }
-        Bug::CopyResumedAtHighest => (&[(Kill, 6), (CrashAt, 4), (Slow, 4)], Some(true)),
         Bug::KeyAcrossWorkers => (&[(Slow, 4), (Unknown, 1), (Calm, 1)], Some(true)),
         Bug::PreImageOverwrittenOnResume
         | Bug::SalvageSkipped
@@ -98,7 +97,6 @@ found! {
     RouteWithoutCompare: a_route_replaced_without_comparing_is_found,
     TakeOverWithoutBump: a_take_over_that_bumps_no_slot_is_found,
     ChunkNotRegistered: a_chunk_that_registers_no_keys_is_found,
-    CopyResumedAtHighest: a_copy_taken_up_again_at_the_highest_position_is_found,
     KeyAcrossWorkers: a_key_with_several_writers_is_found,
     JournalAckBeforeSync: a_record_acknowledged_before_it_is_synced_is_found,
 }
