@@ -148,9 +148,7 @@ fn text_id(n: u64) -> String {
         text.push('0');
         unit /= 10;
     }
-    if n > 0 {
-        text.push_str(&n.to_string());
-    }
+    text.push_str(&n.to_string());
     text
 }
 
