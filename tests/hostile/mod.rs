@@ -327,7 +327,8 @@ fn document(n: u64, large: bool, note: &str) -> Hostile {
         Some(OCCUPIED) => d.put("first", int(1)),
         // Name, length and kind of the value, and the document's end take 12 bytes; the steps add more than the one that is left.
         Some(TOO_LARGE) => d.put("blob", binary(0, &vec![0x5A; (16 << 20) - d.0.len() - 13])),
-        None if large => d.put("blob", binary(0, &vec![0x5A; LARGE - d.0.len()])),
+        // The same whatever the note says: whoever edits that leaves this alone.
+        None if large => d.put("blob", binary(0, &vec![0x5A; LARGE + note.len() - d.0.len()])),
         _ => {}
     }
     let doc = RawDocumentBuf::from_bytes(d.end()).expect("it was put together with its length");
