@@ -58,7 +58,7 @@ pub struct Hidden {
 }
 
 /// With more paths than this everything is hidden: a plan whose steps make ever more of them is not followed to its end.
-const MOST: usize = 2_000;
+const MOST: usize = 1_000;
 
 impl Hidden {
     /// What `masked` and the steps come to.
@@ -85,6 +85,9 @@ impl Hidden {
     }
 
     fn follow(&mut self, step: &Step, forward: bool) {
+        if self.all {
+            return;
+        }
         match step.moves() {
             Some(pairs) => {
                 for (from, to) in pairs {
