@@ -25,9 +25,23 @@ fn is_unsafe(c: char) -> bool {
             | '\u{2060}'..='\u{206F}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E0FFF}')
 }
 
+/// A server's message about a duplicate key without the document's values, which it quotes at its end: the index it names is enough.
+#[must_use]
+pub fn before_values(message: &str) -> &str {
+    message.find(" dup key:").map_or(message, |at| &message[..at])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duplicate_key_is_told_without_the_value() {
+        let told =
+            before_values("E11000 duplicate key error collection: a.b index: mail_1 dup key: { mail: \"a@b.c\" }");
+        assert_eq!(told, "E11000 duplicate key error collection: a.b index: mail_1");
+        assert_eq!(before_values("other"), "other");
+    }
 
     #[test]
     fn escape_sequences_and_bidi_overrides_do_not_pass() {

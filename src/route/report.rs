@@ -223,7 +223,8 @@ fn read_slice(n: i64, d: &[u8]) -> Slice {
                 (b"us_count", ARRAY) => {
                     let mut numbers = fields(f.value).filter_map(|v| v.int32()).map(|n| n.max(0) as u32);
                     while let (Some(us), Some(n)) = (numbers.next(), numbers.next()) {
-                        *s.latency[kind][side].entry(us).or_insert(0) += n;
+                        let count = s.latency[kind][side].entry(us).or_insert(0);
+                        *count = count.saturating_add(n);
                     }
                 }
                 _ => {}

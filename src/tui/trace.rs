@@ -121,10 +121,11 @@ fn ask(ui: &mut UiState, snapshot: &Snapshot, reveal: bool) -> Vec<Effect> {
     if screen.typed.trim().is_empty() || watching {
         return Vec::new();
     }
-    screen.typing = false;
     if screen.is_waiting(snapshot, at) {
+        // What is typed stays what is asked next: the answer on its way is for another key.
         return Vec::new();
     }
+    screen.typing = false;
     // What is journalled of a reveal names the key as everything else does.
     let known = screen.answer(snapshot).filter(|_| reveal).map(|v| v.key.clone());
     let ask = TraceAsk { id, key: known.unwrap_or_else(|| screen.typed.clone()), reveal };

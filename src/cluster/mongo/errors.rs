@@ -16,7 +16,7 @@ use mongodb::error::{Error, ErrorKind, NO_WRITES_PERFORMED, SYSTEM_OVERLOADED_ER
 
 use crate::cluster::survey::Unfit;
 use crate::cluster::{Failed, Reason};
-use crate::scrub::short;
+use crate::scrub::{before_values, short};
 
 /// Why a cluster cannot be used. Holds no secret of the connection string.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +69,7 @@ fn is_ambiguous(code: i32) -> bool {
 
 /// The reason behind a server's code.
 pub(super) fn reason(code: i32, message: &str) -> Reason {
+    let message = if matches!(code, 11000 | 11001) { before_values(message) } else { message };
     let text = short(&format!("{message} (code {code})"), 400);
     match code {
         11000 | 11001 => Reason::DuplicateKey { key: None, message: text },

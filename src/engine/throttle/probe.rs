@@ -121,7 +121,7 @@ mod tests {
         (10..19).for_each(|n| probes.note(at(n), Micros::from_ms(10)));
         probes.note(at(19), Micros::from_ms(300));
         probes.look(&mut r, at(19), 1.5, false, false);
-        assert_eq!(r.now, Some(Micros::from_ms(10)));
+        assert_eq!(r.now, Some(Micros::from_ms(11)), "eleven of them, of which one is the outlier");
         // From here on each takes longer than the window has room for eight of them.
         (20..24).for_each(|n| probes.note(at(2 * n), Micros::from_ms(990)));
         probes.look(&mut r, at(46), 1.5, false, false);

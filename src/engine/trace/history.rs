@@ -86,7 +86,8 @@ impl History {
         }
         let told = self.told.entry(key.clone()).or_default();
         if told.len() < OF_KEY {
-            let text = crate::scrub::short(&event.text(), 400);
+            // Records of before may quote values of documents.
+            let text = crate::scrub::short(crate::scrub::before_values(&event.text()), 400);
             let record = TraceRecord { seq: record.seq, at_ms: record.at_ms, text };
             told.push(Told { record, kept: kept.filter(|k| !k.is_empty()).cloned() });
         }

@@ -47,12 +47,26 @@ pub(super) async fn kept(look: &Looking<'_>, at: &Located, shower: &Shower) -> R
     out.open = out.all.iter().find(|k| k.open).map(|k| k.text.clone());
     if out.open.is_none() {
         // Told before it is stored: a runner that was cut off in between has left nothing but the journal's word.
-        let lost = look.history.kept(&at.text).into_iter().find(|id| look.state.strays.contains(id));
-        out.open = lost.map(|id| {
-            format!("the journal has it open as {}, of which quarantine has nothing", scrub::short(&id, 120))
-        });
+        out.open =
+            named_open(look, at).map(|id| format!("the journal has it open as {id}, of which quarantine has nothing"));
     }
     Ok(out)
+}
+
+/// What is known of it where quarantine cannot be read: the journal's word.
+pub(super) fn unread(look: &Looking<'_>, at: &Located) -> Kept {
+    let conflict = look.state.conflicts.get(&at.text).is_some_and(Option::is_none);
+    let open = match named_open(look, at) {
+        Some(id) => Some(format!("the journal has it open as {id}")),
+        None => conflict.then(|| "the journal has it as a conflict that nobody has decided about".to_owned()),
+    };
+    Kept { open, ..Kept::default() }
+}
+
+/// A record of quarantine that the journal names and has open.
+fn named_open(look: &Looking<'_>, at: &Located) -> Option<String> {
+    let ids = look.history.kept(&at.text).into_iter();
+    ids.filter(|id| look.state.strays.contains(id)).map(|id| scrub::short(&id, 120)).next()
 }
 
 /// Under which `_id`s quarantine may keep something of the key.
@@ -103,7 +117,8 @@ fn told(id: &Key, record: &Doc, state: &State, at: &Located, shower: &Shower) ->
         "conflict" => state.conflicts.get(&at.text).is_some_and(Option::is_none),
         _ => state.strays.contains(&id),
     };
-    let why = word("why").map_or_else(String::new, |why| format!(": {why}"));
+    // Records of before may quote values of documents.
+    let why = word("why").map_or_else(String::new, |why| format!(": {}", scrub::before_values(&why)));
     let became = match (&outcome, open) {
         (_, true) => ", nobody has decided about it yet".to_owned(),
         (Some(outcome), false) => format!(", {outcome}"),

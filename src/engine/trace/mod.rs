@@ -133,7 +133,8 @@ impl Looking<'_> {
         let keys = Key::read(&ask.key).map_err(|e| Unread(e.to_string()))?;
         let seen = [self.observe(Side::Legacy).await, self.observe(Side::Next).await];
         let plan = &self.ctx.plan;
-        let (masked, shower) = self.shower(ask.reveal);
+        let plan_hides = Hidden::new(&plan.masked, &plan.collections[0].steps);
+        let shower = Shower::new(plan_hides, ask.reveal);
         let mut view = TraceView { ask: ask.id, at_ms: self.ctx.rt.wall_ms(), ..TraceView::default() };
         let route = self.route().await?;
         let places = self.places().await;
@@ -145,7 +146,7 @@ impl Looking<'_> {
             Some(_) => kept::Kept::default(),
             None => kept::kept(self, &at, &shower).await.unwrap_or_else(|Unread(why)| {
                 view.notes.push(format!("what is kept of it could not be read: {why}"));
-                kept::Kept::default()
+                kept::unread(self, &at)
             }),
         };
         view.person = kept.open.clone();
@@ -155,7 +156,7 @@ impl Looking<'_> {
         };
         let doc = |side: Side| docs[side as usize].as_deref();
         view.lineage = lineage::lineage(&plan.collections[0].steps, doc(Side::Legacy), doc(Side::Next));
-        let hides = docs.iter().flatten().any(|d| masked.masks(d));
+        let hides = shower.has_met_masked();
         (view.masked, view.revealed) = (hides && !ask.reveal, hides && ask.reveal);
         view.kept = kept.all;
         view.journal = self.history.of(plan, &at);
@@ -164,13 +165,6 @@ impl Looking<'_> {
             view.notes.push("the rollout runs with another plan than this one".to_owned());
         }
         Ok(view)
-    }
-
-    /// What hides what the plan masks, and what shows documents here: the same unless masked values are revealed.
-    fn shower(&self, reveal: bool) -> (Shower, Shower) {
-        let hidden = Hidden::new(&self.ctx.plan.masked, &self.ctx.plan.collections[0].steps);
-        let shown = if reveal { Hidden::default() } else { hidden.clone() };
-        (Shower::new(hidden), Shower::new(shown))
     }
 
     /// The cluster's time and oplog; reads after this are no older.
@@ -231,7 +225,13 @@ impl Looking<'_> {
             let copy = pair.doc(owner.other()).map(|d| &**d);
             view.differences = shower.differences(wanted.as_deref(), copy);
             if view.differences.is_empty() && copy.is_some() && wanted.is_some() {
-                view.notes.push("the same values in another order of fields".to_owned());
+                let all = [wanted.as_deref(), copy].into_iter().flatten().all(|d| shower.sees_all(d));
+                let note = if all {
+                    "the same values in another order of fields"
+                } else {
+                    "they differ beyond what is compared here"
+                };
+                view.notes.push(note.to_owned());
             }
         }
         let [legacy, next] = pair.docs;

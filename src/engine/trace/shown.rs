@@ -2,6 +2,7 @@
 //! way than through here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bson::{Bson, RawBsonRef, RawDocument};
 
@@ -14,6 +15,8 @@ use crate::transform::Hidden;
 const FIELDS: usize = 200;
 /// Values compared of a document.
 const COMPARED: usize = 20_000;
+/// Bytes of all paths together: names may be long, and each value has its own copy of them.
+const PATHS: usize = 4 << 20;
 /// Documents inside each other that are shown value by value; what lies deeper is one value.
 const DEEP: usize = 12;
 /// Characters of a value, and of a path.
@@ -27,6 +30,23 @@ const DIFFERENCES: usize = 50;
 /// Shows documents, hiding what must not be seen.
 pub(super) struct Shower {
     hidden: Hidden,
+    /// It is shown all the same.
+    reveal: bool,
+    /// There was something to hide.
+    met: AtomicBool,
+}
+
+/// The values of a document, as far as there is room.
+#[derive(Default)]
+struct Leaves<'a> {
+    all: Vec<Leaf<'a>>,
+    path_bytes: usize,
+}
+
+impl Leaves<'_> {
+    fn is_full(&self) -> bool {
+        self.all.len() >= COMPARED || self.path_bytes >= PATHS
+    }
 }
 
 /// A value and where it stands.
@@ -37,8 +57,18 @@ struct Leaf<'a> {
 }
 
 impl Shower {
-    pub(super) fn new(hidden: Hidden) -> Shower {
-        Shower { hidden }
+    pub(super) fn new(hidden: Hidden, reveal: bool) -> Shower {
+        Shower { hidden, reveal, met: AtomicBool::new(false) }
+    }
+
+    /// True once something that was to be shown is masked by the plan, revealed or not.
+    pub(super) fn has_met_masked(&self) -> bool {
+        self.met.load(Ordering::SeqCst)
+    }
+
+    /// True when no value of the document is left out for want of room.
+    pub(super) fn sees_all(&self, doc: &RawDocument) -> bool {
+        self.leaves(doc).is_some_and(|l| !l.is_full())
     }
 
     /// A document, or none, under a name.
@@ -48,8 +78,8 @@ impl Shower {
         version.bytes = Some(doc.as_bytes().len());
         match self.leaves(doc) {
             Some(leaves) => {
-                version.more = leaves.len().saturating_sub(FIELDS);
-                version.fields = leaves.iter().take(FIELDS).map(field).collect();
+                version.more = leaves.all.len().saturating_sub(FIELDS);
+                version.fields = leaves.all.iter().take(FIELDS).map(field).collect();
             }
             None => version.problem = Some("it is not valid BSON".to_owned()),
         }
@@ -68,7 +98,7 @@ impl Shower {
         wanted: Option<&'a RawDocument>,
         holds: Option<&'a RawDocument>,
     ) -> Vec<TraceDifference> {
-        let leaves = |d: &'a RawDocument| self.leaves(d).unwrap_or_default();
+        let leaves = |d: &'a RawDocument| self.leaves(d).unwrap_or_default().all;
         let (wanted, holds) = (wanted.map(leaves).unwrap_or_default(), holds.map(leaves).unwrap_or_default());
         let there: BTreeMap<&str, &Leaf<'_>> = holds.iter().map(|l| (l.path.as_str(), l)).collect();
         let known: BTreeSet<&str> = wanted.iter().map(|l| l.path.as_str()).collect();
@@ -85,13 +115,8 @@ impl Shower {
         changed.chain(extra).take(DIFFERENCES).collect()
     }
 
-    /// True when something of the document is masked.
-    pub(super) fn masks(&self, doc: &RawDocument) -> bool {
-        !self.hidden.is_empty() && self.leaves(doc).is_some_and(|l| l.iter().any(|l| l.masked))
-    }
-
-    fn leaves<'a>(&self, doc: &'a RawDocument) -> Option<Vec<Leaf<'a>>> {
-        let mut out = Vec::new();
+    fn leaves<'a>(&self, doc: &'a RawDocument) -> Option<Leaves<'a>> {
+        let mut out = Leaves::default();
         self.walk(RawBsonRef::Document(doc), &mut Vec::new(), &mut String::new(), &mut out, 0)?;
         Some(out)
     }
@@ -102,10 +127,10 @@ impl Shower {
         value: RawBsonRef<'a>,
         names: &mut Vec<&'a str>,
         path: &mut String,
-        out: &mut Vec<Leaf<'a>>,
+        out: &mut Leaves<'a>,
         deep: usize,
     ) -> Option<()> {
-        if out.len() >= COMPARED {
+        if out.is_full() {
             return Some(());
         }
         let covered = !names.is_empty() && self.hidden.covers(names);
@@ -117,7 +142,11 @@ impl Shower {
         if covered || !inside || deep >= DEEP {
             // Deeper than anybody looks: one value, hidden when something in it is.
             let masked = covered || (inside && self.hidden.reaches_into(names));
-            out.push(Leaf { path: path.clone(), value, masked });
+            if masked {
+                self.met.store(true, Ordering::SeqCst);
+            }
+            out.path_bytes += path.len();
+            out.all.push(Leaf { path: path.clone(), value, masked: masked && !self.reveal });
             return Some(());
         }
         let length = path.len();
@@ -220,7 +249,7 @@ mod tests {
     use bson::rawdoc;
 
     fn shower(masked: &[&str]) -> Shower {
-        Shower::new(Hidden::new(&masked.iter().map(|m| (*m).to_owned()).collect::<Vec<_>>(), &[]))
+        Shower::new(Hidden::new(&masked.iter().map(|m| (*m).to_owned()).collect::<Vec<_>>(), &[]), false)
     }
 
     fn lines(s: &Shower, doc: &RawDocument) -> Vec<String> {
@@ -247,7 +276,10 @@ mod tests {
         };
         let s = shower(&["name", "phones.number", "deep.a"]);
         let told = lines(&s, &doc).join("\n");
-        assert!(s.masks(&doc) && !s.masks(&rawdoc! { "_id": 1, "other": 1 }));
+        assert!(s.has_met_masked());
+        let other = shower(&["name"]);
+        lines(&other, &rawdoc! { "_id": 1, "other": 1 });
+        assert!(!other.has_met_masked());
         for n in 1..=3 {
             assert!(!told.contains(&format!("secret-{n}")), "{told}");
         }
@@ -262,6 +294,17 @@ mod tests {
         let s = shower(&[&path]);
         let told = lines(&s, &nested).join("\n");
         assert!(!told.contains("secret-9") && told.contains("masked document"), "{told}");
+    }
+
+    #[test]
+    fn a_long_name_above_many_values_takes_no_room_for_each_of_them() {
+        let mut values = bson::RawArrayBuf::new();
+        (0..COMPARED).for_each(|_| values.push(0));
+        let mut doc = rawdoc! { "_id": 1 };
+        doc.append(bson::raw::CString::try_from("n".repeat(1 << 20)).unwrap(), values);
+        let s = shower(&[]);
+        assert!(s.leaves(&doc).unwrap().path_bytes < PATHS + (2 << 20) && !s.sees_all(&doc));
+        assert!(lines(&s, &doc).iter().all(|l| l.chars().count() < 2 * PATH + VALUE));
     }
 
     #[test]
