@@ -119,9 +119,6 @@ pub(super) async fn measure_lag(ctx: Arc<Ctx>, side: Side) {
             if followed {
                 lock(&ctx.live).lag[side as usize].sending(began);
             }
-            if probed {
-                lock(&ctx.live).probes.sending(began);
-            }
             match ctx.marker(side).await {
                 Ok(at) => note_marker(&ctx, side, at, began, (followed, probed)),
                 Err(halt) => ctx.report_halt(halt).await,

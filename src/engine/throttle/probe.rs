@@ -18,37 +18,25 @@ const SAMPLES: usize = 8;
 /// A slow-down by less is nothing; there are too few probes for less.
 const NOTICED: Micros = Micros::from_ms(8);
 
-/// The last probes.
+/// The last probes: when each came back, and after how long.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Probes {
-    back: VecDeque<(Micros, Micros)>,
-    /// One is on its way since.
-    sent: Option<Micros>,
-}
+pub(in crate::engine) struct Probes(VecDeque<(Micros, Micros)>);
 
 impl Probes {
-    /// One is on its way.
-    pub(in crate::engine) fn sending(&mut self, now: Micros) {
-        self.sent = Some(now);
-    }
-
-    /// It came back at `now` after `took`.
+    /// One came back at `now` after `took`.
     pub(in crate::engine) fn note(&mut self, now: Micros, took: Micros) {
-        self.sent = None;
-        while self.back.front().is_some_and(|(at, _)| now.since(*at) > LONG) {
-            self.back.pop_front();
+        while self.0.front().is_some_and(|(at, _)| now.since(*at) > LONG) {
+            self.0.pop_front();
         }
         if took <= SILENT {
-            self.back.push_back((now, took));
+            self.0.push_back((now, took));
         }
     }
 
-    /// What the probes of the last `window` took, in order; one on its way for longer than any of them counts by its age.
+    /// What the probes of the last `window` took, in order.
     fn within(&self, now: Micros, window: Micros) -> Vec<Micros> {
-        let mut all: Vec<Micros> = self.back.iter().filter(|(at, _)| now.since(*at) <= window).map(|p| p.1).collect();
+        let mut all: Vec<Micros> = self.0.iter().filter(|(at, _)| now.since(*at) <= window).map(|p| p.1).collect();
         all.sort_unstable();
-        let age = self.sent.map(|at| now.since(at)).filter(|age| *age <= SILENT);
-        all.extend(age.filter(|age| all.last().is_none_or(|most| age > most)));
         all
     }
 
@@ -126,9 +114,6 @@ mod tests {
         (20..24).for_each(|n| probes.note(at(2 * n), Micros::from_ms(990)));
         probes.look(&mut r, at(46), 1.5, false, false);
         assert!(reading(&r, 1.5).unwrap().is_over());
-        probes.sending(at(46));
-        probes.look(&mut r, at(49), 1.5, false, false);
-        assert_eq!(r.now, Some(Micros::from_ms(1_500)), "the one on its way");
         probes.look(&mut r, at(60), 1.5, false, false);
         let unknown = reading(&r, 1.5).unwrap();
         assert_eq!(unknown.actual, None, "a cluster that does not answer is no slow one");
