@@ -181,10 +181,10 @@ fn second_runner(set: &ReplSet) -> R {
     let mut run = place.run("anna@bridge", "anna.jsonl")?;
     until("the copy begins", LONG, || run.prints(is_task("backfill")))?;
     let since = run.lines()[0]["at"].as_str().unwrap_or("?")[..10].to_owned();
-    // The intent is printed before the copy opens its fence.
-    let before = until("the copy has its fence", LONG, || {
+    // The intent is printed before the copy opens its fences, one for each chunk on its way.
+    let before = until("the copy has its fences", LONG, || {
         let found = TOKIO.block_on(control(set, &place.id))?;
-        Ok(found.keys().any(|slot| slot.ends_with("/backfill")).then_some(found))
+        Ok(found.keys().any(|slot| slot.ends_with("/backfill-3")).then_some(found))
     })?;
     for (name, command) in [("bert-runs", "run"), ("bert-resumes", "resume")] {
         let args = ["--headless", "--json", "--journal", "bert.jsonl", "--as", name];
