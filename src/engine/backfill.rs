@@ -1,13 +1,13 @@
 //! Copies what exists, chunk by chunk in `_id` order: one is read while others are written, each checkpointed in its writer's slot.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bson::{RawBson, RawDocumentBuf};
 use futures_util::future::{join, join_all};
-use tokio::sync::Notify;
 
-use super::ctx::{Ctx, Halt, joined, lock};
+use super::crew::{Crew, joined};
+use super::ctx::{Ctx, Halt, lock};
 use super::keys::ReadMark;
 use super::live_view::Progress;
 use super::planted::Bug;
@@ -17,7 +17,7 @@ use super::unfit::{self, Misfit};
 use super::writer::{NotCommitted, SlotWriter};
 use crate::cluster::{ClusterTime, Key, Page, PageLimit, TxnOp};
 use crate::route::Side;
-use crate::runtime::{Either, Micros, race};
+use crate::runtime::Micros;
 
 /// Documents a chunk, which is also its transaction.
 pub(super) const CHUNK_DOCS: usize = 1_000;
@@ -48,15 +48,10 @@ struct Turn<'c> {
 
 struct Copying<'c> {
     turn: tokio::sync::Mutex<Turn<'c>>,
-    /// Legacy has been read to its end, or somebody stopped.
-    over: AtomicBool,
-    /// The engine is stopping.
-    left: AtomicBool,
-    looked_ahead: AtomicBool,
+    /// Over once legacy has been read to its end.
+    crew: Crew,
     /// From where somebody is to look ahead.
     ahead: Mutex<Option<Option<Key>>>,
-    /// Something of the above did.
-    changed: Notify,
     /// Documents whose chunk is written.
     done: AtomicU64,
     total: Option<u64>,
@@ -86,22 +81,20 @@ async fn copy(ctx: &Arc<Ctx>) -> Result<Option<u64>, Halt> {
     let turn = Turn { rate: Pacer::rate_of_all(ctx), from, copied, paced: copied };
     let copying = Copying {
         turn: tokio::sync::Mutex::new(turn),
-        over: AtomicBool::new(false),
-        left: AtomicBool::new(false),
-        looked_ahead: AtomicBool::new(false),
+        crew: Crew::default(),
         ahead: Mutex::default(),
-        changed: Notify::new(),
         done: AtomicU64::new(copied),
         total,
         began: ctx.rt.now(),
         first: copied,
     };
     copying.progress(ctx, 0);
-    let ended = join_all(writers.into_iter().map(|w| write_to_end(ctx, &copying, w)));
-    let (ended, ahead) = join(ended, look_ahead(ctx, &copying)).await;
+    let crew = &copying.crew;
+    let ended = join_all(writers.into_iter().map(|w| crew.one(write_on(ctx, &copying, w))));
+    let (ended, ahead) = join(ended, crew.one(look_ahead(ctx, &copying))).await;
     joined(ended.into_iter().chain([ahead]).collect())?;
-    let copied = copying.turn.into_inner().copied;
-    Ok(Some(copied).filter(|_| !copying.left.load(Ordering::SeqCst)))
+    let left = crew.has_left();
+    Ok(Some(copying.turn.into_inner().copied).filter(|_| !left))
 }
 
 /// The slot of one writer.
@@ -116,9 +109,9 @@ fn worker(n: usize) -> String {
 /// What others wrote beyond is compared when it comes again. Every slot starts from there: a higher position of before would
 /// vouch for a chunk that this run gives to its writer.
 async fn resume(ctx: &Arc<Ctx>, writers: &mut [SlotWriter]) -> Result<(Option<Key>, u64), Halt> {
-    let mut points: Vec<_> = writers.iter().map(|w| resume_point(w.checkpoint())).collect();
+    let points: Vec<_> = writers.iter().map(|w| resume_point(w.checkpoint())).collect();
     let lowest = points.iter().min().cloned().unwrap_or_default();
-    for (writer, point) in writers.iter_mut().zip(points.drain(..)) {
+    for (writer, point) in writers.iter_mut().zip(points) {
         if point != lowest {
             store(ctx, writer, Side::Legacy, Some(checkpoint(lowest.0.as_ref(), lowest.1))).await?;
         }
@@ -126,30 +119,21 @@ async fn resume(ctx: &Arc<Ctx>, writers: &mut [SlotWriter]) -> Result<(Option<Ke
     Ok(lowest)
 }
 
-/// One writer, to its end or the first failure of any.
-async fn write_to_end(ctx: &Arc<Ctx>, copying: &Copying<'_>, writer: SlotWriter) -> Result<(), Halt> {
-    let ended = write_on(ctx, copying, writer).await;
-    if ended.is_err() {
-        copying.end();
-    }
-    ended
-}
-
-/// Chunk after chunk, until there is none.
+/// One writer: chunk after chunk, until there is none.
 async fn write_on(ctx: &Arc<Ctx>, copying: &Copying<'_>, mut writer: SlotWriter) -> Result<(), Halt> {
     let mut pacer = Pacer::pausing(ctx).one_of(WRITERS);
     loop {
-        if copying.unless_over(pacer.pace(0)).await == Some(false) {
-            copying.leave();
+        if copying.crew.unless_over(pacer.pace(0)).await == Some(false) {
+            copying.crew.leave();
         }
         pacer.waits();
         let mut turn = copying.turn.lock().await;
-        if copying.is_over() {
+        if copying.crew.is_over() {
             return Ok(());
         }
-        match copying.unless_over(turn.await_rate()).await {
+        match copying.crew.unless_over(turn.await_rate()).await {
             Some(true) => {}
-            Some(false) => copying.leave(),
+            Some(false) => copying.crew.leave(),
             None => return Ok(()),
         }
         if !pacer.begins() {
@@ -157,7 +141,7 @@ async fn write_on(ctx: &Arc<Ctx>, copying: &Copying<'_>, mut writer: SlotWriter)
         }
         let (chunk, end) = turn.read(ctx).await?;
         if end {
-            copying.end();
+            copying.crew.end();
         }
         drop(turn);
         let listed = write(ctx, &mut writer, &chunk).await?;
@@ -170,65 +154,22 @@ async fn write_on(ctx: &Arc<Ctx>, copying: &Copying<'_>, mut writer: SlotWriter)
 
 /// Once the first document was met that cannot be carried: lists the others, beside the writers, which may be paused over it.
 async fn look_ahead(ctx: &Arc<Ctx>, copying: &Copying<'_>) -> Result<(), Halt> {
-    let from = loop {
-        let changed = copying.changed.notified();
-        if copying.is_over() {
-            return Ok(());
-        }
-        if let Some(from) = lock(&copying.ahead).take() {
-            break from;
-        }
-        changed.await;
+    let asked = || match copying.crew.is_over() {
+        true => Some(None),
+        false => lock(&copying.ahead).take().map(Some),
     };
-    let looked = unfit::look_ahead(ctx, from, &copying.over).await;
-    match looked {
-        Ok(false) => copying.leave(),
-        Ok(true) => {}
-        Err(_) => copying.end(),
+    let Some(from) = copying.crew.until(asked).await else { return Ok(()) };
+    if !unfit::look_ahead(ctx, from, &copying.crew).await? {
+        copying.crew.leave();
     }
-    looked.map(drop)
+    Ok(())
 }
 
 impl Copying<'_> {
-    /// Nobody begins another chunk.
-    fn end(&self) {
-        self.over.store(true, Ordering::SeqCst);
-        self.changed.notify_waiters();
-    }
-
-    /// The task is to be left.
-    fn leave(&self) {
-        self.left.store(true, Ordering::SeqCst);
-        self.end();
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::SeqCst)
-    }
-
-    /// Waits for something, unless the copy is over first: who is paused does not keep the failure of another secret.
-    async fn unless_over<T>(&self, f: impl Future<Output = T>) -> Option<T> {
-        let over = async {
-            loop {
-                let changed = self.changed.notified();
-                if self.is_over() {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        match race(f, over).await {
-            Either::Left(v) => Some(v),
-            Either::Right(()) => None,
-        }
-    }
-
-    /// Asks for what follows to be looked through, the first time.
+    /// Asks for what follows to be looked through. It is once: who asks later is not heard any more.
     fn look_from(&self, from: Option<Key>) {
-        if !self.looked_ahead.swap(true, Ordering::SeqCst) {
-            *lock(&self.ahead) = Some(from);
-            self.changed.notify_waiters();
-        }
+        lock(&self.ahead).get_or_insert(from);
+        self.crew.tell();
     }
 
     /// So many documents more are written.

@@ -44,13 +44,6 @@ pub enum Halt {
     LetGo,
 }
 
-/// The outcome of several that ran side by side. Who let go may begin again; any other reason is final and goes first.
-pub(super) fn joined(ended: Vec<Result<(), Halt>>) -> Result<(), Halt> {
-    let mut halts: Vec<Halt> = ended.into_iter().filter_map(Result::err).collect();
-    let first = halts.iter().position(|h| *h != Halt::LetGo).unwrap_or(0);
-    if halts.is_empty() { Ok(()) } else { Err(halts.swap_remove(first)) }
-}
-
 impl From<Refusal> for Halt {
     fn from(r: Refusal) -> Halt {
         Halt::Broken(r.to_string())

@@ -6,6 +6,7 @@
 mod back;
 mod backfill;
 mod cleanup;
+mod crew;
 mod ctx;
 mod cutover;
 mod enforce;

@@ -2,12 +2,12 @@
 //! time. Writes nothing, and says nothing about what it reads: whoever asks judges the pairs.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 
-use super::ctx::{Ctx, Halt, joined, lock};
+use super::crew::{Crew, joined};
+use super::ctx::{Ctx, Halt, lock};
 use super::throttle::Pacer;
 use crate::cluster::{Doc, Key, Page, PageLimit};
 use crate::route::Side;
@@ -25,10 +25,8 @@ pub(super) type Pair = (Key, Option<Doc>, Option<Doc>);
 struct Reading {
     /// Where the next page of legacy begins; whose turn it is to read that has it locked.
     from: tokio::sync::Mutex<Option<Key>>,
-    /// Legacy has been read to its end, or somebody stopped.
-    over: AtomicBool,
-    /// The engine is stopping.
-    left: AtomicBool,
+    /// Over once legacy has been read to its end.
+    crew: Crew,
 }
 
 /// Has every key of either side judged: `judge` gets pairs in `_id` order, off the executor, and `take` what it made of them. Pages come in
@@ -40,19 +38,12 @@ pub(super) async fn side_by_side<T: Send + 'static>(
     judge: impl Fn(&Ctx, Vec<Pair>) -> T + Send + Sync + 'static,
     take: impl FnMut(T) -> Result<(), Halt> + Send,
 ) -> Result<bool, Halt> {
-    let (over, left) = (AtomicBool::new(false), AtomicBool::new(false));
-    let reading = Reading { from: tokio::sync::Mutex::new(None), over, left };
+    let reading = Reading { from: tokio::sync::Mutex::new(None), crew: Crew::default() };
     let (judge, take) = (Arc::new(judge), Mutex::new(take));
-    let one = || async {
-        let ended = read_on(ctx, &reading, paced.then(|| Pacer::new(ctx).one_of(READERS)), &judge, &take).await;
-        if ended.is_err() {
-            reading.over.store(true, Ordering::SeqCst);
-        }
-        ended
-    };
-    let ended = join_all((0..READERS).map(|_| one())).await;
-    joined(ended)?;
-    Ok(!reading.left.load(Ordering::SeqCst))
+    let pacer = || paced.then(|| Pacer::new(ctx).one_of(READERS));
+    let one = |_| reading.crew.one(read_on(ctx, &reading, pacer(), &judge, &take));
+    joined(join_all((0..READERS).map(one)).await)?;
+    Ok(!reading.crew.has_left())
 }
 
 /// One reader: page after page, until there is none.
@@ -66,13 +57,12 @@ async fn read_on<T: Send + 'static>(
     loop {
         if let Some(pacer) = &mut pacer {
             if !pacer.pace(0).await {
-                reading.left.store(true, Ordering::SeqCst);
-                reading.over.store(true, Ordering::SeqCst);
+                reading.crew.leave();
             }
             pacer.waits();
         }
         let mut turn = reading.from.lock().await;
-        if reading.over.load(Ordering::SeqCst) {
+        if reading.crew.is_over() {
             return Ok(());
         }
         if pacer.as_mut().is_some_and(|pacer| !pacer.begins()) {
@@ -82,7 +72,7 @@ async fn read_on<T: Send + 'static>(
         let last = page.docs.last().map(|(k, _)| k.clone()).or_else(|| turn.clone());
         let from = std::mem::replace(&mut *turn, last.clone());
         if page.end {
-            reading.over.store(true, Ordering::SeqCst);
+            reading.crew.end();
         }
         drop(turn);
         let to = last.filter(|_| !page.end);

@@ -2,11 +2,11 @@
 //! each with the reason; the rollout pauses, and no stage passes while they are missing on next.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bson::RawDocument;
 
 use super::backfill::CHUNK_BYTES;
+use super::crew::Crew;
 use super::ctx::{Ctx, Halt};
 use super::lossy;
 use super::resync::image;
@@ -49,12 +49,12 @@ pub(super) async fn list(ctx: &Arc<Ctx>, found: &[Misfit]) -> Result<usize, Halt
 }
 
 /// Lists what the copy would come upon later, so that a person has one list to mend and not one document at a time. Reads only, and goes
-/// on while the rollout is paused over the first of them, until the copy is `over`. False when the task is to be left.
-pub(super) async fn look_ahead(ctx: &Arc<Ctx>, mut from: Option<Key>, over: &AtomicBool) -> Result<bool, Halt> {
+/// on while the rollout is paused over the first of them, until the copy is over. False when the task is to be left.
+pub(super) async fn look_ahead(ctx: &Arc<Ctx>, mut from: Option<Key>, copying: &Crew) -> Result<bool, Halt> {
     let limit = PageLimit { docs: ctx.chunk_docs, bytes: CHUNK_BYTES };
     let mut pacer = Pacer::new(ctx);
     let mut listed = 0;
-    while listed < AHEAD_MAX && !over.load(Ordering::SeqCst) {
+    while listed < AHEAD_MAX && !copying.is_over() {
         if !pacer.pace(0).await {
             return Ok(false);
         }

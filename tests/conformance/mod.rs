@@ -92,7 +92,7 @@ macro_rules! ensure {
         }
     };
 }
-use ensure;
+pub(crate) use ensure;
 
 /// What a case works with.
 pub struct Env {

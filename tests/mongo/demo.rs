@@ -20,7 +20,7 @@ pub fn run(documents: u64) -> R {
     let set = TOKIO.block_on(ReplSet::start(&mongod::find()?, 3))?;
     let place = Place::new(&set, "demo", PLAN, |p| p)?;
     let began = Instant::now();
-    TOKIO.block_on(load(&set, documents))?;
+    TOKIO.block_on(load(&set, "demo", &Config { documents, ..Config::default() }))?;
     println!("loaded      {documents} documents in {:.1} s", began.elapsed().as_secs_f64());
     let mut app = place.application(documents, &["--ops", "400"])?;
     let began = Instant::now();
@@ -50,11 +50,10 @@ pub fn run(documents: u64) -> R {
 }
 
 /// The application's first orders, in batches: it would load them one by one.
-async fn load(set: &ReplSet, documents: u64) -> R {
+pub async fn load(set: &ReplSet, db: &str, config: &Config) -> R {
     let client = mongodb::Client::with_uri_str(set.uri()).await.map_err(|e| e.to_string())?;
-    let orders = client.database("demo").collection::<bson::RawDocumentBuf>("orders");
-    let config = Config { documents, ..Config::default() };
-    let mut all = initial_orders(&config, Shapes::default()).peekable();
+    let orders = client.database(db).collection::<bson::RawDocumentBuf>("orders");
+    let mut all = initial_orders(config, Shapes::default()).peekable();
     while all.peek().is_some() {
         let batch: Vec<_> = all.by_ref().take(BATCH).collect();
         orders.insert_many(batch).await.map_err(|e| e.to_string())?;
@@ -63,11 +62,11 @@ async fn load(set: &ReplSet, documents: u64) -> R {
 }
 
 /// From a task's intent to this record of its end.
-fn seconds_of(lines: &[Value], done: &Value) -> f64 {
+pub fn seconds_of(lines: &[Value], done: &Value) -> f64 {
     let at = |l: &Value| l["at"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok());
     let mut before = lines.iter().filter(|l| l["kind"] == "task_intended" && l["seq"].as_u64() < done["seq"].as_u64());
     match (before.next_back().and_then(at), at(done)) {
-        (Some(a), Some(b)) => (b.as_millisecond() - a.as_millisecond()) as f64 / 1e3,
+        (Some(a), Some(b)) => (b.as_microsecond() - a.as_microsecond()) as f64 / 1e6,
         _ => 0.0,
     }
 }

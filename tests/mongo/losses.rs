@@ -14,6 +14,7 @@ use tidegate::cluster::{
 use tidegate::runtime::Micros;
 use tokio::sync::Mutex;
 
+use super::conformance::ensure;
 use super::replset::ReplSet;
 use super::{R, TOKIO, connect, live, mongod, on_its_own, on_shared};
 
@@ -112,14 +113,6 @@ impl World {
         let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
         self.client.database("admin").run_command(off).await.map(drop).map_err(|e| e.to_string())
     }
-}
-
-macro_rules! ensure {
-    ($cond:expr, $($arg:tt)+) => {
-        if !$cond {
-            return Err(format!("line {}: {}", line!(), format!($($arg)+)));
-        }
-    };
 }
 
 async fn lost_write(set: &ReplSet) -> R {

@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 
+use super::conformance::ensure;
 use super::program::{Place, until};
 use super::pymongo::python;
 use super::replset::PASSWORD;
@@ -70,14 +71,6 @@ min_samples = 20
 
 const SCRIPT: &str = include_str!("observe_migrate.py");
 const LONG: Duration = Duration::from_secs(60);
-
-macro_rules! ensure {
-    ($cond:expr, $($arg:tt)+) => {
-        if !$cond {
-            return Err(format!("line {}: {}", line!(), format!($($arg)+)));
-        }
-    };
-}
 
 pub fn trials() -> Vec<Trial> {
     vec![

@@ -8,6 +8,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection};
 use serde_json::Value;
 
+use super::conformance::ensure;
 use super::program::{Place, until};
 use super::replset::PASSWORD;
 use super::{R, ReplSet, TOKIO, mongod, on_its_own};
@@ -39,14 +40,6 @@ reads = 50
 writes = 50
 soak = "10m"
 "#;
-
-macro_rules! ensure {
-    ($cond:expr, $($arg:tt)+) => {
-        if !$cond {
-            return Err(format!("line {}: {}", line!(), format!($($arg)+)));
-        }
-    };
-}
 
 pub fn trials() -> Vec<Trial> {
     vec![on_its_own("trace::a_key_is_traced_while_a_rollout_runs_and_after_it_by_a_reader", traced)]

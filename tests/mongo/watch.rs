@@ -11,6 +11,7 @@ use mongodb::bson::{Document, doc};
 use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
 
+use super::conformance::ensure;
 use super::program::{Place, Program, until};
 use super::replset::PASSWORD;
 use super::{R, ReplSet, TOKIO, mongod, on_shared};
@@ -38,14 +39,6 @@ reads = 50
 writes = 50
 soak = "10m"
 "#;
-
-macro_rules! ensure {
-    ($cond:expr, $($arg:tt)+) => {
-        if !$cond {
-            return Err(format!("line {}: {}", line!(), format!($($arg)+)));
-        }
-    };
-}
 
 const LONG: Duration = Duration::from_secs(60);
 

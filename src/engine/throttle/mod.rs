@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use self::control::{Controller, FULL, Reading};
 use self::episode::Episodes;
 pub(super) use self::probe::Probes;
-use self::reference::{NOT_OURS, References};
+use self::reference::{NOT_OURS, Pace, References};
 use self::signals::Ground;
 use super::ctx::{Ctx, lock};
 use crate::rollout::State;
@@ -251,7 +251,7 @@ fn look(ctx: &Ctx, live: &super::live_view::LiveView) -> Option<crate::rollout::
         inner.references.forget();
     }
     let floored = inner.bulk.floored_since().is_some_and(|since| now.since(since) >= NOT_OURS);
-    inner.references.look(&g, t.is_idle(now), floored);
+    inner.references.look(&g, Pace { idle: t.is_idle(now), floored });
     let (mut readings, bulk_only) = signals::readings(&g, &inner.references);
     t.behind.store(bulk_only.iter().any(Reading::is_over), Ordering::SeqCst);
     inner.tail.step(now, &readings);

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::control::{Reading, Unit};
-use super::reference::{NOT_OURS, Reference};
+use super::reference::{Pace, Reference};
 use crate::runtime::Micros;
 
 /// The window of a comparison.
@@ -40,19 +40,14 @@ impl Probes {
         all
     }
 
-    /// Looks at them. While tidegate is idle they are the reference. One that has been over its limit for a minute in which tidegate was at
-    /// its slowest (`floored`) stays slow whatever tidegate does.
-    pub(super) fn look(&self, r: &mut Reference, now: Micros, ratio: f64, idle: bool, floored: bool) {
+    /// Looks at them.
+    pub(super) fn look(&self, r: &mut Reference, now: Micros, ratio: f64, pace: Pace) {
         // Few probes come back where each takes long: so many as there are.
         r.now = p90(&self.within(now, WINDOW));
-        let over = r.now.zip(limit(r, ratio)).is_some_and(|(now, limit)| now > limit);
-        r.over_since = over.then(|| r.over_since.unwrap_or(now));
-        if idle {
+        r.settle(now, r.limit_above(ratio, NOTICED), pace, || {
             let all = self.within(now, LONG);
-            r.before = p90(&all).filter(|_| all.len() >= SAMPLES).or(r.before);
-        } else if floored && r.over_since.is_some_and(|since| now.since(since) >= NOT_OURS) {
-            r.before = r.now.or(r.before);
-        }
+            p90(&all).filter(|_| all.len() >= SAMPLES)
+        });
     }
 }
 
@@ -61,14 +56,9 @@ fn p90(sorted: &[Micros]) -> Option<Micros> {
     sorted.get((sorted.len() * 9).div_ceil(10).checked_sub(1)?).copied()
 }
 
-fn limit(r: &Reference, ratio: f64) -> Option<Micros> {
-    let before = r.before?;
-    Some(Micros((before.0 as f64 * ratio) as u64).max(before + NOTICED))
-}
-
 /// The reading; `None` while there is nothing to compare. Without any probe of late it is not known.
 pub(super) fn reading(r: &Reference, ratio: f64) -> Option<Reading> {
-    let limit = limit(r, ratio)?.0 as f64;
+    let limit = r.limit_above(ratio, NOTICED)?.0 as f64;
     let (name, actual) = ("probe write p90".to_owned(), r.now.map(|t| t.0 as f64));
     // It is never a reason to stop: what slows the cluster may be something else.
     Some(Reading { name, actual, limit, stop: None, least: false, unit: Unit::Time })
@@ -78,6 +68,10 @@ pub(super) fn reading(r: &Reference, ratio: f64) -> Option<Reading> {
 mod tests {
     use super::*;
 
+    const IDLE: Pace = Pace { idle: true, floored: false };
+    const AT_WORK: Pace = Pace { idle: false, floored: false };
+    const FLOORED: Pace = Pace { idle: false, floored: true };
+
     fn at(n: u64) -> Micros {
         Micros::from_ms(500 * n)
     }
@@ -86,7 +80,7 @@ mod tests {
     fn calm() -> (Probes, Reference) {
         let (mut probes, mut r) = (Probes::default(), Reference::default());
         (0..10).for_each(|n| probes.note(at(n), Micros::from_ms(10 + n % 2)));
-        probes.look(&mut r, at(10), 1.5, true, false);
+        probes.look(&mut r, at(10), 1.5, IDLE);
         assert_eq!(r.before, Some(Micros::from_ms(11)));
         (probes, r)
     }
@@ -96,7 +90,7 @@ mod tests {
         let (mut probes, mut r) = calm();
         assert!(!reading(&r, 1.5).unwrap().is_over());
         (10..20).for_each(|n| probes.note(at(n), Micros::from_ms(40)));
-        probes.look(&mut r, at(20), 1.5, false, false);
+        probes.look(&mut r, at(20), 1.5, AT_WORK);
         let over = reading(&r, 1.5).unwrap();
         assert_eq!((over.limit, over.actual), (19_000.0, Some(40_000.0)));
         assert!(over.is_over());
@@ -108,17 +102,17 @@ mod tests {
         let (mut probes, mut r) = calm();
         (10..19).for_each(|n| probes.note(at(n), Micros::from_ms(10)));
         probes.note(at(19), Micros::from_ms(300));
-        probes.look(&mut r, at(19), 1.5, false, false);
+        probes.look(&mut r, at(19), 1.5, AT_WORK);
         assert_eq!(r.now, Some(Micros::from_ms(11)), "eleven of them, of which one is the outlier");
         // From here on each takes longer than the window has room for eight of them.
         (20..24).for_each(|n| probes.note(at(2 * n), Micros::from_ms(990)));
-        probes.look(&mut r, at(46), 1.5, false, false);
+        probes.look(&mut r, at(46), 1.5, AT_WORK);
         assert!(reading(&r, 1.5).unwrap().is_over());
-        probes.look(&mut r, at(60), 1.5, false, false);
+        probes.look(&mut r, at(60), 1.5, AT_WORK);
         let unknown = reading(&r, 1.5).unwrap();
         assert_eq!(unknown.actual, None, "a cluster that does not answer is no slow one");
         probes.note(at(60), Micros::from_secs(7));
-        probes.look(&mut r, at(60), 1.5, false, false);
+        probes.look(&mut r, at(60), 1.5, AT_WORK);
         assert_eq!(r.now, None);
     }
 
@@ -127,7 +121,7 @@ mod tests {
         let (mut probes, mut r) = calm();
         for n in 10..200 {
             probes.note(at(n), Micros::from_ms(40));
-            probes.look(&mut r, at(n), 1.5, false, true);
+            probes.look(&mut r, at(n), 1.5, FLOORED);
         }
         assert_eq!(r.before, Some(Micros::from_ms(40)));
         assert!(!reading(&r, 1.5).unwrap().is_over());

@@ -2,7 +2,6 @@
 
 use super::signals::{Ground, is_of_application};
 use crate::metrics::OpKind;
-use crate::plan::Throttle;
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -44,15 +43,47 @@ pub(super) struct Reference {
     /// There were operations until a moment ago, and now there are none, or too few.
     quiet: bool,
     /// It has been over its limit since.
-    pub over_since: Option<Micros>,
+    over_since: Option<Micros>,
 }
 
 impl Reference {
     /// The most that `now` may be; `None` while there is nothing to compare.
     pub(super) fn limit(&self, ratio: f64) -> Option<Micros> {
-        let before = self.before.filter(|_| !self.quiet)?;
-        Some(Micros((before.0 as f64 * ratio) as u64).max(before + NOTICED))
+        self.limit_above(ratio, NOTICED)
     }
+
+    /// The same where a slow-down by less than `noticed` is nothing.
+    pub(super) fn limit_above(&self, ratio: f64, noticed: Micros) -> Option<Micros> {
+        let before = self.before.filter(|_| !self.quiet)?;
+        Some(Micros((before.0 as f64 * ratio) as u64).max(before + noticed))
+    }
+
+    /// Takes what `now` says against its `limit`. While tidegate is idle, what is `calm` is the reference. What has been over the limit for a
+    /// minute in which tidegate was at its slowest (`floored`) stays slow whatever tidegate does.
+    pub(super) fn settle(
+        &mut self,
+        at: Micros,
+        limit: Option<Micros>,
+        pace: Pace,
+        calm: impl FnOnce() -> Option<Micros>,
+    ) {
+        let over = self.now.zip(limit).is_some_and(|(now, limit)| now > limit);
+        self.over_since = over.then(|| self.over_since.unwrap_or(at));
+        if pace.idle {
+            self.before = calm().or(self.before);
+        } else if pace.floored && self.over_since.is_some_and(|since| at.since(since) >= NOT_OURS) {
+            self.before = self.now.or(self.before);
+        }
+    }
+}
+
+/// How hard tidegate itself works.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// Not at all.
+    pub idle: bool,
+    /// At its slowest, for a while.
+    pub floored: bool,
 }
 
 /// One for each series, and one for what a probe takes.
@@ -69,11 +100,10 @@ impl References {
         self.0 = Default::default();
     }
 
-    /// Looks at the latencies of this moment. While tidegate is idle they are the reference. One that has been over its limit for a minute
-    /// in which tidegate was at its slowest (`floored`) stays slow whatever tidegate does.
-    pub(super) fn look(&mut self, g: &Ground<'_>, idle: bool, floored: bool) {
-        let ratio = g.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO);
-        g.live.probes.look(&mut self.1, g.now, ratio, idle, floored);
+    /// Looks at the latencies of this moment.
+    pub(super) fn look(&mut self, g: &Ground<'_>, pace: Pace) {
+        let ratio = g.latency_ratio();
+        g.live.probes.look(&mut self.1, g.now, ratio, pace);
         for (op, side) in SERIES {
             let r = &mut self.0[2 * side as usize + op as usize];
             let series = g.live.metrics.latency(op, side);
@@ -89,13 +119,7 @@ impl References {
             r.now = p99(WINDOW).filter(|_| age.is_some_and(|age| age <= FRESH));
             // An application that does little is no reason to hold anything up; one whose reports stop is.
             r.quiet = r.now.is_none() && age.is_some_and(|age| age <= FRESH);
-            let over = r.now.zip(r.limit(ratio)).is_some_and(|(now, limit)| now > limit);
-            r.over_since = over.then(|| r.over_since.unwrap_or(g.now));
-            if idle {
-                r.before = p99(LONG).or(r.before);
-            } else if floored && r.over_since.is_some_and(|since| g.now.since(since) >= NOT_OURS) {
-                r.before = r.now.or(r.before);
-            }
+            r.settle(g.now, r.limit(ratio), pace, || p99(LONG));
         }
     }
 }

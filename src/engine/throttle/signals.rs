@@ -28,6 +28,11 @@ pub(super) struct Ground<'a> {
 }
 
 impl Ground<'_> {
+    /// How many times slower than without tidegate's work applications may become.
+    pub(super) fn latency_ratio(&self) -> f64 {
+        self.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO)
+    }
+
     /// The sides whose clusters are looked at.
     fn sides(&self) -> &'static [Side] {
         if self.one_cluster { &[Side::Legacy] } else { &Side::BOTH }
@@ -85,7 +90,7 @@ pub(super) fn readings(g: &Ground<'_>, references: &References) -> (Vec<Reading>
     all.extend(dirty(g));
     all.extend(flow_control(g));
     all.extend(latency(g, references));
-    all.extend(probe::reading(&references.1, g.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO)));
+    all.extend(probe::reading(&references.1, g.latency_ratio()));
     (all, applied(g).into_iter().chain(oplog(g)).collect())
 }
 
@@ -190,7 +195,7 @@ pub(super) fn is_of_application(g: &Ground<'_>, op: OpKind, side: Side) -> bool 
 }
 
 fn latency(g: &Ground<'_>, references: &References) -> Vec<Reading> {
-    let ratio = g.plan.max_latency_ratio.unwrap_or(Throttle::MAX_LATENCY_RATIO);
+    let ratio = g.latency_ratio();
     let of = |(op, side): (OpKind, Side)| {
         let limit = references.of(op, side).limit(ratio)?;
         if !is_of_application(g, op, side) {

@@ -7,11 +7,11 @@ mod writers;
 
 use std::time::{Duration, Instant};
 
-use bson::RawDocumentBuf;
 use serde_json::Value;
 use tidegate::workload::{Config, Shapes, initial_orders};
 
 use self::writers::{Latencies, Steady};
+use super::demo::{load, seconds_of};
 use super::program::{Place, Program, until};
 use super::replset::ReplSet;
 use super::{R, TOKIO, mongod};
@@ -20,8 +20,6 @@ use super::{R, TOKIO, mongod};
 const LONG: Duration = Duration::from_secs(3_600);
 /// Bytes of padding that make an order about 440 bytes long.
 const PADDING: usize = 290;
-/// Documents an insert of the loading.
-const BATCH: usize = 2_000;
 /// Changes of the tail's burst.
 const BURST: u64 = 100_000;
 /// Writes a second of the application beside which the throttle is tried; the machine carries three servers, too.
@@ -75,7 +73,9 @@ min_tickets = 0
 pub fn run(documents: u64, parts: &[String]) -> R {
     let wants = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let set = TOKIO.block_on(ReplSet::start_with_cache(&mongod::find()?, 3, CACHE_GB))?;
-    let bytes = TOKIO.block_on(load(&set, documents))?;
+    let config = Config { documents, padding: PADDING, ..Config::default() };
+    TOKIO.block_on(load(&set, DB, &config))?;
+    let bytes = initial_orders(&config, Shapes::default()).next().map_or(0, |d| d.as_bytes().len());
     println!("{documents} documents of {bytes} bytes, three nodes on {} cores", cores());
     if wants("others") {
         TOKIO.block_on(others::driver_loop(&set, DB, documents))?;
@@ -107,20 +107,6 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The application's first orders; answers how long one is.
-async fn load(set: &ReplSet, documents: u64) -> Result<usize, String> {
-    let client = mongodb::Client::with_uri_str(set.uri()).await.map_err(|e| e.to_string())?;
-    let orders = client.database(DB).collection::<RawDocumentBuf>("orders");
-    let config = Config { documents, padding: PADDING, ..Config::default() };
-    let mut all = initial_orders(&config, Shapes::default()).peekable();
-    let bytes = all.peek().map_or(0, |d| d.as_bytes().len());
-    while all.peek().is_some() {
-        let batch: Vec<_> = all.by_ref().take(BATCH).collect();
-        orders.insert_many(batch).await.map_err(|e| e.to_string())?;
-    }
-    Ok(bytes)
-}
-
 /// Starts the rollout and waits until everything is copied and verified.
 fn copied(set: &ReplSet, place: &Place, documents: u64) -> Result<Program, String> {
     TOKIO.block_on(others::settled(set))?;
@@ -142,16 +128,6 @@ fn copied(set: &ReplSet, place: &Place, documents: u64) -> Result<Program, Strin
     println!("            verified in {verify:.1} s, {:.0} a second", a_second(verify));
     println!("            both in {:.1} s, {:.0} a second", copy + verify, a_second(copy + verify));
     Ok(run)
-}
-
-/// From a task's intent to this record of its end.
-fn seconds_of(lines: &[Value], done: &Value) -> f64 {
-    let at = |l: &Value| l["at"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok());
-    let mut before = lines.iter().filter(|l| l["kind"] == "task_intended" && l["seq"].as_u64() < done["seq"].as_u64());
-    match (before.next_back().and_then(at), at(done)) {
-        (Some(a), Some(b)) => (b.as_microsecond() - a.as_microsecond()) as f64 / 1e6,
-        _ => 0.0,
-    }
 }
 
 /// 1 000 writes a second, ten in a command; others are looked for on next until they are there.
