@@ -34,8 +34,13 @@ impl Choice {
     /// Everybody, or only the cohort, where there is one.
     #[must_use]
     pub fn turned(self, s: &Snapshot) -> Choice {
-        let cohort = !self.cohort && s.pilot.is_some();
-        Choice { cohort, leave: false, to: if cohort { None } else { self.to }, ..self }
+        // In one branch each, not through a flag that is used twice: rustc 1.95 loses such a flag where this is inlined
+        // (rust-lang/rust#158206; docs/testing.md).
+        if !self.cohort && s.pilot.is_some() {
+            Choice { cohort: true, leave: false, to: None, ..self }
+        } else {
+            Choice { cohort: false, leave: false, ..self }
+        }
     }
 
     /// Soft or hard; what is hard already stays so.
