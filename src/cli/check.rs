@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{DONE, Json, Outcome, USAGE, out, read_file};
 use crate::engine::preflight;
-use crate::plan::{Advance, Collection, Diagnostics, Plan};
+use crate::plan::{Advance, Collection, Diagnostics, Mode, Plan, Switch};
 use crate::route::Side;
 use crate::runtime::Micros;
 use crate::transform::{Class, Transform};
@@ -98,8 +98,7 @@ fn as_json(plan: &Plan) -> Value {
         })
         .collect();
     let hooks: Vec<Value> = plan
-        .hooks
-        .iter()
+        .called()
         .map(|h| {
             let on: Vec<&str> = h.on.iter().map(|o| o.name()).collect();
             json!({ "id": h.id, "calls": h.call.text(), "on": on, "required": h.required })
@@ -156,8 +155,11 @@ fn table(plan: &Plan) {
         steps(c);
     }
     out::line("");
-    if plan.observes() {
-        out::line("observe mode: another tool migrates, nothing is written");
+    match plan.mode {
+        Mode::Observe => out::line("observe mode: another tool migrates, nothing is written"),
+        Mode::Copy => out::line("copy mode: a switch of your own moves everything at once, and holds writes meanwhile"),
+        Mode::Flags => out::line("flags mode: reads go by a flag file, writes all at once"),
+        Mode::Route => {}
     }
     out::line("stage             reads  writes  shadow  soak     gates  advance");
     for s in &plan.stages {
@@ -179,11 +181,17 @@ fn table(plan: &Plan) {
             advance(s.advance),
         ));
     }
-    if !plan.hooks.is_empty() || !plan.calendar.is_empty() {
+    if plan.called().next().is_some() || !plan.calendar.is_empty() {
         out::line("");
     }
     plan.calendar.windows.iter().for_each(|w| out::line(&format!("changes are made {w}")));
     plan.calendar.freezes.iter().for_each(|f| out::line(&format!("no change is made {f}")));
+    for h in plan.switch.iter().flat_map(Switch::hooks) {
+        out::line(&format!("{} calls `{}` at every turn of the traffic", h.id, h.call.text()));
+    }
+    if let Some(path) = plan.switch.as_ref().and_then(|s| s.flag_file.as_ref()) {
+        out::line(&format!("applications read {}", crate::scrub::line(path)));
+    }
     for h in &plan.hooks {
         let on: Vec<&str> = h.on.iter().map(|o| o.name()).collect();
         let required = if h.required { "; a stage waits for it" } else { "" };

@@ -128,7 +128,7 @@ pub(super) fn look_at(plan: Plan, sample: u32) -> Result<Facts, Failure> {
     };
     let legacy = open("uri", uri_of(&plan)?)?;
     let next = plan.cluster.next_uri.as_deref().map(|uri| open("next_uri", uri)).transpose()?;
-    let hooks = plan.hooks.iter().map(crate::hooks::missing).collect();
+    let hooks = plan.called().map(crate::hooks::missing).collect();
     let facts = tokio.block_on(gather(&rt, &Surveys { legacy, next }, Arc::new(plan), sample));
     tokio.shutdown_background();
     Ok(Facts { hooks, ..facts })

@@ -363,6 +363,7 @@ impl Rollout<'_> {
             sum["outcome"].as_str().unwrap_or("?").replace('_', " "),
             match self.world.plan.observes() {
                 true => "nothing was written".to_owned(),
+                false if w["acknowledged"].is_null() => "what applications wrote is not reported here".to_owned(),
                 false => format!(
                     "{} writes acknowledged, {} lost",
                     w["acknowledged"],
@@ -417,9 +418,21 @@ impl Rollout<'_> {
         match self.engine.ended() {
             Some(End::Failed(why)) => out::say(&format!("failed: {why}")),
             Some(End::Fenced(why)) => out::say(&format!("stopped, another runner has it: {why}")),
+            Some(End::Stopped) if self.holds_writes() => {
+                out::say("stopped while YOUR SWITCH HOLDS WRITES; `tidegate resume` gives them back");
+            }
             Some(End::Stopped) => out::say("stopped at a safe point; `tidegate resume` goes on"),
             Some(End::Completed | End::RolledBack | End::Amended) | None => {}
         }
+    }
+
+    /// The last word that applications were told, as far as the journal's copy has it, is to hold writes.
+    fn holds_writes(&self) -> bool {
+        let records = crate::journal::read_file(&self.file, None).map(|(records, _)| records).unwrap_or_default();
+        records
+            .iter()
+            .rfind(|r| r.kind == "switch_called")
+            .is_some_and(|r| r.body.get("writes") == Some(&"held".into()))
     }
 
     fn summary(&self) -> Value {
@@ -431,8 +444,9 @@ impl Rollout<'_> {
             "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,
             "checked_ratio": r.checked,
         });
-        // No application reports to an onlooker.
-        let told = |n: u64| (!self.world.plan.observes()).then_some(n);
+        // Nobody reports to an onlooker, nor who goes by a switch of their own.
+        let silent = self.world.plan.observes() || (self.world.plan.mode.is_told() && s.applications.is_empty());
+        let told = |n: u64| (!silent).then_some(n);
         let documents = if r.matched.is_some() { here } else { summary::compared(&records).unwrap_or(here) };
         json!({
             "kind": "summary",
@@ -443,7 +457,7 @@ impl Rollout<'_> {
                 "lost": s.traffic.lost,
                 "stale": told(s.traffic.stale_owner),
                 "stale_copy": told(s.traffic.stale_copy),
-                "stray": told(s.traffic.stray),
+                "stray": (!self.world.plan.observes()).then_some(s.traffic.stray),
             },
             "stranded": summary::stranded(&s),
             "stages": summary::stages(&records),

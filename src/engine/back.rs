@@ -10,6 +10,7 @@ use super::ctx::{Ctx, Halt, lock};
 use super::cutover::{Held, ready};
 use super::routing::change;
 use super::server_gate;
+use super::switch;
 use super::tasks::{all_follow, kind, put_away, seal};
 use crate::cluster::{CollKind, Ns};
 use crate::metrics::names;
@@ -66,10 +67,13 @@ fn figure(ctx: &Ctx, metric: &str) -> Option<Value> {
 }
 
 /// Brings reads of every bucket from `below` on back to legacy, which owns them or is kept in step with their owner.
-pub(super) async fn return_reads(ctx: &Arc<Ctx>, below: Bucket) -> Result<Option<Value>, Halt> {
+pub(super) async fn return_reads(ctx: &Arc<Ctx>, below: Bucket, held: Held<'_>) -> Result<Option<Value>, Halt> {
     loop {
         let Some(route) = ready(ctx).await else { return Ok(None) };
         if route.reads_next_below <= below {
+            if !switch::told(ctx, held).await? {
+                return Ok(None);
+            }
             let text = match below {
                 0 => "every read comes from legacy".to_owned(),
                 _ => format!("reads from bucket {below} on come from legacy"),
@@ -93,6 +97,10 @@ pub(super) async fn recover(ctx: &Arc<Ctx>, baseline: Option<&Value>, held: Held
             return Ok(None);
         }
         ctx.sleep(Micros::from_ms(500)).await;
+        if ctx.plan.mode.is_told() {
+            let text = "applications report nothing to tidegate in this mode: recovery was not measured";
+            return Ok(Some(json!({ "text": text, "measured": false })));
+        }
         if lock(&ctx.live).applications.is_empty() {
             return Ok(Some(
                 json!({ "text": "no application is running: recovery was not measured", "measured": false }),

@@ -17,6 +17,7 @@ use super::repair::RepairReport;
 use super::server_gate::ServerGate;
 use super::steady::Steady;
 use super::strand::{self, Strand};
+use super::switch::Told;
 use super::tail::TailState;
 use super::throttle::Throttle;
 use super::unique::Aside;
@@ -226,6 +227,8 @@ pub(super) struct Ctx {
     pub strand: Strand,
     /// Who calls the plan's hooks.
     pub hooks: Hooks,
+    /// What applications were told that follow no route.
+    pub told: Told,
     pub to_runner: mpsc::UnboundedSender<Message>,
     seen: [Mutex<ClusterTime>; 2],
     sessions: Mutex<BTreeSet<SessionId>>,
@@ -277,6 +280,7 @@ impl Ctx {
             throttle: Throttle::default(),
             strand: Strand::new(deps.rt.now(), config),
             hooks: config.hooks.clone(),
+            told: Told::default(),
             to_runner,
             seen: Default::default(),
             sessions: Mutex::default(),

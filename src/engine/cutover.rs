@@ -14,8 +14,10 @@ use super::reconcile::{self, compare_again};
 use super::routing::{Changed, await_acks, change, unfreeze};
 use super::server_gate;
 use super::strand::{self, Stand};
+use super::switch;
 use super::tasks::reconcile_until_clean;
 use crate::cluster::{ClusterTime, Key};
+use crate::plan::Mode;
 use crate::route::{BUCKETS, Bucket, Frozen, Goes, Pilot, Route, Side, bucket_of};
 use crate::runtime::Micros;
 
@@ -34,6 +36,9 @@ pub(super) async fn move_reads(ctx: &Arc<Ctx>, below: Bucket, held: Held<'_>) ->
     loop {
         let Some(route) = ready(ctx).await else { return Ok(None) };
         if route.reads_next_below >= below {
+            if !switch::told(ctx, held).await? {
+                return Ok(None);
+            }
             return Ok(Some(
                 json!({ "text": format!("reads below bucket {below} come from next"), "epoch": route.epoch }),
             ));
@@ -135,7 +140,11 @@ impl Shift {
             route.pilot = route.pilot.map(|p| Pilot { reads, writes, ..p });
         }
         match self.src {
-            Side::Legacy => route.applied_through = marker,
+            Side::Legacy => {
+                route.applied_through = marker;
+                // Where one switch moves both, reads have not gone ahead.
+                route.reads_next_below = route.reads_next_below.max(self.below);
+            }
             Side::Next => route.reads_next_below = route.reads_next_below.min(self.reads_below).max(self.below),
         }
         route
@@ -216,6 +225,9 @@ pub(super) async fn shift(
             continue;
         }
         let Some(shift) = open(&route) else {
+            if !switch::told(ctx, held).await? {
+                return Ok(None);
+            }
             return match done.confirm {
                 true => confirm_all(ctx, &route, &done.text, held).await,
                 false => Ok(Some(json!({ "text": done.text, "epoch": route.epoch, "attempts": attempts }))),
@@ -229,10 +241,15 @@ pub(super) async fn shift(
                     continue;
                 }
                 Stand::Leave => match not_left_frozen(ctx, strand::leave(ctx, &route, held).await).await? {
-                    Ok(evidence) => return Ok(Some(evidence)),
+                    Ok(evidence) if switch::told(ctx, held).await? => return Ok(Some(evidence)),
+                    Ok(_) => return Ok(None),
                     Err(why) => {
                         unfreeze(ctx).await?;
                         held(why);
+                        // Nobody's writes stay held for a pause between attempts.
+                        if !switch::told(ctx, held).await? {
+                            return Ok(None);
+                        }
                         ctx.sleep(AGAIN).await;
                         continue;
                     }
@@ -248,8 +265,12 @@ pub(super) async fn shift(
             Some(false) => continue,
             Some(true) => {}
         }
+        if let Err(why) = switch::answers(ctx).await? {
+            wait(ctx, held, why).await;
+            continue;
+        }
         attempts += 1;
-        let attempted = match not_left_frozen(ctx, attempt(ctx, &route, shift).await).await {
+        let attempted = match not_left_frozen(ctx, attempt(ctx, &route, shift, held).await).await {
             // Nothing is left frozen or undecided over it.
             Err(Halt::LetGo) => Err(strand::words(ctx)),
             other => other?,
@@ -263,6 +284,9 @@ pub(super) async fn shift(
             Err(why) => {
                 unfreeze(ctx).await?;
                 held(why);
+                if !switch::told(ctx, held).await? {
+                    return Ok(None);
+                }
                 if !shift.hard {
                     // What was touched meanwhile is compared outside a freeze: the next one must not be longer than this one.
                     *lock(&ctx.dirty) = None;
@@ -316,8 +340,12 @@ async fn compare_ahead(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<()
 /// An attempt that needs a person must not leave writes held until that person comes.
 async fn not_left_frozen<T>(ctx: &Arc<Ctx>, outcome: Result<T, Halt>) -> Result<T, Halt> {
     if matches!(outcome, Err(Halt::Broken(_))) {
-        // Should this fail too, the freeze ends by its time.
+        // Should this fail too, the freeze ends by its time, or with whoever takes over.
         let _ = unfreeze(ctx).await;
+        let ctx2 = ctx.clone();
+        ctx.spawn("tell applications", async move {
+            let _ = switch::told(&ctx2, &|why| tracing::warn!(why, "telling applications")).await;
+        });
     }
     outcome
 }
@@ -358,7 +386,7 @@ pub(super) fn silent_process(ctx: &Ctx) -> Option<String> {
 }
 
 /// One freeze, from (b) to (e). The inner `Err` says why ownership stays what it was.
-async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<Value, String>, Halt> {
+async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift, held: Held<'_>) -> Result<Result<Value, String>, Halt> {
     let Shift { src, from, to, .. } = shift;
     let _hurry = ctx.throttle.hurry();
     let began = ctx.rt.now();
@@ -371,7 +399,7 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
         Changed::Lost(r) => return Ok(Err(format!("the route moved to epoch {} meanwhile", r.epoch))),
     };
     if !ctx.planted.has(Bug::FlipWithoutAcks)
-        && let Err(late) = await_acks(ctx, frozen.epoch, deadline).await?
+        && let Err(late) = all_follow(ctx, frozen.epoch, deadline).await?
     {
         return Ok(Err(late));
     }
@@ -402,6 +430,9 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
         Ok(r) => r,
         Err(why) => return Ok(Err(why)),
     };
+    if !switch::told(ctx, held).await? {
+        return Ok(Err("it was left before every application followed".into()));
+    }
     let took = ctx.rt.now().since(began);
     {
         let mut live = lock(&ctx.live);
@@ -418,8 +449,17 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<Result<V
     })))
 }
 
+/// Every process goes by the route in force: those that follow it, and those that are told. The inner `Err` says who does not.
+async fn all_follow(ctx: &Arc<Ctx>, epoch: i64, deadline: Micros) -> Result<Result<(), String>, Halt> {
+    match await_acks(ctx, epoch, deadline).await? {
+        Ok(()) => switch::tell(ctx, deadline).await,
+        late => Ok(late),
+    }
+}
+
 /// Rule 8 (e). On the way forward reads are on next already, so that whoever still follows the older route reads from the new owner.
-/// On the way back they are not: the range stays frozen under its new owner until every process knows that next is a copy again.
+/// On the way back they are not, nor where one switch moves both: the range stays frozen under its new owner until every process knows
+/// who that is.
 async fn decide(
     ctx: &Arc<Ctx>,
     shift: Shift,
@@ -429,7 +469,8 @@ async fn decide(
 ) -> Result<Result<Route, String>, Halt> {
     let decided = shift.decided(frozen, marker);
     let early = |r: &Route| format!("the freeze was undone by epoch {} first", r.epoch);
-    if shift.src == Side::Legacy || ctx.planted.has(Bug::ReadsLeftBehind) {
+    let ahead = shift.src == Side::Legacy && ctx.plan.mode != Mode::Copy;
+    if ahead || ctx.planted.has(Bug::ReadsLeftBehind) {
         return Ok(match change(ctx, frozen, decided, &shift.text()).await? {
             Changed::Won(r) => Ok(r),
             Changed::Lost(r) => Err(early(&r)),
@@ -440,11 +481,15 @@ async fn decide(
         Changed::Won(r) => r,
         Changed::Lost(r) => return Ok(Err(early(&r))),
     };
-    let late = await_acks(ctx, still.epoch, deadline).await?.err();
+    let late = all_follow(ctx, still.epoch, deadline).await?.err();
     let (then, text) = match &late {
         None => (Route { frozen: None, ..still.clone() }, "thawed".to_owned()),
-        // Nothing was written meanwhile: next still has everything.
-        Some(_) => (Route { frozen: None, ..frozen.clone() }, "given back to next".to_owned()),
+        // Some may read from the other side already: nothing is written before they are back.
+        Some(_) if ctx.plan.mode.is_told() => {
+            (frozen.clone(), format!("given back to {}, still frozen", shift.src.name()))
+        }
+        // Nothing was written meanwhile: the owner of before still has everything.
+        Some(_) => (Route { frozen: None, ..frozen.clone() }, format!("given back to {}", shift.src.name())),
     };
     let text = format!("{} {text}", shift.what());
     // Whoever was first, ownership is what the route in force says.

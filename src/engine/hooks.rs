@@ -97,7 +97,8 @@ fn settled(hook: &Hook, d: &Delivery, attempts: u32, a: Attempt) -> Event {
 /// Makes the attempts of one call and has the outcome journalled.
 pub(super) async fn deliver(ctx: Arc<Ctx>, d: Delivery) {
     let Some(hook) = ctx.plan.hooks.get(d.hook) else { return };
-    let call = Call { hook: hook.clone(), on: d.on, event_id: d.event_id.clone(), body: d.body.to_string() };
+    let (on, event_id, body) = (d.on.name().to_owned(), d.event_id.clone(), d.body.to_string());
+    let call = Call { hook: hook.clone(), on, event_id, body, env: Vec::new() };
     let (mut attempts, mut pause) = (0, PAUSE);
     let outcome = loop {
         attempts += 1;

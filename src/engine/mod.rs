@@ -40,6 +40,7 @@ mod start;
 mod status;
 mod steady;
 mod strand;
+mod switch;
 mod tail;
 mod tasks;
 mod throttle;

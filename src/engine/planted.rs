@@ -47,6 +47,8 @@ pub enum Bug {
     PreImageNotKept,
     /// TTL indexes go on while writes are on next.
     TtlNotSuspended,
+    /// Applications are told which side is theirs, and nobody asks whether they follow.
+    SwitchNotConfirmed,
     /// The journal acknowledges a record before it is synced. Switched on in the journal in memory.
     JournalAckBeforeSync,
 }

@@ -9,6 +9,7 @@ use super::ctx::{Ctx, Halt, lock};
 use super::observe::{Ack, acks, read_route, take_acks};
 use super::planted::Bug;
 use super::server_gate;
+use super::switch;
 use crate::cluster::{Expect, Failed, Key, Reason, WriteOp};
 use crate::rollout::Event;
 use crate::route::client::routes_ns;
@@ -194,6 +195,9 @@ async fn compare_and_set(ctx: &Arc<Ctx>, from: &Route, to: &Route) -> Result<Rou
 /// Undoes a freeze that an older runner (or this one) left behind: the old owner keeps the buckets.
 pub(super) async fn unfreeze(ctx: &Arc<Ctx>) -> Result<(), Halt> {
     while let Some(route) = ctx.ownership.route().filter(|r| r.frozen.is_some()) {
+        if !switch::is_even(ctx, &route).await? {
+            break;
+        }
         change(ctx, &route, Route { frozen: None, ..route.clone() }, "unfrozen, ownership as before").await?;
     }
     Ok(())

@@ -534,14 +534,16 @@ impl Runner {
         let live = lock(&self.ctx.live);
         let (t, oracle) = live.totals();
         let r = live.reconcile.last.clone().unwrap_or_default();
-        // No application reports to an onlooker.
-        let told = |n: Value| if self.ctx.observing.is_some() { Value::Null } else { n };
+        // Nobody reports to an onlooker, nor who goes by a switch of their own.
+        let silent = self.ctx.observing.is_some() || (self.ctx.plan.mode.is_told() && live.applications.is_empty());
+        let told = |n: Value| if silent { Value::Null } else { n };
+        let strays = self.ctx.observing.is_none().then(|| self.state.strays_open());
         json!({
             "writes": {
                 "acknowledged": told(json!(t.acknowledged)),
                 "lost": oracle.then_some(t.lost),
                 "stale": told(json!(t.stale_owner)),
-                "stray": told(json!(self.state.strays_open())),
+                "stray": strays,
             },
             "documents": {
                 "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,

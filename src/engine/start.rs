@@ -225,6 +225,11 @@ async fn open(ctx: Arc<Ctx>, publisher: Arc<Publisher>) {
         }
         ctx.sleep(Micros::from_secs(2)).await;
     }
+    // Only then, and before any task: tails need not wait for it, and nobody else changes the route meanwhile.
+    while let Err(halt) = super::switch::take_up(&ctx, &publisher.state().told).await {
+        ctx.report_halt(halt).await;
+        ctx.sleep(Micros::from_secs(2)).await;
+    }
     publisher.opened();
 }
 
@@ -237,7 +242,9 @@ async fn reopen(ctx: &Arc<Ctx>, state: &State) -> Result<(), Halt> {
             super::routing::settled(ctx, &route, state.route_intended >= route.epoch).await;
         }
         take_up_gate(ctx, state).await?;
-        super::routing::unfreeze(ctx).await?;
+        if ctx.plan.switch.is_none() {
+            super::routing::unfreeze(ctx).await?;
+        }
         if let Some(route) = ctx.ownership.route() {
             super::server_gate::apply(ctx, &route).await?;
         }

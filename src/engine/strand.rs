@@ -13,6 +13,7 @@ use super::cutover::{Held, silent_process};
 use super::live_view::LiveView;
 use super::observe::{acks, take_acks};
 use super::routing::{Changed, change};
+use super::switch;
 use super::tail::{self, WORKERS, worker_name};
 use crate::cluster::{AdminDone, AdminOp, ClusterTime};
 use crate::plan::Strand as Policy;
@@ -269,6 +270,10 @@ pub(super) async fn leave(ctx: &Arc<Ctx>, route: &Route, held: Held<'_>) -> Resu
     };
     // Next is silent, but not perhaps to everybody: nobody may go on reading there as from the owner.
     while let Err(late) = await_following(ctx, still.epoch, deadline.max(ctx.rt.now() + PATIENCE)).await? {
+        if ctx.is_stopping() && ctx.plan.mode.is_told() {
+            // Nothing but the freeze keeps some from writing while others still read there.
+            return Ok(Err(late));
+        }
         if ctx.is_stopping() {
             break;
         }
@@ -334,7 +339,9 @@ async fn await_following(ctx: &Arc<Ctx>, epoch: i64, deadline: Micros) -> Result
     loop {
         let list = acks(ctx).await?;
         take_acks(ctx, &list);
-        let Some(late) = list.iter().find(|a| a.follows < epoch) else { return Ok(Ok(())) };
+        let Some(late) = list.iter().find(|a| a.follows < epoch) else {
+            return switch::tell(ctx, deadline.max(ctx.rt.now() + switch::patience(&ctx.plan))).await;
+        };
         if ctx.rt.now() >= deadline {
             return Ok(Err(format!("{} does not follow route {epoch} yet", late.process)));
         }

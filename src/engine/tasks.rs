@@ -10,6 +10,7 @@ use super::cutover::{Held, Home, move_reads, move_writes, set_shadow};
 use super::in_place::undo_ns;
 use super::refusal::Refusal;
 use super::routing::await_acks;
+use super::switch;
 use super::{
     back, backfill, cutover, enforce, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail, ttl,
     unique,
@@ -67,7 +68,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         Task::ReturnWrites { below, reads_below, hard, pilot } => {
             cutover::return_writes(ctx, Home { below, reads_below, pilot }, hard, held).await
         }
-        Task::ReturnReads { below } => back::return_reads(ctx, below).await,
+        Task::ReturnReads { below } => back::return_reads(ctx, below, held).await,
         Task::Recover => back::recover(ctx, state.before.as_ref(), held).await,
         Task::Isolate => back::isolate(ctx, held).await,
         Task::IndexesThere => Ok(Some(json!({ "text": "only an observed rollout waits for them" }))),
@@ -246,6 +247,9 @@ async fn stop_reverse(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, H
 
 /// Waits until every process has acknowledged the route in force. False when the task is left.
 pub(super) async fn all_follow(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<bool, Halt> {
+    if !switch::told(ctx, held).await? {
+        return Ok(false);
+    }
     let epoch = ctx.ownership.route().map_or(0, |r| r.epoch);
     while !ctx.is_leaving() {
         match await_acks(ctx, epoch, ctx.rt.now() + Micros::from_secs(3)).await? {

@@ -24,7 +24,8 @@ pub(super) async fn run(rt: &Rt, call: &Call, argv: &[String], env: &[(String, S
     command.args(args).env_clear().kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.envs(INHERITED.iter().filter_map(|n| Some((n, std::env::var_os(n)?))));
-    command.env("TIDEGATE_EVENT", call.on.name()).env("TIDEGATE_EVENT_ID", &call.event_id);
+    command.env("TIDEGATE_EVENT", &call.on).env("TIDEGATE_EVENT_ID", &call.event_id);
+    command.envs(call.env.iter().map(|(name, text)| (name, text)));
     for (name, text) in env {
         match secrets.fill_in(text) {
             Ok(value) => command.env(name, value),

@@ -9,6 +9,8 @@ use std::sync::Arc;
 #[cfg(feature = "mongo")]
 mod command;
 #[cfg(feature = "mongo")]
+mod flag_file;
+#[cfg(feature = "mongo")]
 mod mask;
 #[cfg(feature = "mongo")]
 mod outside;
@@ -18,7 +20,7 @@ mod webhook;
 #[cfg(feature = "mongo")]
 pub use outside::missing;
 
-use crate::plan::{Hook, Occasion};
+use crate::plan::Hook;
 use crate::runtime::{Fut, Rt};
 
 /// One call of a hook.
@@ -26,12 +28,14 @@ use crate::runtime::{Fut, Rt};
 pub struct Call {
     /// The hook.
     pub hook: Hook,
-    /// What for.
-    pub on: Occasion,
+    /// What for, in a word.
+    pub on: String,
     /// The same for this hook and what happened, however often it is called.
     pub event_id: String,
     /// What it is told, JSON.
     pub body: String,
+    /// What a command sees in its environment besides.
+    pub env: Vec<(&'static str, String)>,
 }
 
 /// How one attempt went.
@@ -55,6 +59,22 @@ pub struct Attempt {
 pub trait Caller: Send + Sync + 'static {
     /// One attempt, over within the hook's time-out.
     fn call<'a>(&'a self, rt: &'a Rt, call: &'a Call) -> Fut<'a, Attempt>;
+
+    /// Puts a flag file there whole, or leaves the one that is there. The error says why not.
+    fn keep<'a>(&'a self, rt: &'a Rt, file: Keep<'a>) -> Fut<'a, Result<(), String>>;
+}
+
+/// A flag file to be put somewhere.
+#[derive(Clone, Debug)]
+pub struct Keep<'a> {
+    /// Where.
+    pub path: &'a str,
+    /// Whose it is: another one's is not overwritten.
+    pub set: &'a str,
+    /// How new: a newer one is not overwritten.
+    pub epoch: i64,
+    /// What it says.
+    pub text: String,
 }
 
 /// Who calls a plan's hooks.
@@ -89,5 +109,9 @@ impl Caller for Nothing {
     fn call<'a>(&'a self, _: &'a Rt, call: &'a Call) -> Fut<'a, Attempt> {
         let outcome = format!("nothing is called in a drill; it would have been `{}`", call.hook.call.text());
         Box::pin(async move { Attempt { ok: true, outcome, ..Attempt::default() } })
+    }
+
+    fn keep<'a>(&'a self, _: &'a Rt, _: Keep<'a>) -> Fut<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
     }
 }

@@ -1,9 +1,10 @@
 //! The live end of hooks: what is called for real, and what keeps it from being called.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mask::Secrets;
-use super::{Attempt, Call, Caller, command, webhook};
+use super::{Attempt, Call, Caller, Keep, command, flag_file, webhook};
 use crate::plan::{Hook, HookCall};
 use crate::runtime::{Fut, Rt};
 use crate::scrub;
@@ -17,6 +18,20 @@ impl Caller for Outside {
             HookCall::Command { argv, env } => Box::pin(command::run(rt, call, argv, env)),
             HookCall::Webhook { url, headers } => Box::pin(webhook::post(rt, call, url, headers)),
         }
+    }
+
+    fn keep<'a>(&'a self, rt: &'a Rt, file: Keep<'a>) -> Fut<'a, Result<(), String>> {
+        Box::pin(async move {
+            let (path, set, answer) = (PathBuf::from(file.path), file.set.to_owned(), Arc::new(Mutex::new(None)));
+            let (epoch, slot) = (file.epoch, answer.clone());
+            rt.blocking(Box::new(move || {
+                let kept = flag_file::replace(&path, &set, epoch, file.text.as_bytes());
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+            }))
+            .await;
+            let kept = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+            kept.unwrap_or_else(|| Err("it was not written".into()))
+        })
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::fmt::{Debug, Display};
 
-use super::{Action, Bound, Calendar, Freeze, Gate, Plan, RollbackMode, Stage, Throttle, Trigger, Window};
+use super::{
+    Action, Bound, Calendar, Freeze, Gate, Hook, HookCall, Plan, RollbackMode, Stage, Switch, Throttle, Trigger, Window,
+};
 use crate::runtime::Micros;
 
 /// How `new` amends `old`, in sentences, when the first `passed` stages are over.
@@ -28,8 +30,20 @@ fn kept(plan: &Plan) -> Plan {
         triggers: Vec::new(),
         stages: plan.stages.iter().map(stage).collect(),
         calendar: Calendar::default(),
+        switch: plan.switch.as_ref().map(kept_switch),
         ..plan.clone()
     }
+}
+
+/// Who is called, and for how long, may change: a switch that does not work must be mended. Not the file that applications read.
+fn kept_switch(s: &Switch) -> Switch {
+    let blank = Hook {
+        id: String::new(),
+        call: HookCall::Command { argv: Vec::new(), env: Vec::new() },
+        timeout: Micros::ZERO,
+        ..s.confirm.clone()
+    };
+    Switch { switch: None, confirm: blank, flag_file: s.flag_file.clone() }
 }
 
 fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
@@ -46,6 +60,8 @@ fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
     named("[cluster]", a.cluster == b.cluster);
     named("route.max_staleness", a.max_staleness == b.max_staleness);
     named("route.lease", a.lease == b.lease);
+    named("route.mode", a.mode == b.mode);
+    named("route.flag_file", a.switch == b.switch);
     named("route.server_gate", a.server_gate == b.server_gate);
     named("cutover.freeze_max", a.freeze_max == b.freeze_max);
     named("[rollback]", a.strand == b.strand && a.baseline_ratio == b.baseline_ratio);
@@ -80,6 +96,12 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
     lists(&mut out, "plan-wide trigger", &old.triggers, &new.triggers, trigger);
     lists(&mut out, "change window", &old.calendar.windows, &new.calendar.windows, Window::to_string);
     lists(&mut out, "change freeze", &old.calendar.freezes, &new.calendar.freezes, Freeze::to_string);
+    let called = |p: &Plan| p.switch.iter().flat_map(Switch::hooks).cloned().collect::<Vec<_>>();
+    if called(old) != called(new) {
+        let text = |h: &Hook| format!("{} calls `{}` within {}", h.id, h.call.text(), h.timeout);
+        let told: Vec<String> = called(new).iter().map(text).collect();
+        out.push(format!("[hooks]: {}", told.join(", ")));
+    }
     for (one, other) in old.stages.iter().zip(&new.stages) {
         if one.soak != other.soak {
             out.push(format!("stage {}: soak {} -> {}", one.id, one.soak, other.soak));

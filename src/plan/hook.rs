@@ -29,6 +29,24 @@ impl Hook {
     }
 }
 
+/// How applications that follow no route document are told which side is theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// Tells them; where there is a flag file, that may be all it takes.
+    pub switch: Option<Hook>,
+    /// Succeeds once every process goes by what was told last, and none has a write under way that was begun before.
+    pub confirm: Hook,
+    /// The flag file (flagd) that says it.
+    pub flag_file: Option<String>,
+}
+
+impl Switch {
+    /// What is called, in order.
+    pub fn hooks(&self) -> impl Iterator<Item = &Hook> {
+        self.switch.iter().chain([&self.confirm])
+    }
+}
+
 /// What a hook calls. Text with `${VARIABLE}` is kept as written: secrets are put in only when calling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookCall {

@@ -30,8 +30,7 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, stages: &[Stage]) -> Vec<H
         let on = read_on(r, &t);
         let within = read_stages(r, &t, stages);
         let call = read_call(r, &t);
-        let (least, most) = (Micros::from_ms(100), Micros::from_secs(600));
-        let timeout = r.duration_in(&t, "timeout", least, most, TIMEOUT);
+        let timeout = timeout(r, &t);
         let attempts = r.integer(&t, "attempts", 1, 10).and_then(|n| u32::try_from(n.value).ok()).unwrap_or(ATTEMPTS);
         let required = r.boolean(&t, "required");
         if let Some(b) = required.as_ref().filter(|b| b.value && !on.is_empty() && !on.contains(&Occasion::StageBegin))
@@ -47,6 +46,11 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>, stages: &[Stage]) -> Vec<H
         }
     }
     all
+}
+
+/// How long one attempt may take.
+pub(super) fn timeout(r: &mut Reader, t: &Table<'_, '_>) -> Micros {
+    r.duration_in(t, "timeout", Micros::from_ms(100), Micros::from_secs(600), TIMEOUT)
 }
 
 /// The texts of an array; what is no text is complained about.
@@ -98,7 +102,7 @@ fn read_stages(r: &mut Reader, t: &Table<'_, '_>, stages: &[Stage]) -> Vec<Strin
     all
 }
 
-fn read_call(r: &mut Reader, t: &Table<'_, '_>) -> Option<HookCall> {
+pub(super) fn read_call(r: &mut Reader, t: &Table<'_, '_>) -> Option<HookCall> {
     let at = |key: &str| t.table.get(key).map(Spanned::span);
     match (at("command"), at("url")) {
         (Some(_), Some(url)) => {

@@ -27,6 +27,7 @@ mod shape;
 mod slo;
 mod stages;
 mod steps;
+mod switch;
 mod throttle;
 mod types;
 
@@ -35,7 +36,7 @@ pub use calendar::{Calendar, Freeze, Opening, Window};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use env::{EnvError, resolve_env};
 pub use gates::{Action, Bound, Clear, Gate, RollbackMode, Trigger};
-pub use hook::{Hook, HookCall, Occasion};
+pub use hook::{Hook, HookCall, Occasion, Switch};
 pub use metrics_names::{METRICS, MetricName, UnitKind, metric};
 pub use pipeline::Pipeline;
 pub(crate) use pipeline::{Call, Expr, PipelineStage};

@@ -14,19 +14,18 @@ const TABLES: [&str; 3] = ["cutover", "rollback", "pilot"];
 const ROUTE: [&str; 2] = ["lease", "server_gate"];
 /// Keys of a stage that move something.
 const MOVES: [&str; 6] = ["do", "shadow", "reads", "writes", "pilot", "irreversible"];
-/// Beginnings of the metrics that only applications that follow a route, or a runner that writes, have.
-const NOT_KNOWN: [&str; 7] =
-    ["errors.", "slo.", "shadow.", "writes.", "reads.stale_age", "lag.reverse", "freeze.duration"];
+/// Beginnings of the metrics that only applications that follow the route report.
+pub(super) const NOT_REPORTED: [&str; 3] = ["errors.", "slo.", "shadow."];
+/// Beginnings of the metrics that only a runner that writes has.
+const NOT_WRITTEN: [&str; 4] = ["writes.", "reads.stale_age", "lag.reverse", "freeze.duration"];
 /// Occasions that do not come about.
 const NEVER: [&str; 2] = ["rollback", "rolled_back"];
 
 /// The plan's mode, before anything that depends on it is read; a word that is none is complained about where it is read.
 pub(super) fn mode(t: &Table<'_, '_>) -> Mode {
     let said = t.table.get("route").and_then(|r| r.get_ref().as_table()).and_then(|r| r.get("mode"));
-    match said.and_then(|m| m.get_ref().as_str()) {
-        Some("observe") => Mode::Observe,
-        _ => Mode::Route,
-    }
+    let word = said.and_then(|m| m.get_ref().as_str());
+    Mode::ALL.into_iter().find(|m| word == Some(m.name())).unwrap_or(Mode::Route)
 }
 
 /// What the other tool must have reached; a word of plans that observe.
@@ -158,14 +157,17 @@ fn check_trigger(r: &mut Reader, trigger: &DeTable<'_>) {
 
 fn check_metric(r: &mut Reader, t: &DeTable<'_>) {
     let Some(v) = t.get("metric") else { return };
-    let Some(name) = v.get_ref().as_str().filter(|m| NOT_KNOWN.iter().any(|n| m.starts_with(n))) else { return };
+    let Some(name) = v.get_ref().as_str().filter(|m| NOT_REPORTED.iter().chain(&NOT_WRITTEN).any(|n| m.starts_with(n)))
+    else {
+        return;
+    };
     let help = "docs/observe.md lists what is known without a route";
     let message = format!("`{name}` is never known where tidegate only observes");
     r.error(v.span(), message, "expected another metric", Some(help.into()));
 }
 
 /// The tables of an array; what is none is complained about elsewhere.
-fn all<'a, 'i>(t: &'a DeTable<'i>, key: &str) -> impl Iterator<Item = &'a DeTable<'i>> + use<'a, 'i> {
+pub(super) fn all<'a, 'i>(t: &'a DeTable<'i>, key: &str) -> impl Iterator<Item = &'a DeTable<'i>> + use<'a, 'i> {
     let items = t.get(key).and_then(|v| v.get_ref().as_array());
     items.into_iter().flat_map(|a| a.iter()).filter_map(|v| v.get_ref().as_table())
 }

@@ -4,7 +4,9 @@ use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
 use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo};
-use super::{calendar_parse, canonical, collection, gate_parse, hook_parse, observe, pilot, privacy, slo, throttle};
+use super::{
+    calendar_parse, canonical, collection, gate_parse, hook_parse, observe, pilot, privacy, slo, switch, throttle,
+};
 use crate::runtime::Micros;
 
 /// The schema this build reads.
@@ -54,6 +56,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
             "trigger",
             "stage",
             "hook",
+            "hooks",
             "window",
             "freeze",
             "privacy",
@@ -63,7 +66,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let cluster = read_cluster(r, text, t);
     let mode = observe::mode(t);
     let (max_staleness, lease, server_gate) = read_route(r, t);
-    let freeze_max = read_cutover(r, t);
+    let freeze_max = read_cutover(r, t, mode);
     let (strand, baseline_ratio) = slo::read_rollback(r, t);
     let objective = slo::read_slo(r, t);
     let expects = slo::read_expects(r, t);
@@ -81,10 +84,14 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let ground = Ground { collections: &collections, slo: said, expects: &expects, has_pilot, observes };
     let stages = stages::read(r, t, &ground);
     let hooks = hook_parse::read(r, t, &stages);
+    let told = switch::read(r, t, mode);
     let calendar = calendar_parse::read(r, t);
     let masked = privacy::read(r, t);
     if observes {
         observe::check(r, t, &stages);
+    }
+    if mode.is_told() {
+        switch::check(r, t, mode);
     }
     check_one_cluster(r, t, &collections);
     pilot::check_company(r, t, server_gate);
@@ -112,6 +119,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         triggers,
         stages,
         hooks,
+        switch: told,
         calendar,
         masked,
     })
@@ -218,14 +226,9 @@ fn check_uri(r: &mut Reader, text: &str, uri: At<String>) -> String {
 fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros, bool) {
     let (staleness, lease) = (Micros::from_secs(2), Micros::from_secs(5));
     let Some(t) = r.table(t, "route", "[route]") else { return (staleness, lease, false) };
-    r.only(&t, &["mode", "max_staleness", "lease", "server_gate"]);
+    r.only(&t, &["mode", "max_staleness", "lease", "server_gate", "flag_file"]);
     if let Some(mode) = r.string(&t, "mode") {
-        if ["copy", "flags"].contains(&mode.value.as_str()) {
-            let message = format!("mode `{}` is not available yet", mode.value);
-            r.error(mode.span, message, "only `observe` and `route` are", None);
-        } else {
-            r.word(&mode, "mode", &[Mode::Observe, Mode::Route].map(|m| (m.name(), ())));
-        }
+        r.word(&mode, "mode", &Mode::ALL.map(|m| (m.name(), ())));
     }
     let staleness = r.duration_in(&t, "max_staleness", Micros::from_ms(100), Micros::from_secs(3_600), staleness);
     let lease = r.duration_in(&t, "lease", Micros::from_secs(1), Micros::from_secs(60), lease);
@@ -233,11 +236,14 @@ fn read_route(r: &mut Reader, t: &Table<'_, '_>) -> (Micros, Micros, bool) {
     (staleness, lease, server_gate)
 }
 
-fn read_cutover(r: &mut Reader, t: &Table<'_, '_>) -> Micros {
-    let default = Micros::from_secs(3);
+fn read_cutover(r: &mut Reader, t: &Table<'_, '_>, mode: Mode) -> Micros {
+    let (default, most) = match mode.is_told() {
+        true => (switch::FREEZE, switch::FREEZE_MAX),
+        false => (Micros::from_secs(3), Micros::from_secs(10)),
+    };
     let Some(t) = r.table(t, "cutover", "[cutover]") else { return default };
     r.only(&t, &["freeze_max"]);
-    r.duration_in(&t, "freeze_max", Micros::from_ms(100), Micros::from_secs(10), default)
+    r.duration_in(&t, "freeze_max", Micros::from_ms(100), most, default)
 }
 
 fn read_queries(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Query> {

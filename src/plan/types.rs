@@ -7,7 +7,7 @@ use crate::runtime::Micros;
 
 use super::calendar::Calendar;
 use super::gates::{Gate, Trigger};
-use super::hook::Hook;
+use super::hook::{Hook, Switch};
 use super::throttle::Throttle;
 
 /// A checked plan.
@@ -57,6 +57,8 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// What is called when something happens.
     pub hooks: Vec<Hook>,
+    /// How applications are told which side is theirs; there exactly where the mode says that they are.
+    pub switch: Option<Switch>,
     /// When changes may be made.
     pub calendar: Calendar,
     /// Paths whose values a rehearsal masks before it carries the documents, and a trace until they are revealed.
@@ -68,6 +70,11 @@ impl Plan {
     #[must_use]
     pub fn observes(&self) -> bool {
         self.mode == Mode::Observe
+    }
+
+    /// Everything that is called: the hooks, and what tells applications which side is theirs.
+    pub fn called(&self) -> impl Iterator<Item = &Hook> {
+        self.hooks.iter().chain(self.switch.iter().flat_map(Switch::hooks))
     }
 
     /// True when the documents change where they are.
@@ -93,6 +100,10 @@ pub struct ClusterSpec {
 pub enum Mode {
     /// Another tool migrates; tidegate only looks, and writes nothing.
     Observe,
+    /// Applications go by a switch of their own, which hooks turn: all reads and writes at once.
+    Copy,
+    /// As `Copy`, but reads go by a percentage in an exported flag file.
+    Flags,
     /// Applications follow the route document.
     Route,
 }
@@ -103,8 +114,19 @@ impl Mode {
     pub fn name(self) -> &'static str {
         match self {
             Mode::Observe => "observe",
+            Mode::Copy => "copy",
+            Mode::Flags => "flags",
             Mode::Route => "route",
         }
+    }
+
+    /// Every one.
+    pub const ALL: [Mode; 4] = [Mode::Observe, Mode::Copy, Mode::Flags, Mode::Route];
+
+    /// True when applications are told which side is theirs instead of following the route document.
+    #[must_use]
+    pub fn is_told(self) -> bool {
+        matches!(self, Mode::Copy | Mode::Flags)
     }
 }
 

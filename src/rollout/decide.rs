@@ -122,6 +122,11 @@ pub fn decide(state: &State, plan: &Plan, input: &Input) -> Result<Vec<Event>, R
             return decide_rollback(state, plan, *hard, (*to, None), "by the operator", forecast);
         }
         Input::Command { command: Command::RollbackRange { hard, from }, forecast, .. } => {
+            if plan.mode.is_told() {
+                let why =
+                    format!("mode `{}` switches everything at once: there is no range to bring back", plan.mode.name());
+                return Err(Refusal(why));
+            }
             let rest = rest_below(state, plan, *from)?;
             return decide_rollback(state, plan, *hard, rest, "by the operator", forecast);
         }

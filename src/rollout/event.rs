@@ -354,6 +354,30 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         output: String,
     },
+    /// Applications will be told which side is theirs.
+    SwitchCalled {
+        /// The route's epoch.
+        epoch: i64,
+        /// Percent of reads that go to next.
+        reads: u8,
+        /// `legacy`, `held` or `next`.
+        writes: String,
+    },
+    /// What became of telling them.
+    SwitchSettled {
+        /// The route's epoch.
+        epoch: i64,
+        /// Percent of reads that go to next.
+        reads: u8,
+        /// `legacy`, `held` or `next`.
+        writes: String,
+        /// Every process goes by it.
+        ok: bool,
+        /// How long it took, milliseconds.
+        took_ms: u64,
+        /// How it ended, in words without secrets.
+        outcome: String,
+    },
     /// The runner was told to stop, and did so at a safe point.
     Stopped {},
     /// Nothing follows.
@@ -503,6 +527,15 @@ impl Event {
             }
             Event::HookSettled { hook, ok, outcome, .. } => {
                 format!("hook {hook} {}: {outcome}", if *ok { "done" } else { "FAILED" })
+            }
+            Event::SwitchCalled { reads, writes, .. } => {
+                format!("applications are told: {reads}% of reads from next, writes {writes}")
+            }
+            Event::SwitchSettled { reads, writes, ok: true, took_ms, .. } => {
+                format!("applications follow: {reads}% of reads from next, writes {writes} ({took_ms} ms)")
+            }
+            Event::SwitchSettled { writes, ok: false, outcome, .. } => {
+                format!("applications do NOT follow yet (writes {writes}): {outcome}")
             }
             Event::Stopped {} => "stopped at a safe point".to_owned(),
             Event::Closed { outcome } => format!("closed: {outcome}"),

@@ -16,5 +16,5 @@ mod task;
 pub use decide::{GateSummary, Input, Refusal, decide, no_way_back};
 pub use event::{Event, EventError};
 pub use hooks::{Awaits, Delivery, Outbox};
-pub use state::{Back, Sealed, State, Status};
+pub use state::{Back, Sealed, State, Status, Switched};
 pub use task::{Task, back_tasks, tasks_of};

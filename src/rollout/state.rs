@@ -120,6 +120,8 @@ pub struct State {
     pub reasons: BTreeSet<String>,
     /// The highest route epoch that was ever intended.
     pub route_intended: i64,
+    /// What applications that follow no route were told.
+    pub told: Switched,
     /// The route epoch last known to be in force.
     pub route_epoch: i64,
     /// Buckets below this belong to next, as last known.
@@ -154,6 +156,15 @@ pub struct State {
     pub awaits: Awaits,
     /// The journal is closed.
     pub closed: bool,
+}
+
+/// What applications that follow no route document were told, as far as the journal knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Switched {
+    /// The shares of reads, percent, that some process may go by; empty before anything was told.
+    pub reads: BTreeSet<u8>,
+    /// The last word was to hold writes.
+    pub held: bool,
 }
 
 impl State {
@@ -252,6 +263,11 @@ impl State {
                 self.conflicts.insert(key.clone(), Some(side.clone()));
             }
             Event::Amended { is, .. } => self.plan_hash.clone_from(is),
+            Event::SwitchCalled { reads, writes, .. } => {
+                self.told.reads.insert(*reads);
+                self.told.held = writes == "held";
+            }
+            Event::SwitchSettled { reads, ok: true, .. } => self.told.reads = BTreeSet::from([*reads]),
             Event::CommandAsked { id, .. } => drop(Arc::make_mut(&mut self.asked).insert(id.clone(), None)),
             Event::CommandAnswered { id, refused } => {
                 Arc::make_mut(&mut self.asked).insert(id.clone(), Some(refused.clone()));
@@ -264,6 +280,7 @@ impl State {
             | Event::TtlRestored { .. }
             | Event::ThrottleBegan { .. }
             | Event::ThrottleEnded { .. }
+            | Event::SwitchSettled { .. }
             | Event::HookCalled { .. }
             | Event::HookSettled { .. }
             | Event::Revealed { .. }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::state::Back;
-use crate::plan::{PilotLevel, Plan, Work};
+use crate::plan::{Mode, PilotLevel, Plan, Work};
 use crate::route::{Bucket, Goes, below_for_percent};
 
 /// One piece of work with one durable intent and one durable outcome. Each may be started again after a crash.
@@ -170,7 +170,8 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
     if stage.pilot > pilot0 || (stage.pilot_said && stage.pilot > PilotLevel::Off) {
         pilot_forward(plan, index, &mut tasks);
     }
-    if stage.reads > reads0 {
+    // One switch moves both: then reads go with the writes.
+    if stage.reads > reads0 && plan.mode != Mode::Copy {
         tasks.push(Task::MoveReads { below: below_for_percent(stage.reads) });
     }
     if stage.writes > writes0 {

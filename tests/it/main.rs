@@ -36,6 +36,7 @@ mod server_gate;
 mod sim;
 mod strand;
 mod stuck;
+mod switch;
 mod throttle;
 mod trace;
 mod tui;

@@ -140,7 +140,7 @@ broken! {
     a_password_beside_a_syntax_error: [("\"${TIDEGATE_URI}\"", "\"mongodb://app:hunter2@db1/")];
     an_unclosed_variable: [("\"${TIDEGATE_URI}\"", "\"mongodb://${HOST/\"")];
     an_id_with_spaces: [("id = \"orders-v2\"", "id = \"Orders v2\"")];
-    a_mode_to_come: [("mode = \"route\"", "mode = \"copy\"")];
+    copy_without_a_switch: [("mode = \"route\"", "mode = \"copy\"")];
     a_misspelt_mode: [("mode = \"route\"", "mode = \"rout\"")];
     a_bad_duration: [("freeze_max = \"3s\"", "freeze_max = \"3 sec\"")];
     a_freeze_too_long: [("freeze_max = \"3s\"", "freeze_max = \"1m\"")];

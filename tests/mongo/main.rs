@@ -52,6 +52,7 @@ mod rollout;
 mod server_gate;
 mod steps;
 mod strand;
+mod switch;
 mod throttle;
 mod trace;
 mod watch;
@@ -206,6 +207,7 @@ const LONG: &[&str] = &[
     "server_gate::a_completed_rollout_restores_the_validators",
     "server_gate::the_way_back_by_hand_restores_the_validators",
     "strand::next_killed_left_behind_and_salvaged_loses_nothing_but_listed_conflicts",
+    "switch::an_application_in_node_goes_by_the_flag_file_and_loses_nothing",
     "watch::a_user_who_may_only_read_looks_on_and_is_refused",
     "weather::fifty_kills_ten_elections_and_a_bad_line_lose_nothing",
 ];
@@ -262,6 +264,7 @@ fn main() {
     trials.extend(server_gate::trials());
     trials.extend(steps::trials());
     trials.extend(strand::trials());
+    trials.extend(switch::trials());
     trials.extend(throttle::trials());
     trials.extend(trace::trials());
     trials.extend(watch::trials());

@@ -86,16 +86,16 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-async fn blocking(test: impl FnOnce() -> R + Send + 'static) -> R {
+pub async fn blocking(test: impl FnOnce() -> R + Send + 'static) -> R {
     tokio::task::spawn_blocking(test).await.map_err(|e| e.to_string())?
 }
 
 /// A file of the tests or of the client.
-fn source(name: &str) -> std::path::PathBuf {
+pub fn source(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-fn passes(python: &mut Command) -> R {
+pub fn passes(python: &mut Command) -> R {
     let out = python.output().map_err(|e| e.to_string())?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     let tests = said.lines().find(|l| l.starts_with("Ran ")).and_then(|l| l.split(' ').nth(1)?.parse::<u32>().ok());
@@ -113,7 +113,8 @@ fn late(set: &Arc<ReplSet>) -> R {
 /// The program in docs/adopting.md, on a plan that nobody has begun; and both its shapes are those of the plan that it names.
 fn example(set: &Arc<ReplSet>) -> R {
     let text = std::fs::read_to_string(source("docs/adopting.md")).map_err(|e| e.to_string())?;
-    let program = text.split("```python\n").nth(1).and_then(|t| t.split("```").next()).ok_or("no program")?;
+    let mut programs = text.split("```python\n").filter_map(|t| t.split("```").next());
+    let program = programs.find(|p| p.contains("RouteClient(")).ok_or("no program")?;
     let program = program.replace("orders-v2", "pydoc").replace("shop.orders", "pydoc.orders");
     let shapes =
         "\nimport bson\nfor side in ('legacy', 'next'):\n    print(bson.encode(to_document(side, order)).hex())\n";
@@ -139,18 +140,19 @@ fn document(hex: &str) -> Result<RawDocumentBuf, String> {
 }
 
 /// A process of the application, or what makes its orders.
-fn application(place: &Place, set: &ReplSet, name: &str, process: &str, what: &str) -> Result<Program, String> {
+pub fn application(place: &Place, set: &ReplSet, process: &str, what: &str) -> Result<Command, String> {
     let mut python = pymongo::python()?;
     python.arg(source("tests/mongo/python_app.py")).args([&set.uri(), &place.id, &place.id, process]);
-    place.spawn(name, python.arg(place.file(&format!("{process}.log"))).arg(what))
+    python.arg(place.file(&format!("{process}.log"))).arg(what);
+    Ok(python)
 }
 
-fn seeded(place: &Place, set: &ReplSet) -> R {
-    application(place, set, "seed", "app-1", "seed")?.ends_with(0, LONG)
+pub fn seeded(place: &Place, set: &ReplSet) -> R {
+    place.spawn("seed", &mut application(place, set, "app-1", "seed")?)?.ends_with(0, LONG)
 }
 
 fn follows(place: &Place, set: &ReplSet, name: &str, process: &str) -> Result<Program, String> {
-    let mut app = application(place, set, name, process, "run")?;
+    let mut app = place.spawn(name, &mut application(place, set, process, "run")?)?;
     until("it follows the route", Duration::from_secs(60), || app.says("follows the route"))?;
     Ok(app)
 }
@@ -174,6 +176,16 @@ fn end(place: &Place, set: &ReplSet, apps: &mut [Program], side: &'static str) -
         if left > 0 {
             return Err(format!("{left} acknowledgements were not withdrawn"));
         }
+        Ok(())
+    })?;
+    let stored = finds(place, set, side)?;
+    Notes::read(&["app-1", "app-2"].map(|p| place.file(&format!("{p}.log"))))?.judge(&stored, side)
+}
+
+/// The orders on a side.
+pub fn finds(place: &Place, set: &ReplSet, side: &str) -> Result<BTreeMap<i64, Document>, String> {
+    TOKIO.block_on(async {
+        let client = mongodb::Client::with_uri_str(set.uri()).await.map_err(|e| e.to_string())?;
         let name = if side == "legacy" { "orders" } else { "orders_v2" };
         let mut found = client.database(&place.id).collection::<Document>(name).find(doc! {}).await;
         let found = found.as_mut().map_err(|e| e.to_string())?;
@@ -185,7 +197,7 @@ fn end(place: &Place, set: &ReplSet, apps: &mut [Program], side: &'static str) -
                 return Err(format!("order {n} is there twice"));
             }
         }
-        Notes::read(&["app-1", "app-2"].map(|p| place.file(&format!("{p}.log"))))?.judge(&stored, side)
+        Ok(stored)
     })
 }
 
@@ -197,8 +209,8 @@ fn whole(d: &Document, field: &str) -> Option<i64> {
 type Version = (i64, bool);
 
 /// What all processes noted, in the order of their common clock.
-struct Notes {
-    lines: Vec<Value>,
+pub struct Notes {
+    pub lines: Vec<Value>,
     /// When each version was acknowledged.
     acknowledged: BTreeMap<i64, Vec<(f64, Version)>>,
     /// When each version was first tried.
@@ -208,7 +220,7 @@ struct Notes {
 }
 
 impl Notes {
-    fn read(logs: &[std::path::PathBuf]) -> Result<Notes, String> {
+    pub fn read(logs: &[std::path::PathBuf]) -> Result<Notes, String> {
         let mut lines: Vec<Value> = Vec::new();
         for log in logs {
             let text = std::fs::read_to_string(log).map_err(|e| format!("{}: {e}", log.display()))?;
@@ -255,7 +267,7 @@ impl Notes {
     }
 
     /// Nothing acknowledged is lost, nothing is stale that must not be, and the collection holds exactly what it should.
-    fn judge(&self, stored: &BTreeMap<i64, Document>, side: &str) -> R {
+    pub fn judge(&self, stored: &BTreeMap<i64, Document>, side: &str) -> R {
         let mut counts = BTreeMap::<String, u64>::new();
         for l in &self.lines {
             let mut count =

@@ -3,6 +3,8 @@
     python_app.py URI PLAN DATABASE PROCESS LOG seed            makes the orders
     python_app.py URI PLAN DATABASE PROCESS LOG run             until SIGTERM
 
+With SWITCH=FOLDER in its environment it goes by clients/python/tidegate_switch.py instead.
+
 The log has one JSON line for each write that is tried, acknowledged or not made, and each read. CLOCK_MONOTONIC is the same for all
 processes of a machine, so that whoever reads the logs of all of them knows what had been acknowledged before a read began
 (tests/mongo/python.rs). Nothing in here judges what it was told, but for a write that misses what it had acknowledged.
@@ -15,13 +17,17 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 from bson import ObjectId
 from bson.decimal128 import Decimal128
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 
 import tidegate_route as tr
+from tidegate_switch import Held, Switch
 
 URI, PLAN, DATABASE, PROCESS, LOG, WHAT = sys.argv[1:]
 ORDERS, LANES, PROCESSES = 120, 2, 2
@@ -55,6 +61,41 @@ def same(legacy, next_):
     def plain(document):
         return document["n"], document["rev"], str(document["total"]), document.get("customer_name") or document["customer"]["name"]
     return plain(legacy) == plain(next_)
+
+
+class ThroughSwitch:
+    """A switch, used as the route is."""
+
+    class Answer:
+        def __init__(self, **fields):
+            self.__dict__.update(fields)
+
+    def __init__(self, client, folder):
+        orders = client.get_database(DATABASE, read_concern=ReadConcern("majority"), write_concern=WriteConcern("majority"))
+        self.sides = {"legacy": orders["orders"], "next": orders["orders_v2"]}
+        self.switch = Switch(folder, PROCESS)
+
+    def start(self):
+        return self
+
+    @contextmanager
+    def write(self, _key, patience_s):
+        try:
+            with self.switch.write(patience_s) as side:
+                yield self.Answer(side=side, epoch=0, collection=self.sides[side], session=None)
+        except Held:
+            raise tr.NoPermit("held") from None
+
+    def find_one(self, key, _owner=False):
+        with self.switch.read() as side:
+            return self.Answer(side=side, owner=side, document=self.sides[side].find_one({"_id": key}))
+
+    def count(self, **_):
+        pass
+
+    def stop(self):
+        self.switch.close()
+        return True
 
 
 class Lane:
@@ -156,14 +197,18 @@ def main():
         return
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: GOING.set())
-    route = tr.RouteClient(client, PLAN, PROCESS, legacy, same=same, oracle=True, write_limit_s=1.5).start()
+    if os.environ.get("SWITCH"):
+        route = ThroughSwitch(client, os.environ["SWITCH"])
+    else:
+        route = tr.RouteClient(client, PLAN, PROCESS, legacy, same=same, oracle=True, write_limit_s=1.5)
+    route = route.start()
     lanes = [Lane(route, lane) for lane in range(LANES)]
     for lane in lanes:
         lane.take_up()
     threads = [threading.Thread(target=lane.run) for lane in lanes]
     for thread in threads:
         thread.start()
-    print("follows the route", file=sys.stderr, flush=True)
+    print("goes by the switch" if os.environ.get("SWITCH") else "follows the route", file=sys.stderr, flush=True)
     GOING.wait()
     for thread in threads:
         thread.join()

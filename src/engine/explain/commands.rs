@@ -31,15 +31,18 @@ pub(super) fn all(s: &Standing) -> Vec<Step> {
     way.journal_the_beginning();
     if below > 0 {
         way.freeze(below);
-        way.await_acks("Every process has stopped writing there");
+        way.await_acks("Every process has stopped writing there", "writes held, reads as they are");
         let source = way.source(below);
         way.bring(&source);
         way.remove(below, &source);
         way.compare(below, &source);
         way.hand_back();
-        way.await_acks("Every process reads and writes legacy");
+        way.await_acks("Every process reads and writes legacy", "writes held, reads from legacy");
         way.take_the_gate_down();
         way.thaw();
+        if way.s.plan.mode.is_told() {
+            way.await_acks("Users write again", "everything on legacy");
+        }
     } else {
         way.take_the_gate_down();
         way.reads_to_legacy();
@@ -233,13 +236,35 @@ impl<'a> Way<'a> {
         self.route(
             "Stop the writes",
             doc! { "frozen": { "from": 0, "to": i32::from(below), "until": until } },
-            "Applications that follow the route hold their writes to what next owns from here on, for an hour at most: until then the \
-             step that gives the writes to legacy must have been made. Users wait meanwhile.",
+            match self.s.plan.mode.is_told() {
+                true => "Nobody else moves the traffic from here on. Users wait from the next step on.",
+                false => "Applications that follow the route hold their writes to what next owns from here on, for an hour at most: until then \
+                          the step that gives the writes to legacy must have been made. Users wait meanwhile.",
+            },
             "n is 1. If it is 0, the route has changed since these commands were printed: print them again.",
         );
     }
 
-    fn await_acks(&mut self, title: &str) {
+    /// `told` is what applications are to be told where they do not follow the route.
+    fn await_acks(&mut self, title: &str, told: &str) {
+        if self.s.plan.mode.is_told() {
+            let flags = match self.s.plan.switch.as_ref().and_then(|s| s.flag_file.as_ref()) {
+                Some(path) => format!(" The flag file is {path}."),
+                None => String::new(),
+            };
+            self.push((Side::Legacy, CONTROL_DB),
+                &format!("{title}: turn your switch"),
+                doc! { "find": "routes", "filter": { "_id": &self.s.plan.id } },
+                Expect::ByHand,
+                &format!(
+                    "Applications go by your own switch, not by the route that this shows. Turn it by hand to: {told}.{flags} Epoch {} or \
+                     more is newer than whatever they were told before.",
+                    self.route_epoch
+                ),
+                "Go on only once every process goes by it and has no older write under way (what the hook `confirm` asks).",
+            );
+            return;
+        }
         let plan = &self.s.plan.id;
         let filter = doc! {
             "_id": { "$gte": format!("{plan}/"), "$lt": format!("{plan}0") }, "epoch": { "$lt": self.route_epoch },
@@ -314,7 +339,7 @@ impl<'a> Way<'a> {
                 "n is 1. If it is 0, the route has changed since these commands were printed: print them again.",
             );
         }
-        self.await_acks("Every process reads and writes legacy");
+        self.await_acks("Every process reads and writes legacy", "everything on legacy");
     }
 
     /// TTL indexes were suspended before the first write moved.

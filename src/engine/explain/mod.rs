@@ -88,6 +88,8 @@ pub enum Expect {
     Nothing,
     /// It finds nothing, now or after a while: run it until then.
     NothingInTime,
+    /// A person has done what the step says beside it.
+    ByHand,
 }
 
 /// One command of the way back.
@@ -383,6 +385,7 @@ impl Step {
             Expect::N(n) => json!({ "ok": 1, "n": n }),
             Expect::Nothing => json!({ "ok": 1, "documents": 0 }),
             Expect::NothingInTime => json!({ "ok": 1, "documents": 0, "repeat": true }),
+            Expect::ByHand => json!({ "ok": 1, "by_hand": true }),
         };
         json!({
             "step": number,

@@ -140,14 +140,22 @@ pub(super) fn hooks(v: &View<'_>) -> Vec<Finding> {
     let judge = |(i, hook): (usize, &Hook)| {
         let place = format!("hook {}", hook.id);
         let on: Vec<&str> = hook.on.iter().map(|o| o.name()).collect();
-        let does = format!("`{}`, for {}", hook.call.text(), on.join(", "));
+        let does = match on.is_empty() {
+            true => format!("`{}`, at every turn of the traffic", hook.call.text()),
+            false => format!("`{}`, for {}", hook.call.text(), on.join(", ")),
+        };
         match v.f.hooks.get(i) {
             None => Finding::skipped(&place, &Unanswered::NotAsked("nobody has looked for what it calls")),
             Some(None) => Finding::note(&place, format!("it calls {does}; this check calls nothing"), ""),
             Some(Some(why)) if hook.required => Finding::fail(
                 &place,
                 format!("it would call {does}, but {why}"),
-                "a stage waits for this hook: provide what is missing where the rollout runs",
+                match hook.on.is_empty() {
+                    true => {
+                        "the traffic cannot be turned without this hook: provide what is missing where the rollout runs"
+                    }
+                    false => "a stage waits for this hook: provide what is missing where the rollout runs",
+                },
             ),
             Some(Some(why)) => Finding::warn(
                 &place,
@@ -156,5 +164,5 @@ pub(super) fn hooks(v: &View<'_>) -> Vec<Finding> {
             ),
         }
     };
-    v.f.plan.hooks.iter().enumerate().map(judge).collect()
+    v.f.plan.called().enumerate().map(judge).collect()
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tidegate::cluster::Db;
 use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::engine::{self, Deps, Engine};
-use tidegate::hooks::{Attempt, Call, Caller, Hooks};
+use tidegate::hooks::{Attempt, Call, Caller, Hooks, Keep};
 use tidegate::journal::{MemStore, Record};
 use tidegate::plan::{Advance, Plan};
 use tidegate::runtime::{Fut, Group, Micros, Rt, sleep};
@@ -135,6 +135,10 @@ impl Caller for Fake {
                 }
             }
         })
+    }
+
+    fn keep<'a>(&'a self, _: &'a Rt, _: Keep<'a>) -> Fut<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tidegate::hooks::{Attempt, Call, Hooks};
 use tidegate::journal::MemStore;
-use tidegate::plan::Occasion;
 use tidegate::runtime::live::Live;
 use tidegate::runtime::{Group, Rt};
 
@@ -22,7 +21,7 @@ fn call(hook: &str) -> Call {
     let text = format!("[[hook]]\nid = \"outside\"\non = [\"pause\"]\n{hook}\n");
     let hook = plan(&text).hooks[0].clone();
     let body = json!({ "event": "pause", "filler": "x".repeat(200_000) }).to_string();
-    Call { hook, on: Occasion::Pause, event_id: "told.7.abc.outside".into(), body }
+    Call { hook, on: "pause".into(), event_id: "told.7.abc.outside".into(), body, env: Vec::new() }
 }
 
 fn attempt(hook: &str) -> Attempt {

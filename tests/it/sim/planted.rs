@@ -51,8 +51,9 @@ pub fn leaning(bug: Bug) -> Leaning {
         | Bug::SalvageSkipped
         | Bug::TombstoneIgnored
         | Bug::TtlNotSuspended
+        | Bug::SwitchNotConfirmed
         | Bug::PreImageNotKept => {
-            unreachable!("found by the simulations of `in_place`, `strand` and `constraints`")
+            unreachable!("found by the simulations of `in_place`, `strand`, `constraints` and `switch`")
         }
         Bug::JournalAckBeforeSync => (&[(Kill, 4), (CrashAt, 2)], Some(false)),
     };
