@@ -23,7 +23,7 @@
 //
 // Node 18 or newer, no dependency.
 
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { mkdir, open, readFile, readdir, rename, unlink } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -67,11 +67,17 @@ export class Held extends Error {}
 /** The flags have been closed. Nothing was written or read. */
 export class Ended extends Error {}
 
+/** Another process goes by this one's name. Nothing was written or read. */
+export class NotMine extends Error {}
+
 /** What one process goes by. Names of processes that run at the same time differ; one that is started again keeps its name. */
 export class Flags {
   #dir; #plan; #file; #graceMs; #told; #silentUntil; #running;
   #closed = false;
   #over = false;
+  /** Tells this process from another one of its name. */
+  #token = randomUUID();
+  #foreign = false;
   #state = { epoch: -1, reads: 0, writes: null };
   /** What is under way, by the epoch under which it was begun. */
   #busy = new Map();
@@ -86,7 +92,7 @@ export class Flags {
       throw new Error(`${dir} has no flags.json: is it the right directory? \`tidegate_flags.mjs init\` makes one`);
     }
     // Whoever had this name and died may have a write on its way.
-    flags.#silentUntil = Date.now() + ((await get(flags.#file)) ? graceMs : 0);
+    flags.#silentUntil = performance.now() + ((await get(flags.#file)) ? graceMs : 0);
     // Seen by whoever asks from here on; only then are the flags looked at.
     await flags.#showUp();
     await flags.#look();
@@ -96,7 +102,7 @@ export class Flags {
 
   async #showUp() {
     this.#told = -1;
-    await put(this.#file, { epoch: -1, pid: process.pid });
+    await put(this.#file, { epoch: -1, pid: process.pid, token: this.#token });
   }
 
   async #run() {
@@ -108,7 +114,13 @@ export class Flags {
   }
 
   async #look() {
-    if (!(await get(this.#file))) {
+    const shown = await get(this.#file);
+    if (shown && shown.token !== this.#token) {
+      // It speaks for itself and not for this one, which can do nothing any more.
+      this.#foreign = true;
+      return;
+    }
+    if (!shown) {
       // Somebody took this process off the list. It begins nothing more before it has shown up and looked again.
       this.#state = { ...this.#state, writes: null };
       await this.#showUp();
@@ -125,19 +137,20 @@ export class Flags {
       };
     }
     const { epoch } = this.#state;
-    const ready = [...this.#busy.keys()].every((e) => e === epoch) && Date.now() >= this.#silentUntil;
+    const ready = [...this.#busy.keys()].every((e) => e === epoch) && performance.now() >= this.#silentUntil;
     if (ready && this.#told !== epoch) {
-      await put(this.#file, { epoch, pid: process.pid });
+      await put(this.#file, { epoch, pid: process.pid, token: this.#token });
       this.#told = epoch;
     }
   }
 
   async #begin(may, patienceMs) {
-    const until = Date.now() + patienceMs;
-    while (!this.#closed && !may(this.#state)) {
-      if (Date.now() >= until) throw new Held(`held for ${patienceMs} ms`);
+    const until = performance.now() + patienceMs;
+    while (!this.#closed && !this.#foreign && !may(this.#state)) {
+      if (performance.now() >= until) throw new Held(`held for ${patienceMs} ms`);
       await sleep(POLL_MS / 2);
     }
+    if (this.#foreign) throw new NotMine("another process goes by this one's name");
     if (this.#closed) throw new Ended("this process has left the flags");
     const { epoch } = this.#state;
     this.#busy.set(epoch, (this.#busy.get(epoch) ?? 0) + 1);
@@ -187,7 +200,7 @@ export class Flags {
     while (this.#busy.size) await sleep(POLL_MS);
     this.#over = true;
     await this.#running;
-    await unlink(this.#file);
+    if (!this.#foreign) await unlink(this.#file);
   }
 }
 
@@ -215,7 +228,7 @@ async function confirm(dir) {
     return 1;
   }
   const late = [];
-  const names = await readdir(path.join(dir, "follows")).catch((e) => (e.code === "ENOENT" ? [] : Promise.reject(e)));
+  const names = await readdir(path.join(dir, "follows"));
   for (const name of names.filter((n) => n.endsWith(".json")).sort()) {
     const found = await get(path.join(dir, "follows", name));
     if (found && found.epoch !== wanted) late.push(`${name.slice(0, -5)} goes by ${found.epoch}`);

@@ -11,7 +11,7 @@ import unittest
 
 import tidegate_switch as ts
 
-WAIT_S = 5
+WAIT_S = 15
 
 
 class Rules(unittest.TestCase):
@@ -78,7 +78,7 @@ class Rules(unittest.TestCase):
             self.assertEqual(side, "next")
 
     def test_a_write_that_ended_with_an_error_counts_as_under_way_for_a_while(self):
-        switch = self.switch(grace_s=1.0)
+        switch = self.switch(grace_s=4.0)
         with self.assertRaises(ValueError):
             with switch.write():
                 raise ValueError
@@ -96,7 +96,7 @@ class Rules(unittest.TestCase):
     def test_one_that_is_started_again_is_silent_until_what_it_had_begun_has_landed(self):
         ts._put(os.path.join(self.folder, "follows", "shop-1.json"), {"rollout": "orders-v2", "epoch": 2, "pid": 1})
         self.turned(3, "held")
-        self.switch(grace_s=1.0)
+        self.switch(grace_s=4.0)
         self.assertFalse(self.confirmed(3, "held", within_s=0.5))
         self.assertTrue(self.confirmed(3, "held"))
 
@@ -108,6 +108,21 @@ class Rules(unittest.TestCase):
             time.sleep(4 * ts.POLL_S)
             self.assertEqual(self.hook("confirm", 3, "held")[0], 1)
         self.assertTrue(self.confirmed(3, "held"))
+
+    def test_two_of_one_name_are_told_so_and_a_fork_too(self):
+        first = self.switch()
+        second = self.switch(grace_s=0.0)
+        time.sleep(4 * ts.POLL_S)
+        with self.assertRaises(ts.NotMine):
+            with first.write():
+                self.fail("the other one speaks for itself")
+        with second.write():
+            pass
+        second._pid = 1
+        with self.assertRaises(ts.NotMine):
+            with second.read():
+                self.fail("made before a fork")
+        second._pid = os.getpid()
 
     def test_nothing_begins_once_it_is_closed(self):
         switch = ts.Switch(self.folder, "shop-1")

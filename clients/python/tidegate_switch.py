@@ -36,6 +36,7 @@ import os
 import sys
 import threading
 import time
+import uuid
 from contextlib import contextmanager
 
 SIDES = ("legacy", "next")
@@ -72,8 +73,15 @@ class Ended(Exception):
     """The switch has been closed. Nothing was written or read."""
 
 
+class NotMine(Exception):
+    """The switch was made before a fork, or another process goes by this one's name. Nothing was written or read."""
+
+
 class Switch:
-    """What one process goes by. Names of processes that run at the same time differ; one that is started again keeps its name."""
+    """What one process goes by. Names of processes that run at the same time differ; one that is started again keeps its name.
+
+    Made in the process that uses it: after a fork (prefork servers), each worker makes one under a name of its own.
+    """
 
     def __init__(self, folder, process, grace_s=GRACE_S):
         self._folder, self._process, self._grace_s = folder, process, grace_s
@@ -84,6 +92,8 @@ class Switch:
         self._busy = {}
         self._closed = False
         self._told = None
+        #: Tells this process from another one of its name.
+        self._pid, self._token, self._foreign = os.getpid(), uuid.uuid4().hex, False
         self._over = threading.Event()
         if _get(os.path.join(folder, "switch.json")) is None:
             raise FileNotFoundError(f"{folder} has no switch.json: is it the right directory? `tidegate_switch.py init` makes one")
@@ -96,7 +106,7 @@ class Switch:
         self._thread.start()
 
     def _show_up(self):
-        self._told = {"rollout": None, "epoch": -1, "pid": os.getpid()}
+        self._told = {"rollout": None, "epoch": -1, "pid": self._pid, "token": self._token}
         _put(self._path, self._told)
 
     def _run(self):
@@ -108,7 +118,14 @@ class Switch:
                 continue
 
     def _look(self):
-        if not os.path.exists(self._path):
+        shown = _get(self._path)
+        if shown is not None and shown.get("token") != self._token:
+            # It speaks for itself and not for this one, which can do nothing any more.
+            with self._changed:
+                self._foreign = True
+                self._changed.notify_all()
+            return
+        if shown is None:
             # Somebody took this process off the list. It begins nothing more before it has shown up and looked again.
             with self._changed:
                 self._state = {**self._state, "writes": None}
@@ -123,7 +140,7 @@ class Switch:
                 if found != self._state:
                     self._state = found
                     self._changed.notify_all()
-            mine = {"rollout": self._state["rollout"], "epoch": self._state["epoch"], "pid": os.getpid()}
+            mine = {"rollout": self._state["rollout"], "epoch": self._state["epoch"], "pid": self._pid, "token": self._token}
             ready = all(epoch == self._state["epoch"] for epoch in self._busy) and time.monotonic() >= self._silent_until
         if ready and mine != self._told:
             _put(self._path, mine)
@@ -156,9 +173,13 @@ class Switch:
 
     def _begin(self, may, patience_s):
         """What it is begun under, once it may be."""
+        if os.getpid() != self._pid:
+            raise NotMine("made before a fork: make the switch in the process that uses it")
         with self._changed:
-            if not self._changed.wait_for(lambda: self._closed or may(), patience_s):
+            if not self._changed.wait_for(lambda: self._closed or self._foreign or may(), patience_s):
                 raise Held(f"held for {patience_s} s")
+            if self._foreign:
+                raise NotMine(f"another process goes by the name {self._process}")
             if self._closed:
                 raise Ended("this process has left the switch")
             epoch = self._state["epoch"]
@@ -183,7 +204,8 @@ class Switch:
             time.sleep(POLL_S)
         self._over.set()
         self._thread.join()
-        os.unlink(self._path)
+        if not self._foreign:
+            os.unlink(self._path)
 
 
 def init(folder):

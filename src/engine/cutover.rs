@@ -219,6 +219,10 @@ pub(super) async fn shift(
 ) -> Result<Option<Value>, Halt> {
     let mut attempts = 0;
     loop {
+        if ctx.plan.mode.is_told() && ctx.ownership.route().is_some_and(|r| r.frozen.is_some()) {
+            // Nobody else ends it: not even a pause may leave writes held.
+            unfreeze(ctx).await?;
+        }
         let Some(route) = ready(ctx).await else { return Ok(None) };
         if route.frozen.is_some() {
             unfreeze(ctx).await?;
@@ -244,8 +248,8 @@ pub(super) async fn shift(
                     Ok(evidence) if switch::told(ctx, held).await? => return Ok(Some(evidence)),
                     Ok(_) => return Ok(None),
                     Err(why) => {
-                        unfreeze(ctx).await?;
                         held(why);
+                        unfreeze(ctx).await?;
                         // Nobody's writes stay held for a pause between attempts.
                         if !switch::told(ctx, held).await? {
                             return Ok(None);
@@ -282,8 +286,8 @@ pub(super) async fn shift(
                 return Ok(Some(evidence));
             }
             Err(why) => {
-                unfreeze(ctx).await?;
                 held(why);
+                unfreeze(ctx).await?;
                 if !switch::told(ctx, held).await? {
                     return Ok(None);
                 }
@@ -291,9 +295,22 @@ pub(super) async fn shift(
                     // What was touched meanwhile is compared outside a freeze: the next one must not be longer than this one.
                     *lock(&ctx.dirty) = None;
                 }
-                ctx.sleep(AGAIN).await;
+                pause_after(ctx, shift.src, attempts).await;
             }
         }
+    }
+}
+
+/// Between attempts. A switch of one's own holds writes for long: one that does not come about is tried less and less often, the way
+/// back hardly so. Nobody who wants something else waits for it.
+async fn pause_after(ctx: &Ctx, src: Side, attempts: u32) {
+    if !ctx.plan.mode.is_told() {
+        return ctx.sleep(AGAIN).await;
+    }
+    let most = if src == Side::Legacy { 5 } else { 2 };
+    let until = ctx.rt.now() + Micros(AGAIN.0 << attempts.min(most));
+    while ctx.rt.now() < until && !ctx.is_leaving() {
+        ctx.sleep(Micros::from_ms(250)).await;
     }
 }
 
@@ -340,12 +357,16 @@ async fn compare_ahead(ctx: &Arc<Ctx>, route: &Route, shift: Shift) -> Result<()
 /// An attempt that needs a person must not leave writes held until that person comes.
 async fn not_left_frozen<T>(ctx: &Arc<Ctx>, outcome: Result<T, Halt>) -> Result<T, Halt> {
     if matches!(outcome, Err(Halt::Broken(_))) {
-        // Should this fail too, the freeze ends by its time, or with whoever takes over.
+        // Should this fail too, the freeze ends by its time; where nobody but tidegate ends it, it is tried again.
         let _ = unfreeze(ctx).await;
         let ctx2 = ctx.clone();
-        ctx.spawn("tell applications", async move {
-            let _ = switch::told(&ctx2, &|why| tracing::warn!(why, "telling applications")).await;
-        });
+        if ctx.plan.mode.is_told() {
+            ctx.spawn("tell applications", async move {
+                while unfreeze(&ctx2).await.is_err() || !matches!(switch::told(&ctx2, &|_| {}).await, Ok(true)) {
+                    ctx2.sleep(AGAIN).await;
+                }
+            });
+        }
     }
     outcome
 }

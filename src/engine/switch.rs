@@ -1,8 +1,8 @@
 //! Telling applications that follow no route document which side is theirs (`[route] mode = "copy"` and `"flags"`, docs/adopting.md).
 //!
 //! The route document stays what is decided; here the application's own switch is made to agree with it, and asked whether it does.
-//! What is told is where things are to be, never a change: it may be told twice. It is journalled before and after, so that a runner
-//! that was taken over tells nobody anything more.
+//! What is told is where things are to be, never a change: it may be told twice. It is journalled when it is told first and when it is
+//! confirmed; the lease is looked at before each turn. A call that is late all the same has a smaller epoch than what was told since.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -93,7 +93,9 @@ struct Known {
     confirmed: Option<Stance>,
     /// What was begun to be told, as it stands in the journal.
     called: Option<(i64, Stance)>,
-    /// The shares of reads that some process may go by.
+    /// Since when.
+    called_at: Micros,
+    /// The shares of reads that some process may go by; empty while nothing was ever told.
     reads: BTreeSet<u8>,
     /// How it failed, as it stands in the journal.
     failed: Option<String>,
@@ -116,39 +118,51 @@ pub(super) async fn tell(ctx: &Arc<Ctx>, deadline: Micros) -> Result<Result<(), 
         known.called.replace((route.epoch, stance)) == Some((route.epoch, stance))
     };
     if !begun {
-        lock(&ctx.told.known).failed = None;
+        {
+            let mut known = lock(&ctx.told.known);
+            (known.failed, known.called_at) = (None, ctx.rt.now());
+        }
         let (epoch, reads, writes) = (route.epoch, stance.reads, stance.writes.name().to_owned());
         ctx.record(Event::SwitchCalled { epoch, reads, writes }).await;
     }
-    let began = ctx.rt.now();
     let outcome = until_confirmed(ctx, switch, &route, stance, deadline).await?;
     if outcome.is_ok() {
         let mut known = lock(&ctx.told.known);
         known.confirmed = Some(stance);
         known.reads = BTreeSet::from([stance.reads]);
     }
-    settled(ctx, &route, stance, began, &outcome).await;
-    Ok(outcome.map(drop).map_err(|why| format!("applications do not follow yet ({}): {why}", stance.text())))
+    settled(ctx, &route, stance, &outcome).await;
+    Ok(outcome.map(drop).map_err(|why| not_yet(stance, &why)))
 }
 
-/// Writes down how it went; a failure once, as long as only its figures change.
-async fn settled(ctx: &Arc<Ctx>, route: &Route, stance: Stance, began: Micros, outcome: &Result<u32, String>) {
+/// Writes down how it went; a failure once, as long as its words stay the same. The screen has them at any rate.
+async fn settled(ctx: &Arc<Ctx>, route: &Route, stance: Stance, outcome: &Result<u32, String>) {
     let (ok, text) = match outcome {
         Ok(asked) => (true, format!("confirmed after {asked} question{}", if *asked == 1 { "" } else { "s" })),
         Err(why) => (false, why.clone()),
     };
-    let words: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
-    let before = lock(&ctx.told.known).failed.replace(words.clone());
-    if ok || before.as_ref() != Some(&words) {
+    lock(&ctx.live).waiting = (!ok).then(|| not_yet(stance, &text));
+    let (news, began) = {
+        let mut known = lock(&ctx.told.known);
+        let failed = (!ok).then(|| text.clone());
+        let news = ok || known.failed != failed;
+        known.failed = failed;
+        (news, known.called_at)
+    };
+    if news {
         let (epoch, reads, writes) = (route.epoch, stance.reads, stance.writes.name().to_owned());
         let took_ms = ctx.rt.now().since(began).as_ms();
         ctx.record(Event::SwitchSettled { epoch, reads, writes, ok, took_ms, outcome: text }).await;
     }
 }
 
+fn not_yet(stance: Stance, why: &str) -> String {
+    format!("applications do not follow yet ({}): {why}", stance.text())
+}
+
 /// As [`tell`], for as long as it takes. False when the task is left before.
 pub(super) async fn told(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<bool, Halt> {
-    if ctx.plan.switch.is_none() {
+    if ctx.plan.switch.is_none() || nothing_to_tell(ctx) {
         return Ok(true);
     }
     loop {
@@ -161,8 +175,15 @@ pub(super) async fn told(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<bool, Halt> {
     }
 }
 
+/// Nothing was ever told, and what would be is what everybody does without a word: hooks that do not work keep nobody from ending it.
+fn nothing_to_tell(ctx: &Ctx) -> bool {
+    let stance = ctx.ownership.route().map(|r| Stance::of(&ctx.plan, &r));
+    let legacy = Stance { reads: 0, writes: Writes::Legacy };
+    lock(&ctx.told.known).reads.is_empty() && stance.is_none_or(|s| s == legacy)
+}
+
 /// Waits, writes being held, until every process reads where the route in force says: otherwise one would go on reading the copy while
-/// others write on the owner's side again. Nothing is done where nobody was told to read elsewhere. False when it stops before.
+/// others write on the owner's side again. Nothing is done where everybody is known to read there. False when it stops before.
 pub(super) async fn is_even(ctx: &Arc<Ctx>, route: &Route) -> Result<bool, Halt> {
     if ctx.plan.switch.is_none() {
         return Ok(true);
@@ -191,20 +212,27 @@ pub(super) async fn take_up(ctx: &Arc<Ctx>, before: &Switched) -> Result<(), Hal
     }
     lock(&ctx.told.known).reads.clone_from(&before.reads);
     let frozen = |r: Option<Route>| r.filter(|r| r.frozen.is_some());
+    let route = ctx.ownership.route();
+    let same = route.as_ref().is_none_or(|r| before.reads == BTreeSet::from([Stance::of(&ctx.plan, r).reads]));
+    if frozen(route).is_none() && !before.held && (before.reads.is_empty() || same) {
+        // Nobody's writes are held, and everybody reads where the route says: whoever turns it next tells them.
+        return Ok(());
+    }
+    let held = |why: String| lock(&ctx.live).waiting = Some(why);
+    held("applications are told again which side is theirs".into());
     loop {
-        if frozen(ctx.ownership.route()).is_none() && before.reads.is_empty() {
-            return Ok(());
-        }
         unfreeze(ctx).await?;
-        if !told(ctx, &|why| tracing::warn!(why, "telling applications")).await? {
-            return Ok(());
+        if !told(ctx, &held).await? {
+            break;
         }
         // What the earlier runner had sent may have landed meanwhile.
         match frozen(read_route(ctx).await?) {
             Some(route) => ctx.ownership.set(route),
-            None => return Ok(()),
+            None => break,
         }
     }
+    lock(&ctx.live).waiting = None;
+    Ok(())
 }
 
 /// Before writes are held: every process is known to answer, so that one that is dead costs no freeze. The inner `Err` says who does not.
@@ -219,7 +247,7 @@ pub(super) async fn answers(ctx: &Arc<Ctx>) -> Result<Result<(), String>, Halt> 
     // What was told last, not the route in force: that may be newer and mean the same.
     let said = Route { epoch, ..route };
     let deadline = ctx.rt.now() + switch.confirm.timeout;
-    let answer = call(ctx, &switch.confirm, &said, stance, deadline, 0).await;
+    let answer = call(ctx, &switch.confirm, &said, stance, deadline, 1).await;
     Ok(answer.map_err(|why| format!("before writes are held every process must answer: {why}")))
 }
 
@@ -236,51 +264,66 @@ async fn until_confirmed(
     stance: Stance,
     deadline: Micros,
 ) -> Result<Result<u32, String>, Halt> {
-    let (mut asked, mut pause, mut switched) = (0, PAUSE, false);
-    let began = ctx.rt.now();
+    let (mut asked, mut pause, mut turned) = (0, PAUSE, false);
     loop {
-        let mut outcome = Ok(());
-        if !switched {
-            // What is told cannot be fenced: right before, it is looked whether the lease is still this runner's.
-            still_held(ctx).await?;
-            outcome = turn(ctx, switch, route, stance, deadline).await;
-            switched = outcome.is_ok();
-        }
-        if switched && ctx.planted.has(Bug::SwitchNotConfirmed) {
+        let outcome = match turned {
+            false => turn(ctx, switch, route, stance, deadline).await?,
+            true => Ok(()),
+        };
+        turned = outcome.is_ok();
+        if turned && ctx.planted.has(Bug::SwitchNotConfirmed) {
             return Ok(Ok(asked));
         }
-        if switched {
-            asked += 1;
-            outcome = call(ctx, &switch.confirm, route, stance, deadline, asked).await;
-        }
+        let outcome = match outcome {
+            Ok(()) => {
+                asked += 1;
+                call(ctx, &switch.confirm, route, stance, deadline, asked).await
+            }
+            Err(why) => Err(why),
+        };
         let Err(why) = outcome else { return Ok(Ok(asked)) };
-        if ctx.is_stopping() || ctx.rt.now() + pause >= deadline {
+        if gives_up(ctx, stance) || ctx.rt.now() + pause >= deadline {
             return Ok(Err(why));
         }
-        if ctx.rt.now().since(began) >= LONG {
+        if ctx.rt.now().since(lock(&ctx.told.known).called_at) >= LONG {
             // Writes may be held meanwhile: whom it waits for is said now, not when it is given up.
-            settled(ctx, route, stance, began, &Err(why)).await;
+            settled(ctx, route, stance, &Err(why)).await;
         }
         ctx.sleep(pause).await;
         pause = Micros((pause.0 * 2).min(PAUSE_MAX.0));
     }
 }
 
+/// It stops; or a rollback waits for it, and nothing has been turned yet that would have to be turned back first.
+fn gives_up(ctx: &Ctx, stance: Stance) -> bool {
+    let only_held = stance.writes == Writes::Held && lock(&ctx.told.known).reads == BTreeSet::from([stance.reads]);
+    ctx.is_stopping() || (ctx.is_leaving() && only_held)
+}
+
 /// Writes the flag file and calls the switch, as far as the plan names them.
-async fn turn(ctx: &Arc<Ctx>, switch: &Switch, route: &Route, stance: Stance, deadline: Micros) -> Result<(), String> {
+async fn turn(
+    ctx: &Arc<Ctx>,
+    switch: &Switch,
+    route: &Route,
+    stance: Stance,
+    deadline: Micros,
+) -> Result<Result<(), String>, Halt> {
+    // It cannot be fenced: right before, it is looked whether the lease is still this runner's.
+    still_held(ctx).await?;
     if let Some(path) = &switch.flag_file {
         let text = flags(&ctx.plan, route, stance);
         let set = flag_set(&ctx.plan);
         let kept = ctx.hooks.0.keep(&ctx.rt, Keep { path, set: &set, epoch: route.epoch, text });
         match timeout(&ctx.rt, deadline.since(ctx.rt.now()), kept).await {
-            Some(kept) => kept.map_err(|why| format!("the flag file {path}: {why}"))?,
-            None => return Err(format!("the flag file {path} could not be written in time")),
+            Some(Ok(())) => {}
+            Some(Err(why)) => return Ok(Err(format!("the flag file {path}: {why}"))),
+            None => return Ok(Err(format!("the flag file {path} could not be written in time"))),
         }
     }
-    match &switch.switch {
+    Ok(match &switch.switch {
         Some(hook) => call(ctx, hook, route, stance, deadline, 0).await,
         None => Ok(()),
-    }
+    })
 }
 
 /// `asked` tells a question from the ones before: they are no repetitions of one another.

@@ -12,24 +12,24 @@ use crate::scrub;
 pub(super) fn replace(path: &Path, set: &str, epoch: i64, text: &[u8]) -> Result<(), String> {
     let said = |e: std::io::Error| scrub::line(&e.to_string());
     let _alone = alone(path).map_err(said)?;
-    if let Some(there) = read(path)? {
-        let whose = there["metadata"]["flagSetId"].as_str().unwrap_or("");
-        if whose != set {
-            return Err(format!("it is no flag file of this plan (`{}`)", scrub::short(whose, 80)));
-        }
-        let newer = there["metadata"]["epoch"].as_i64().filter(|there| *there > epoch);
-        if let Some(newer) = newer {
-            return Err(format!("it says what route {newer} means already: another runner has written it"));
-        }
+    let there = read(path)?;
+    let whose = there["metadata"]["flagSetId"].as_str().unwrap_or("");
+    if whose != set {
+        return Err(format!("it is no flag file of this plan (`{}`)", scrub::short(whose, 80)));
+    }
+    if let Some(newer) = there["metadata"]["epoch"].as_i64().filter(|there| *there > epoch) {
+        return Err(format!("it says what route {newer} means already: another runner has written it"));
     }
     put(path, epoch, text).map_err(said)
 }
 
-/// What is there, if anything.
-fn read(path: &Path) -> Result<Option<Value>, String> {
+/// What is there. The file is made before the rollout: where it is missing, no application would read it either.
+fn read(path: &Path) -> Result<Value, String> {
     match std::fs::read(path) {
-        Ok(there) => serde_json::from_slice(&there).map(Some).map_err(|_| "what is there is no flag file".to_owned()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(there) => serde_json::from_slice(&there).map_err(|_| "what is there is no flag file".to_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err("it is not there: is it the right directory? `tidegate_flags.mjs init` makes it".to_owned())
+        }
         Err(e) => Err(scrub::line(&e.to_string())),
     }
 }
@@ -76,6 +76,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("flags.json");
         let put = |set: &str, epoch| replace(&path, set, epoch, &file(set, epoch));
+        assert!(put("tidegate/a", 1).unwrap_err().contains("not there"), "nobody would read it");
+        std::fs::write(&path, file("tidegate/a", 0)).unwrap();
         assert_eq!((put("tidegate/a", 3), put("tidegate/a", 3), put("tidegate/a", 5)), (Ok(()), Ok(()), Ok(())));
         assert!(put("tidegate/a", 4).unwrap_err().contains("route 5"));
         assert!(put("tidegate/b", 9).unwrap_err().contains("`tidegate/a`"));

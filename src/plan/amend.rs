@@ -7,7 +7,7 @@
 use std::fmt::{Debug, Display};
 
 use super::{
-    Action, Bound, Calendar, Freeze, Gate, Hook, HookCall, Plan, RollbackMode, Stage, Switch, Throttle, Trigger, Window,
+    Action, Bound, Calendar, Freeze, Gate, Hook, Plan, RollbackMode, Stage, Switch, Throttle, Trigger, Window,
 };
 use crate::runtime::Micros;
 
@@ -35,15 +35,10 @@ fn kept(plan: &Plan) -> Plan {
     }
 }
 
-/// Who is called, and for how long, may change: a switch that does not work must be mended. Not the file that applications read.
+/// How long a call may take may change. Never what is called: whoever may write the control database does not choose that.
 fn kept_switch(s: &Switch) -> Switch {
-    let blank = Hook {
-        id: String::new(),
-        call: HookCall::Command { argv: Vec::new(), env: Vec::new() },
-        timeout: Micros::ZERO,
-        ..s.confirm.clone()
-    };
-    Switch { switch: None, confirm: blank, flag_file: s.flag_file.clone() }
+    let kept = |h: &Hook| Hook { timeout: Micros::ZERO, ..h.clone() };
+    Switch { switch: s.switch.as_ref().map(kept), confirm: kept(&s.confirm), flag_file: s.flag_file.clone() }
 }
 
 fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
@@ -61,7 +56,10 @@ fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
     named("route.max_staleness", a.max_staleness == b.max_staleness);
     named("route.lease", a.lease == b.lease);
     named("route.mode", a.mode == b.mode);
-    named("route.flag_file", a.switch == b.switch);
+    named(
+        "[hooks]: what the runner's machine calls is not changed while it runs, but for `timeout`",
+        a.switch == b.switch,
+    );
     named("route.server_gate", a.server_gate == b.server_gate);
     named("cutover.freeze_max", a.freeze_max == b.freeze_max);
     named("[rollback]", a.strand == b.strand && a.baseline_ratio == b.baseline_ratio);
@@ -97,10 +95,10 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
     lists(&mut out, "change window", &old.calendar.windows, &new.calendar.windows, Window::to_string);
     lists(&mut out, "change freeze", &old.calendar.freezes, &new.calendar.freezes, Freeze::to_string);
     let called = |p: &Plan| p.switch.iter().flat_map(Switch::hooks).cloned().collect::<Vec<_>>();
-    if called(old) != called(new) {
-        let text = |h: &Hook| format!("{} calls `{}` within {}", h.id, h.call.text(), h.timeout);
-        let told: Vec<String> = called(new).iter().map(text).collect();
-        out.push(format!("[hooks]: {}", told.join(", ")));
+    for (one, other) in called(old).iter().zip(&called(new)) {
+        if one.timeout != other.timeout {
+            out.push(format!("[hooks] {}: timeout {} -> {}", one.id, one.timeout, other.timeout));
+        }
     }
     for (one, other) in old.stages.iter().zip(&new.stages) {
         if one.soak != other.soak {
@@ -299,6 +297,25 @@ for = "1s"
             ("soak = \"10s\"", "soak = \"1s\"", "stage copy, which has passed"),
         ] {
             assert_eq!(amendment(&old, &plan(&[(from, to)]), 1), Err(vec![named.to_owned()]));
+        }
+    }
+
+    #[test]
+    fn of_a_switch_only_its_time_outs_may_change() {
+        let told = |confirm: &'static str| {
+            plan(&[
+                ("route = { mode = \"route\" }", "route = { mode = \"copy\" }"),
+                ("reads = 50\nwrites = 50", "reads = 100\nwrites = 100"),
+                ("[throttle]", &format!("[hooks]\nswitch = {{ command = [\"./switch.sh\"] }}\n{confirm}\n[throttle]")),
+            ])
+        };
+        let old = told("confirm = { url = \"https://a.example/${T}\" }");
+        let slower = told("confirm = { url = \"https://a.example/${T}\", timeout = \"20s\" }");
+        let changes = vec!["[hooks] confirm: timeout 10.0s -> 20.0s".to_owned()];
+        assert_eq!(amendment(&old, &slower, 1), Ok(changes));
+        let why = "[hooks]: what the runner's machine calls is not changed while it runs, but for `timeout`";
+        for other in ["confirm = { command = [\"./confirm.sh\"] }", "confirm = { url = \"https://b.example/${T}\" }"] {
+            assert_eq!(amendment(&old, &told(other), 1), Err(vec![why.to_owned()]));
         }
     }
 }

@@ -163,7 +163,7 @@ pub struct State {
 pub struct Switched {
     /// The shares of reads, percent, that some process may go by; empty before anything was told.
     pub reads: BTreeSet<u8>,
-    /// The last word was to hold writes.
+    /// Some process may hold its writes.
     pub held: bool,
 }
 
@@ -263,11 +263,15 @@ impl State {
                 self.conflicts.insert(key.clone(), Some(side.clone()));
             }
             Event::Amended { is, .. } => self.plan_hash.clone_from(is),
-            Event::SwitchCalled { reads, writes, .. } => {
+            Event::SwitchCalled { reads, .. } => {
                 self.told.reads.insert(*reads);
+                // Until it is confirmed, some may not have heard of it, and hold what they were told to before.
+                self.told.held = true;
+            }
+            Event::SwitchSettled { reads, writes, ok: true, .. } => {
+                self.told.reads = BTreeSet::from([*reads]);
                 self.told.held = writes == "held";
             }
-            Event::SwitchSettled { reads, ok: true, .. } => self.told.reads = BTreeSet::from([*reads]),
             Event::CommandAsked { id, .. } => drop(Arc::make_mut(&mut self.asked).insert(id.clone(), None)),
             Event::CommandAnswered { id, refused } => {
                 Arc::make_mut(&mut self.asked).insert(id.clone(), Some(refused.clone()));
