@@ -444,8 +444,7 @@ impl Rollout<'_> {
             "matched": r.matched, "missing": r.missing, "extra": r.extra, "differing": r.differing,
             "checked_ratio": r.checked,
         });
-        // Nobody reports to an onlooker, nor who goes by a switch of their own.
-        let silent = self.world.plan.observes() || (self.world.plan.mode.is_told() && s.applications.is_empty());
+        let silent = self.world.plan.is_unreported(!s.applications.is_empty());
         let told = |n: u64| (!silent).then_some(n);
         let documents = if r.matched.is_some() { here } else { summary::compared(&records).unwrap_or(here) };
         json!({

@@ -248,10 +248,7 @@ pub(super) async fn shift(
                     Ok(evidence) if switch::told(ctx, held).await? => return Ok(Some(evidence)),
                     Ok(_) => return Ok(None),
                     Err(why) => {
-                        held(why);
-                        unfreeze(ctx).await?;
-                        // Nobody's writes stay held for a pause between attempts.
-                        if !switch::told(ctx, held).await? {
+                        if !gave_up(ctx, why, held).await? {
                             return Ok(None);
                         }
                         ctx.sleep(AGAIN).await;
@@ -286,9 +283,7 @@ pub(super) async fn shift(
                 return Ok(Some(evidence));
             }
             Err(why) => {
-                held(why);
-                unfreeze(ctx).await?;
-                if !switch::told(ctx, held).await? {
+                if !gave_up(ctx, why, held).await? {
                     return Ok(None);
                 }
                 if !shift.hard {
@@ -299,6 +294,13 @@ pub(super) async fn shift(
             }
         }
     }
+}
+
+/// An attempt has come to nothing: nobody's writes stay held for a pause between attempts. False when the task is left.
+async fn gave_up(ctx: &Arc<Ctx>, why: String, held: Held<'_>) -> Result<bool, Halt> {
+    held(why);
+    unfreeze(ctx).await?;
+    switch::told(ctx, held).await
 }
 
 /// Between attempts. A switch of one's own holds writes for long: one that does not come about is tried less and less often, the way
@@ -420,7 +422,7 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift, held: Held<'_>) ->
         Changed::Lost(r) => return Ok(Err(format!("the route moved to epoch {} meanwhile", r.epoch))),
     };
     if !ctx.planted.has(Bug::FlipWithoutAcks)
-        && let Err(late) = all_follow(ctx, frozen.epoch, deadline).await?
+        && let Err(late) = follow_by(ctx, frozen.epoch, deadline).await?
     {
         return Ok(Err(late));
     }
@@ -470,8 +472,9 @@ async fn attempt(ctx: &Arc<Ctx>, route: &Route, shift: Shift, held: Held<'_>) ->
     })))
 }
 
-/// Every process goes by the route in force: those that follow it, and those that are told. The inner `Err` says who does not.
-async fn all_follow(ctx: &Arc<Ctx>, epoch: i64, deadline: Micros) -> Result<Result<(), String>, Halt> {
+/// Every process goes by the route in force before `deadline`: those that follow it, and those that are told. The inner `Err` says who
+/// does not.
+async fn follow_by(ctx: &Arc<Ctx>, epoch: i64, deadline: Micros) -> Result<Result<(), String>, Halt> {
     match await_acks(ctx, epoch, deadline).await? {
         Ok(()) => switch::tell(ctx, deadline).await,
         late => Ok(late),
@@ -502,7 +505,7 @@ async fn decide(
         Changed::Won(r) => r,
         Changed::Lost(r) => return Ok(Err(early(&r))),
     };
-    let late = all_follow(ctx, still.epoch, deadline).await?.err();
+    let late = follow_by(ctx, still.epoch, deadline).await?.err();
     let (then, text) = match &late {
         None => (Route { frozen: None, ..still.clone() }, "thawed".to_owned()),
         // Some may read from the other side already: nothing is written before they are back.

@@ -534,8 +534,7 @@ impl Runner {
         let live = lock(&self.ctx.live);
         let (t, oracle) = live.totals();
         let r = live.reconcile.last.clone().unwrap_or_default();
-        // Nobody reports to an onlooker, nor who goes by a switch of their own.
-        let silent = self.ctx.observing.is_some() || (self.ctx.plan.mode.is_told() && live.applications.is_empty());
+        let silent = self.ctx.plan.is_unreported(!live.applications.is_empty());
         let told = |n: Value| if silent { Value::Null } else { n };
         let strays = self.ctx.observing.is_none().then(|| self.state.strays_open());
         json!({

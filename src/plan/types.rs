@@ -72,6 +72,13 @@ impl Plan {
         self.mode == Mode::Observe
     }
 
+    /// True when nobody tells what applications wrote: to an onlooker nobody does, and who goes by a switch of their own has nothing to
+    /// `report` it with.
+    #[must_use]
+    pub fn is_unreported(&self, report: bool) -> bool {
+        self.observes() || (self.mode.is_told() && !report)
+    }
+
     /// Everything that is called: the hooks, and what tells applications which side is theirs.
     pub fn called(&self) -> impl Iterator<Item = &Hook> {
         self.hooks.iter().chain(self.switch.iter().flat_map(Switch::hooks))
