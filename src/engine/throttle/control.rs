@@ -126,7 +126,7 @@ pub(super) struct Controller {
     lowered: Option<Micros>,
     grown: Option<Micros>,
     calm_since: Option<Micros>,
-    floored_since: Option<Micros>,
+    low_since: Option<Micros>,
     cause: Option<Cause>,
     /// Why it does not grow, while nothing is over its limit.
     waits: Option<String>,
@@ -142,7 +142,7 @@ impl Controller {
             lowered: None,
             grown: None,
             calm_since: None,
-            floored_since: None,
+            low_since: None,
             cause: None,
             waits: None,
         }
@@ -161,9 +161,9 @@ impl Controller {
         self.cause.as_ref()
     }
 
-    /// It cannot go slower, or has stopped, since.
-    pub(super) fn floored_since(&self) -> Option<Micros> {
-        self.floored_since
+    /// It goes at most twice as fast as at its slowest, or has stopped, since.
+    pub(super) fn low_since(&self) -> Option<Micros> {
+        self.low_since
     }
 
     /// Takes the readings of a moment.
@@ -179,8 +179,8 @@ impl Controller {
             (Some((r, pressure)), None) if pressure > WELL_UNDER => self.wait(r),
             _ => self.grow(now),
         }
-        let low = self.stopped || self.speed == self.floor;
-        self.floored_since = if low && self.floor < FULL { self.floored_since.or(Some(now)) } else { None };
+        let low = self.stopped || (self.speed <= 2 * self.floor && !self.is_full());
+        self.low_since = low.then(|| self.low_since.unwrap_or(now));
         if self.is_full() {
             self.cause = None;
         }

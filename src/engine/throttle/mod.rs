@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use self::control::{Controller, FULL, Reading};
 use self::episode::Episodes;
 pub(super) use self::probe::Probes;
-use self::reference::{NOT_OURS, Pace, References};
+use self::reference::{Pace, References};
 use self::signals::Ground;
 use super::ctx::{Ctx, lock};
 use crate::rollout::State;
@@ -250,8 +250,8 @@ fn look(ctx: &Ctx, live: &super::live_view::LiveView) -> Option<crate::rollout::
         (inner.source, inner.route_epoch) = (live.latency_source, route_epoch);
         inner.references.forget();
     }
-    let floored = inner.bulk.floored_since().is_some_and(|since| now.since(since) >= NOT_OURS);
-    inner.references.look(&g, Pace { idle: t.is_idle(now), floored });
+    let low_for = inner.bulk.low_since().map_or(Micros::ZERO, |since| now.since(since));
+    inner.references.look(&g, Pace { idle: t.is_idle(now), low_for });
     let (mut readings, bulk_only) = signals::readings(&g, &inner.references);
     t.behind.store(bulk_only.iter().any(Reading::is_over), Ordering::SeqCst);
     inner.tail.step(now, &readings);

@@ -11,6 +11,9 @@ use crate::runtime::Micros;
 const WINDOW: Micros = Micros::from_secs(5);
 /// The window of a reference.
 const LONG: Micros = Micros::from_secs(30);
+/// The same as for applications, and sooner: a tenth of the time that tidegate is at work at most does not show in what nine of ten
+/// probes take, and nothing that comes before that is counted.
+const NOT_OURS: Micros = Micros::from_secs(15);
 /// What takes longer is waiting, for a cluster that does not answer: it says nothing about one that does.
 const SILENT: Micros = Micros::from_secs(2);
 /// Fewer probes are no reference.
@@ -44,8 +47,8 @@ impl Probes {
     pub(super) fn look(&self, r: &mut Reference, now: Micros, ratio: f64, pace: Pace) {
         // Few probes come back where each takes long: so many as there are.
         r.now = p90(&self.within(now, WINDOW));
-        r.settle(now, r.limit_above(ratio, NOTICED), pace, || {
-            let all = self.within(now, LONG);
+        r.settle(r.limit_above(ratio, NOTICED), pace, NOT_OURS, || {
+            let all = self.within(now, if pace.idle { LONG } else { LONG.min(pace.low_for) });
             p90(&all).filter(|_| all.len() >= SAMPLES)
         });
     }
@@ -68,9 +71,8 @@ pub(super) fn reading(r: &Reference, ratio: f64) -> Option<Reading> {
 mod tests {
     use super::*;
 
-    const IDLE: Pace = Pace { idle: true, floored: false };
-    const AT_WORK: Pace = Pace { idle: false, floored: false };
-    const FLOORED: Pace = Pace { idle: false, floored: true };
+    const IDLE: Pace = Pace { idle: true, low_for: Micros::ZERO };
+    const AT_WORK: Pace = Pace { idle: false, low_for: Micros::ZERO };
 
     fn at(n: u64) -> Micros {
         Micros::from_ms(500 * n)
@@ -116,14 +118,37 @@ mod tests {
         assert_eq!(r.now, None);
     }
 
+    /// Probes as `took` has them from the tenth on, of which the speed is low from the twentieth on.
+    fn low(probes: &mut Probes, r: &mut Reference, until: u64, took: impl Fn(u64) -> u64) {
+        for n in 10..until {
+            probes.note(at(n), Micros::from_ms(took(n)));
+            let low_for = at(n).since(at(20.min(n)));
+            probes.look(r, at(n), 1.5, Pace { idle: false, low_for });
+        }
+    }
+
     #[test]
     fn a_lasting_change_that_is_not_ours_becomes_the_measure() {
         let (mut probes, mut r) = calm();
-        for n in 10..200 {
-            probes.note(at(n), Micros::from_ms(40));
-            probes.look(&mut r, at(n), 1.5, FLOORED);
-        }
+        low(&mut probes, &mut r, 48, |_| 40);
+        assert_eq!(r.before, Some(Micros::from_ms(11)), "not yet");
+        low(&mut probes, &mut r, 60, |_| 40);
         assert_eq!(r.before, Some(Micros::from_ms(40)));
         assert!(!reading(&r, 1.5).unwrap().is_over());
+    }
+
+    #[test]
+    fn a_busy_machine_that_comes_and_goes_becomes_the_measure_too() {
+        let (mut probes, mut r) = calm();
+        // Every 4 s there are 4 s in which nothing is slow; never are all of a window over the limit for long.
+        low(&mut probes, &mut r, 100, |n| if n / 8 % 2 == 0 { 40 } else { 10 });
+        assert_eq!(r.before, Some(Micros::from_ms(40)));
+    }
+
+    #[test]
+    fn what_was_slow_while_tidegate_worked_is_no_measure() {
+        let (mut probes, mut r) = calm();
+        low(&mut probes, &mut r, 120, |n| if n < 20 { 400 } else { 24 });
+        assert_eq!(r.before, Some(Micros::from_ms(24)));
     }
 }

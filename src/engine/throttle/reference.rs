@@ -25,8 +25,8 @@ const NOTICED: Micros = Micros::from_ms(2);
 const GONE: Micros = Micros::from_secs(60);
 /// Operations that ended longer ago say nothing about now.
 const FRESH: Micros = Micros::from_secs(10);
-/// At its slowest for so long without the latency coming back, tidegate is not what makes it slow.
-pub(super) const NOT_OURS: Micros = Micros::from_secs(60);
+/// Hardly at work for so long without the latency coming back, tidegate is not what makes it slow.
+const NOT_OURS: Micros = Micros::from_secs(60);
 
 /// What a series is called.
 pub(super) fn name(op: OpKind, side: Side) -> String {
@@ -42,8 +42,6 @@ pub(super) struct Reference {
     pub now: Option<Micros>,
     /// There were operations until a moment ago, and now there are none, or too few.
     quiet: bool,
-    /// It has been over its limit since.
-    over_since: Option<Micros>,
 }
 
 impl Reference {
@@ -58,21 +56,21 @@ impl Reference {
         Some(Micros((before.0 as f64 * ratio) as u64).max(before + noticed))
     }
 
-    /// Takes what `now` says against its `limit`. While tidegate is idle, what is `calm` is the reference. What has been over the limit for a
-    /// minute in which tidegate was at its slowest (`floored`) stays slow whatever tidegate does.
+    /// Takes what `now` says against its `limit`. What is `calm` is the reference while tidegate is idle; and where it is still over the
+    /// limit after tidegate has hardly been at work for `patience`, for it is as slow whatever tidegate does. One good moment between
+    /// does not count: what comes and goes on a busy machine is no doing of a few pieces either.
     pub(super) fn settle(
         &mut self,
-        at: Micros,
         limit: Option<Micros>,
         pace: Pace,
+        patience: Micros,
         calm: impl FnOnce() -> Option<Micros>,
     ) {
         let over = self.now.zip(limit).is_some_and(|(now, limit)| now > limit);
-        self.over_since = over.then(|| self.over_since.unwrap_or(at));
         if pace.idle {
             self.before = calm().or(self.before);
-        } else if pace.floored && self.over_since.is_some_and(|since| at.since(since) >= NOT_OURS) {
-            self.before = self.now.or(self.before);
+        } else if over && pace.low_for >= patience {
+            self.before = calm().max(self.before);
         }
     }
 }
@@ -82,8 +80,8 @@ impl Reference {
 pub(super) struct Pace {
     /// Not at all.
     pub idle: bool,
-    /// At its slowest, for a while.
-    pub floored: bool,
+    /// Hardly, for so long: next to its slowest, or stopped.
+    pub low_for: Micros,
 }
 
 /// One for each series, and one for what a probe takes.
@@ -119,7 +117,7 @@ impl References {
             r.now = p99(WINDOW).filter(|_| age.is_some_and(|age| age <= FRESH));
             // An application that does little is no reason to hold anything up; one whose reports stop is.
             r.quiet = r.now.is_none() && age.is_some_and(|age| age <= FRESH);
-            r.settle(g.now, r.limit(ratio), pace, || p99(LONG));
+            r.settle(r.limit(ratio), pace, NOT_OURS, || p99(LONG));
         }
     }
 }
@@ -142,5 +140,21 @@ mod tests {
         assert_eq!(quiet.limit(1.5), None);
         let silent = Reference { quiet: false, ..quiet };
         assert_eq!(silent.limit(1.5), Some(Micros(30_000)), "not known: no growth");
+    }
+
+    #[test]
+    fn what_stays_slow_while_tidegate_hardly_works_becomes_the_measure() {
+        let ms = Micros::from_ms;
+        let mut r = Reference { before: Some(ms(20)), now: Some(ms(50)), quiet: false };
+        let mut settle = |now: u64, low_for: u64, calm: u64| {
+            r.now = Some(ms(now));
+            let pace = Pace { idle: false, low_for: Micros::from_secs(low_for) };
+            r.settle(r.limit(1.5), pace, NOT_OURS, || Some(ms(calm)));
+            r.before.map(|b| b.0 / 1_000)
+        };
+        assert_eq!(settle(50, 59, 45), Some(20), "not for long enough");
+        assert_eq!(settle(29, 61, 45), Some(20), "within the limit");
+        assert_eq!(settle(50, 62, 45), Some(45));
+        assert_eq!(settle(70, 63, 10), Some(45), "never less than it was");
     }
 }
