@@ -1,4 +1,4 @@
-//! `tidegate amend`: other gates, triggers, throttle, soak, windows and freezes for a rollout that is under way.
+//! `tidegate amend`: other gates, triggers, throttle, soak, windows, freezes and questions for a rollout that is under way.
 
 use std::path::PathBuf;
 

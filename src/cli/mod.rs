@@ -91,7 +91,7 @@ enum Command {
     /// Say how a rollout stands, from its records alone
     #[cfg(feature = "mongo")]
     Status(status::StatusArgs),
-    /// Change gates, triggers, throttle, soak, windows or freezes of a rollout that is under way
+    /// Change gates, triggers, throttle, soak, windows, freezes or questions of a rollout that is under way
     #[cfg(feature = "mongo")]
     Amend(amend::AmendArgs),
     /// Bring a rollout back to legacy, from whatever it is doing

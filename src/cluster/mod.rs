@@ -12,6 +12,7 @@ use bson::{Bson, RawDocument, RawDocumentBuf};
 
 use crate::runtime::{Fut, Micros};
 
+mod ask;
 pub mod embedded;
 pub(crate) mod fields;
 mod hash;
@@ -22,6 +23,7 @@ pub mod load;
 pub mod mongo;
 pub mod survey;
 
+pub use ask::{Ask, Here, Question, Replies, Told};
 pub use hash::{BucketError, hash64};
 pub(crate) use key::value_bytes;
 pub use key::{Key, KeyError};
@@ -626,6 +628,13 @@ pub enum AdminOp {
         /// Which.
         ns: Ns,
     },
+    /// How a query would be answered. It is planned, not run. Answers `Explained`.
+    Explain {
+        /// Of which.
+        ns: Ns,
+        /// The query.
+        filter: bson::Document,
+    },
     /// About how many documents a collection holds. Answers `Count`.
     Count {
         /// Which.
@@ -672,6 +681,8 @@ pub enum AdminDone {
     Count(u64),
     /// What it tells.
     Load(load::Load),
+    /// How it would be answered.
+    Explained(survey::Explained),
     /// Names; none either when the server does not tell, or may not be asked.
     Names(Vec<String>),
     /// Counts since the server started; `None` when it does not tell, or may not be asked.
@@ -724,6 +735,18 @@ pub trait Cluster: Send + Sync + 'static {
     ) -> Fut<'a, Result<Page, Failed>>;
     /// Documents by key, at majority and not before `after`.
     fn read<'a>(&'a self, ns: &'a Ns, keys: &'a [Key], after: ClusterTime) -> Fut<'a, Result<Read, Failed>>;
+    /// Documents by key, and what each question gets for them, all as of one moment: at majority and not before `after`. Few keys, and
+    /// small ones, at a time: they are sent once a question.
+    fn ask<'a>(
+        &'a self,
+        ns: &'a Ns,
+        keys: &'a [Key],
+        questions: &'a [Question],
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>>;
+    /// The `_id`s of some documents, at most so many: of those that a question finds, or of any, drawn across the collection. One may come
+    /// twice. What a question does not find because it cannot be asked is nothing.
+    fn draw<'a>(&'a self, ns: &'a Ns, among: Option<&'a Question>, most: usize) -> Fut<'a, Result<Vec<Key>, Failed>>;
     /// One plain majority write.
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>>;
     /// A fenced transaction: the slot first, then `ops`, all or nothing; validators are bypassed. When the slot does not match,

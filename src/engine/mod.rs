@@ -3,9 +3,11 @@
 //! Every effect has a durable intent in the journal. Data is reached through `cluster` only; time, tasks and randomness come from
 //! `runtime` only, so that the same code runs live and simulated. Actors talk to the runner over one channel; state changes there.
 
+mod answers;
 mod back;
 mod backfill;
 mod cleanup;
+mod coherence;
 mod crew;
 mod ctx;
 mod cutover;
@@ -56,6 +58,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use answers::Answer;
 pub use cleanup::{CleanupError, Fate, Left, cleanup, cleanup_list, cleanup_names};
 pub use ctx::Halt;
 pub use explain::{Expect, ExplainError, Step as WayBackStep, WayBack, explain};

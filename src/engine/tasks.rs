@@ -12,8 +12,8 @@ use super::refusal::Refusal;
 use super::routing::await_acks;
 use super::switch;
 use super::{
-    back, backfill, cutover, enforce, in_place, observe, pilot, reconcile, routing, salvage, server_gate, tail, ttl,
-    unique,
+    answers, back, backfill, cutover, enforce, in_place, observe, pilot, reconcile, routing, salvage, server_gate,
+    tail, ttl, unique,
 };
 use crate::cluster::{AdminDone, AdminOp, ClusterTime, CollKind, Failed, IndexSpec, Ns, Reason};
 use crate::rollout::{State, Task};
@@ -54,6 +54,7 @@ pub(super) async fn run(ctx: &Arc<Ctx>, state: &State, task: Task, held: Held<'_
         }
         Task::Indexes => indexes(ctx, held).await,
         Task::Reconcile => reconcile_until_clean(ctx, held).await,
+        Task::Answers { whole, indexes } => answers::until_alike(ctx, whole, indexes, held).await,
         Task::Shadow { percent } => set_shadow(ctx, percent, held).await,
         Task::MoveReads { below } => move_reads(ctx, below, held).await,
         Task::MoveWrites { from, to } => move_writes(ctx, from, to, held).await,

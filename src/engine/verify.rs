@@ -1,5 +1,6 @@
 //! Comparing both sides outside a rollout: `tidegate verify`.
 
+use super::answers::{self, Answer};
 use super::ctx::{Ctx, Halt};
 use super::reconcile::pass;
 use super::{Config, Deps, observe};
@@ -42,13 +43,27 @@ pub struct VerifyOutcome {
     pub examples: Vec<String>,
     /// True as of this wall-clock time, milliseconds since the Unix epoch.
     pub through_ms: i64,
+    /// What the plan declares, asked about every document.
+    pub answers: Vec<Answer>,
+    /// Documents asked about, and those that were written too often to be.
+    pub asked: [u64; 2],
+    /// Too many of those for the answers to say much.
+    pub in_flux: bool,
+    /// A collection that documents refer to and that is not there.
+    pub lacking: Option<String>,
 }
 
 impl VerifyOutcome {
+    /// Every document has its like on the other side.
+    #[must_use]
+    pub fn documents_match(&self) -> bool {
+        self.missing + self.extra + self.differing == 0
+    }
+
     /// Nothing differs.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.missing + self.extra + self.differing == 0
+        self.documents_match() && !self.in_flux && self.lacking.is_none() && self.answers.iter().all(|a| a.alike)
     }
 }
 
@@ -75,6 +90,7 @@ pub async fn verify(deps: &Deps) -> Result<VerifyOutcome, VerifyError> {
     }
     // Nothing can stop it: it answers with an outcome.
     let out = pass(&ctx).await?.unwrap_or_default();
+    let asked = if deps.plan.asks() { answers::pass(&ctx, true).await? } else { None };
     Ok(VerifyOutcome {
         matched: out.matched,
         missing: out.missing,
@@ -82,5 +98,9 @@ pub async fn verify(deps: &Deps) -> Result<VerifyOutcome, VerifyError> {
         differing: out.differing + out.in_flight,
         examples: out.examples,
         through_ms: out.through_ms,
+        asked: asked.as_ref().map_or([0; 2], |a| [a.documents, a.in_flight]),
+        in_flux: asked.as_ref().is_some_and(|a| a.is_in_flux()),
+        lacking: asked.as_ref().and_then(|a| a.lacking.clone()),
+        answers: asked.map(|a| a.answers()).unwrap_or_default(),
     })
 }

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::chain::{Head, scan};
 use super::*;
 use crate::cluster::{
-    AdminDone, AdminOp, Changes, Cluster, ClusterTime, Fence, Key, Ns, Observation, Page, PageLimit, Read, Reason,
-    StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    AdminDone, AdminOp, Changes, Cluster, ClusterTime, Fence, Key, Ns, Observation, Page, PageLimit, Question, Read,
+    Reason, Replies, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use crate::runtime::sim::Sim;
 
@@ -371,6 +371,18 @@ impl Cluster for Scripted {
         _: PageLimit,
         _: ClusterTime,
     ) -> Fut<'a, Result<Page, Failed>> {
+        unimplemented!()
+    }
+    fn ask<'a>(
+        &'a self,
+        _: &'a Ns,
+        _: &'a [Key],
+        _: &'a [Question],
+        _: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>> {
+        unimplemented!()
+    }
+    fn draw<'a>(&'a self, _: &'a Ns, _: Option<&'a Question>, _: usize) -> Fut<'a, Result<Vec<Key>, Failed>> {
         unimplemented!()
     }
     fn transact<'a>(&'a self, _: &'a Fence, _: &'a [TxnOp]) -> Fut<'a, Result<TxnDone, Failed>> {

@@ -1,5 +1,5 @@
-//! What a plan may become while its rollout runs: gates, triggers, throttle, soak, change windows and freezes. Everything else is what
-//! was agreed to.
+//! What a plan may become while its rollout runs: gates, triggers, throttle, soak, change windows, freezes, and what both sides are asked:
+//! none of it changes a document. Everything else is what was agreed to.
 //!
 //! Hooks above all: they are programs that run on the runner's machine and addresses that its secrets are sent to, and an amendment
 //! comes through the database. A journal replayed with other hooks would also call them for what is long past.
@@ -7,7 +7,8 @@
 use std::fmt::{Debug, Display};
 
 use super::{
-    Action, Bound, Calendar, Freeze, Gate, Hook, Plan, RollbackMode, Stage, Switch, Throttle, Trigger, Window,
+    Action, Bound, Calendar, Collection, Declared, Freeze, Gate, Hook, Plan, RollbackMode, Stage, Switch, Throttle,
+    Trigger, Window,
 };
 use crate::runtime::Micros;
 
@@ -31,6 +32,8 @@ fn kept(plan: &Plan) -> Plan {
         stages: plan.stages.iter().map(stage).collect(),
         calendar: Calendar::default(),
         switch: plan.switch.as_ref().map(kept_switch),
+        collections: plan.collections.iter().map(|c| Collection { types: Vec::new(), ..c.clone() }).collect(),
+        declared: Declared::default(),
         ..plan.clone()
     }
 }
@@ -67,7 +70,8 @@ fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
     named("[expects]", a.expects == b.expects);
     named("[pilot]", a.pilot == b.pilot);
     named("[privacy]", a.masked == b.masked);
-    named("[[query]]", a.queries == b.queries);
+    // A task more or less would be another rollout.
+    named("whether both sides are asked anything at all", old.asks() == new.asks());
     named("[[hook]]: what the runner's machine calls is not changed while it runs", a.hooks == b.hooks);
     named("the collection: its sides, steps, indexes or shape", a.collections == b.collections);
     let ids = |p: &Plan| p.stages.iter().map(|s| s.id.clone()).collect::<Vec<_>>();
@@ -80,11 +84,21 @@ fn refused(old: &Plan, new: &Plan, passed: usize) -> Vec<String> {
     }
     // Whatever has no name here may not change either.
     if out.is_empty() && a != b {
-        out.push("something beside gates, triggers, throttle, soak, windows and freezes".into());
+        out.push("something beside gates, triggers, throttle, soak, windows, freezes and questions".into());
     }
     let over = old.stages.iter().zip(&new.stages).take(passed);
     out.extend(over.filter(|(one, other)| one != other).map(|(s, _)| format!("stage {}, which has passed", s.id)));
     out
+}
+
+/// What both sides are asked, by name.
+fn asked(out: &mut Vec<String>, old: &Plan, new: &Plan) {
+    let types = |p: &Plan| p.collections.iter().flat_map(|c| c.types.clone()).collect::<Vec<_>>();
+    let (a, b) = (&old.declared, &new.declared);
+    lists(out, "type", &types(old), &types(new), |(path, of)| format!("{path} {}", of.join(" or ")));
+    lists(out, "query", &a.queries, &b.queries, |q| q.name.clone());
+    lists(out, "total", &a.totals, &b.totals, |t| t.name.clone());
+    lists(out, "reference", &a.references, &b.references, |r| r.name.clone());
 }
 
 fn changes(old: &Plan, new: &Plan) -> Vec<String> {
@@ -94,6 +108,7 @@ fn changes(old: &Plan, new: &Plan) -> Vec<String> {
     lists(&mut out, "plan-wide trigger", &old.triggers, &new.triggers, trigger);
     lists(&mut out, "change window", &old.calendar.windows, &new.calendar.windows, Window::to_string);
     lists(&mut out, "change freeze", &old.calendar.freezes, &new.calendar.freezes, Freeze::to_string);
+    asked(&mut out, old, new);
     let called = |p: &Plan| p.switch.iter().flat_map(Switch::hooks).cloned().collect::<Vec<_>>();
     for (one, other) in called(old).iter().zip(&called(new)) {
         if one.timeout != other.timeout {
@@ -274,6 +289,17 @@ for = "1s"
             "change freeze added: from 2026-12-18 00:00 until 2027-01-01 00:00, UTC: closing",
         ];
         assert_eq!(told, [window, freeze]);
+    }
+
+    #[test]
+    fn a_question_may_be_mended_but_neither_begin_nor_end() {
+        let asks = |next: &str| format!("[[query]]\nname = \"q\"\nlegacy = '{{}}'\nnext = '{next}'");
+        let told = amendment(&longer(&asks("{}")), &longer(&asks("{ \"a\": 1 }")), 2).unwrap();
+        assert_eq!(told, ["query removed: q", "query added: q"]);
+        for (old, new) in [(String::new(), asks("{}")), (asks("{}"), String::new())] {
+            let refused = amendment(&longer(&old), &longer(&new), 0).unwrap_err();
+            assert_eq!(refused, ["whether both sides are asked anything at all"]);
+        }
     }
 
     #[test]

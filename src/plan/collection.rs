@@ -2,6 +2,7 @@
 
 use bson::Document;
 
+use super::declared;
 use super::reader::{At, Reader, Table};
 use super::shape;
 use super::steps;
@@ -27,7 +28,7 @@ pub(super) fn read(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Collection> {
 }
 
 fn read_one(r: &mut Reader, t: &Table<'_, '_>) -> Option<Collection> {
-    r.only(t, &["legacy", "next", "steps", "indexes", "shape"]);
+    r.only(t, &["legacy", "next", "steps", "indexes", "shape", "types"]);
     let legacy = r.required(t, "legacy", "\"shop.orders\"");
     let next = r.required(t, "next", "\"shop.orders_v2\"");
     let legacy_ns = legacy.as_ref().and_then(|n| read_ns(r, n));
@@ -51,7 +52,16 @@ fn read_one(r: &mut Reader, t: &Table<'_, '_>) -> Option<Collection> {
     let steps = steps::read(r, t);
     let in_place = legacy_ns.is_some() && legacy_ns == next_ns;
     let indexes = read_indexes(r, t, in_place);
-    Some(Collection { legacy: legacy_ns?, next: next_ns?, steps, indexes, shape })
+    let types = declared::read_types(r, t);
+    if let Some(v) = t.table.get("types").filter(|_| in_place) {
+        r.error(
+            v.span(),
+            "`types` is asked of next beside legacy, and this plan migrates in place",
+            "expected no `types`",
+            None,
+        );
+    }
+    Some(Collection { legacy: legacy_ns?, next: next_ns?, steps, indexes, shape, types })
 }
 
 fn read_ns(r: &mut Reader, text: &At<String>) -> Option<Ns> {

@@ -8,6 +8,7 @@ mod calendar;
 mod calendar_parse;
 mod canonical;
 mod collection;
+mod declared;
 mod diagnostics;
 mod env;
 mod gate_parse;
@@ -33,6 +34,7 @@ mod types;
 
 pub use amend::amendment;
 pub use calendar::{Calendar, Freeze, Opening, Window};
+pub use declared::{Computed, Declared, Query, Reference, Total};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use env::{EnvError, resolve_env};
 pub use gates::{Action, Bound, Clear, Gate, RollbackMode, Trigger};

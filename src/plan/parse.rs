@@ -3,9 +3,10 @@
 use super::diagnostics::{Diagnostics, passwords};
 use super::reader::{self, At, Reader, Table};
 use super::stages::{self, Ground};
-use super::types::{ClusterSpec, Collection, Mode, Plan, Query, Slo};
+use super::types::{ClusterSpec, Collection, Mode, Plan, Slo};
 use super::{
-    calendar_parse, canonical, collection, gate_parse, hook_parse, observe, pilot, privacy, slo, switch, throttle,
+    calendar_parse, canonical, collection, declared, gate_parse, hook_parse, observe, pilot, privacy, slo, switch,
+    throttle,
 };
 use crate::runtime::Micros;
 
@@ -52,6 +53,8 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
             "pilot",
             "collection",
             "query",
+            "total",
+            "reference",
             "throttle",
             "trigger",
             "stage",
@@ -72,7 +75,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
     let expects = slo::read_expects(r, t);
     let collections = collection::read(r, t);
     let cohort = pilot::read(r, t);
-    let queries = read_queries(r, t);
+    let declared = declared::read(r, t, &collections);
     let throttle = throttle::read(r, t);
     // An objective that is there but wrong is complained about once, not at every metric that needs it.
     let placeholder = Slo { objective: 0.5, period: Micros::from_secs(3_600), latency: None };
@@ -114,7 +117,7 @@ fn read(r: &mut Reader, text: &str, t: &Table<'_, '_>) -> Option<Plan> {
         expects,
         pilot: cohort,
         collections,
-        queries,
+        declared,
         throttle,
         triggers,
         stages,
@@ -244,37 +247,4 @@ fn read_cutover(r: &mut Reader, t: &Table<'_, '_>, mode: Mode) -> Micros {
     let Some(t) = r.table(t, "cutover", "[cutover]") else { return default };
     r.only(&t, &["freeze_max"]);
     r.duration_in(&t, "freeze_max", Micros::from_ms(100), most, default)
-}
-
-fn read_queries(r: &mut Reader, t: &Table<'_, '_>) -> Vec<Query> {
-    let mut all: Vec<Query> = Vec::new();
-    for t in r.tables(t, "query", "[[query]]") {
-        r.only(&t, &["name", "legacy", "next", "uses_index"]);
-        let name = r.required(&t, "name", "\"orders of a customer\"");
-        let legacy = r.required(&t, "legacy", "'{ \"customer.name\": \"Cust 7\" }'").and_then(|q| check_query(r, q));
-        let next = r.required(&t, "next", "'{ \"customer_name\": \"Cust 7\" }'").and_then(|q| check_query(r, q));
-        let uses_index = r.boolean(&t, "uses_index").is_some_and(|b| b.value);
-        let Some(name) = name else { continue };
-        let clean = crate::scrub::line(&name.value);
-        if all.iter().any(|q| q.name == clean) {
-            r.error(name.span, format!("the query `{clean}` stands there twice"), "expected another name", None);
-        } else if let (Some(legacy), Some(next)) = (legacy, next) {
-            all.push(Query { name: clean, legacy, next, uses_index });
-        }
-    }
-    all
-}
-
-fn check_query(r: &mut Reader, q: At<String>) -> Option<String> {
-    match serde_json::from_str::<serde_json::Value>(&q.value) {
-        Ok(serde_json::Value::Object(_)) => Some(q.value),
-        Ok(_) => {
-            r.error(q.span, "a query is a JSON object", "expected `{ … }`", None);
-            None
-        }
-        Err(e) => {
-            r.error(q.span, format!("the query is not JSON: {e}"), "expected `{ … }`", None);
-            None
-        }
-    }
 }

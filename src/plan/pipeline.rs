@@ -133,6 +133,13 @@ impl Pipeline {
     }
 }
 
+impl Expr {
+    /// Reads an expression on its own.
+    pub(super) fn parse(source: &Bson) -> Parsed<Expr> {
+        expression(source)
+    }
+}
+
 /// The one key of a document that has just one.
 fn only(d: &Document) -> Option<(&str, &Bson)> {
     let mut all = d.iter();

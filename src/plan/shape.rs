@@ -5,7 +5,7 @@ use bson::{Bson, Document};
 use super::reader::{At, Reader};
 
 /// What `$type` may name.
-const TYPES: [&str; 14] = [
+pub(super) const TYPES: [&str; 14] = [
     "double",
     "string",
     "object",

@@ -1,5 +1,6 @@
 //! A plan that has been checked.
 
+use super::declared::Declared;
 use super::pipeline::Pipeline;
 use crate::cluster::{IndexSpec, Ns};
 use crate::route::{Cohort, Goes};
@@ -47,8 +48,8 @@ pub struct Plan {
     pub pilot: Option<Cohort>,
     /// The collections; exactly one for now.
     pub collections: Vec<Collection>,
-    /// Queries compared and explained on both shapes.
-    pub queries: Vec<Query>,
+    /// What both sides are asked.
+    pub declared: Declared,
     /// Limits on tidegate's own load.
     pub throttle: Throttle,
     /// Plan-wide triggers; a stage may add its own.
@@ -88,6 +89,12 @@ impl Plan {
     #[must_use]
     pub fn in_place(&self) -> bool {
         self.collections.iter().any(Collection::in_place)
+    }
+
+    /// True when it declares something that both sides are asked. In place there is one.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        !self.in_place() && (!self.declared.is_empty() || self.collections.iter().any(|c| !c.types.is_empty()))
     }
 }
 
@@ -179,6 +186,8 @@ pub struct Collection {
     pub indexes: Vec<IndexSpec>,
     /// Tells next's shape from legacy's: a filter of `field: value`, `$exists` and `$type`. Always there in place.
     pub shape: Option<bson::Document>,
+    /// Which types next's fields may have, by their paths; a field may be missing.
+    pub types: Vec<(String, Vec<String>)>,
 }
 
 impl Collection {
@@ -371,19 +380,6 @@ impl ValueType {
             _ => return None,
         })
     }
-}
-
-/// A query that is compared and explained on both shapes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
-    /// For people; unique in the plan.
-    pub name: String,
-    /// The filter on legacy, JSON text.
-    pub legacy: String,
-    /// The filter on next, JSON text.
-    pub next: String,
-    /// It must be answered by an index.
-    pub uses_index: bool,
 }
 
 /// Work a stage does besides moving traffic.

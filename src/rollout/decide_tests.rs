@@ -287,6 +287,51 @@ fn ask(state: &State, plan: &Plan, command: Command) -> Result<Vec<Event>, Refus
     decide(state, plan, &Input::Command { command, at_ms: 7, gates, forecast: json!({ "writes_at_risk": 0 }) })
 }
 
+/// More of what the plan declares is asked with each step.
+#[test]
+fn some_are_asked_about_before_reads_move_and_all_before_writes_do_and_before_legacy_goes() {
+    use crate::rollout::task::tasks_of;
+    let declared = "[[query]]\nname = \"q\"\nlegacy = '{}'\nnext = '{}'\n[[stage]]";
+    let plan = |text: &str| Plan::parse(text, "plan.toml").map_err(|d| d.render(false)).unwrap();
+    let asked = |plan: &Plan| -> Vec<Vec<bool>> {
+        let whole = |t: &Task| if let Task::Answers { whole, .. } = t { Some(*whole) } else { None };
+        (0..plan.stages.len()).map(|i| tasks_of(plan, i).iter().filter_map(whole).collect()).collect()
+    };
+    let text = r#"
+        schema = 1
+        plan = { id = "p", title = "t", version = 1, owner = "o" }
+        [[collection]]
+        legacy = "a.b"
+        next = "a.c"
+        steps = [{ set = "v", value = 2 }]
+        [[stage]]
+        id = "copy"
+        do = ["create", "backfill"]
+        [[stage]]
+        id = "reads"
+        reads = 50
+        [[stage]]
+        id = "some"
+        reads = 50
+        writes = 10
+        [[stage]]
+        id = "all"
+        reads = 100
+        writes = 100
+        [[stage]]
+        id = "contract"
+        do = ["quarantine-legacy"]
+        irreversible = true
+    "#;
+    assert_eq!(asked(&plan(text)), [const { Vec::<bool>::new() }; 5]);
+    let asking = plan(&text.replacen("[[stage]]", declared, 1));
+    assert_eq!(asked(&asking), [vec![false], vec![false], vec![true], vec![false], vec![true]]);
+    let writes = tasks_of(&asking, 2);
+    let at = |t: &Task| writes.iter().position(|w| w == t).unwrap();
+    let answers = Task::Answers { whole: true, indexes: true };
+    assert!(at(&answers) < at(&Task::SuspendTtl) && at(&answers) < at(&Task::Reconcile), "{writes:?}");
+}
+
 #[test]
 fn the_cohort_goes_first_and_next_is_followed_before_its_first_write() {
     use crate::rollout::task::tasks_of;

@@ -1,7 +1,7 @@
 //! The work of a stage that is only observed: wait until the other tool has reached what the stage names. Derived from the plan, never
 //! stored.
 
-use super::task::Task;
+use super::task::{Task, answers};
 use crate::plan::{Plan, Reached};
 
 /// Why nothing goes back.
@@ -15,5 +15,9 @@ pub(super) fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
         Reached::Indexes => Task::IndexesThere,
         Reached::Reconciled => Task::Reconcile,
     };
-    reached.iter().map(task).collect()
+    let mut tasks: Vec<Task> = reached.iter().map(task).collect();
+    if reached.contains(&Reached::Reconciled) {
+        tasks.extend(answers(plan, index, true));
+    }
+    tasks
 }

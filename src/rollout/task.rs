@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::state::Back;
-use crate::plan::{Mode, PilotLevel, Plan, Work};
+use crate::plan::{Mode, PilotLevel, Plan, Reached, Stage, Work};
 use crate::route::{Bucket, Goes, below_for_percent};
 
 /// One piece of work with one durable intent and one durable outcome. Each may be started again after a crash.
@@ -24,6 +24,13 @@ pub enum Task {
     IndexesThere,
     /// Compare both sides whole.
     Reconcile,
+    /// Ask both sides' servers what the plan declares, and look whether next's indexes are as planned.
+    Answers {
+        /// Of every document, and not of some.
+        whole: bool,
+        /// The planned indexes have been built.
+        indexes: bool,
+    },
     /// Set the percentage of shadowed reads.
     Shadow {
         /// Percent.
@@ -113,6 +120,7 @@ impl Task {
             Task::Indexes => "indexes",
             Task::IndexesThere => "indexes there",
             Task::Reconcile => "reconcile",
+            Task::Answers { .. } => "answers",
             Task::Shadow { .. } => "shadow reads",
             Task::SuspendTtl => "suspend TTL",
             Task::RestoreTtl => "restore TTL",
@@ -161,6 +169,7 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
     }
     if stage.work.contains(&Work::Backfill) {
         tasks.push(Task::Reconcile);
+        tasks.extend(answers(plan, index, false));
     }
     if stage.shadow != shadow0 {
         tasks.push(Task::Shadow { percent: stage.shadow });
@@ -172,6 +181,7 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
     }
     // One switch moves both: then reads go with the writes.
     if stage.reads > reads0 && plan.mode != Mode::Copy {
+        ask_some(plan, index, &mut tasks);
         tasks.push(Task::MoveReads { below: below_for_percent(stage.reads) });
     }
     if stage.writes > writes0 {
@@ -184,6 +194,7 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
         if stage.shadow != 0 {
             tasks.push(Task::Shadow { percent: 0 });
         }
+        tasks.extend(answers(plan, index, true));
         tasks.extend([Task::Reconcile, Task::StopReverse, Task::Quarantine, Task::RestoreTtl]);
     }
     tasks
@@ -193,7 +204,25 @@ pub fn tasks_of(plan: &Plan, index: usize) -> Vec<Task> {
 fn start_reverse(plan: &Plan, index: usize, tasks: &mut Vec<Task>) {
     let none = plan.stages[..index].iter().all(|s| s.writes == 0 && s.pilot < PilotLevel::Writes);
     if none && !tasks.contains(&Task::StartReverse) {
+        // Whatever they hold up, documents expire as ever meanwhile.
+        tasks.extend(answers(plan, index, true));
         tasks.extend([Task::SuspendTtl, Task::StartReverse]);
+    }
+}
+
+/// What the plan declares is asked of both sides, more of it with each step: of some documents once they are copied and before reads
+/// move, of all before the first write moves and before legacy goes.
+pub(super) fn answers(plan: &Plan, index: usize, whole: bool) -> Option<Task> {
+    let builds = |s: &Stage| s.work.contains(&Work::Indexes) || s.reached.contains(&Reached::Indexes);
+    let planned = plan.collections.iter().any(|c| !c.indexes.is_empty());
+    let indexes = !planned || plan.stages[..=index].iter().any(builds);
+    plan.asks().then_some(Task::Answers { whole, indexes })
+}
+
+/// Once a stage.
+fn ask_some(plan: &Plan, index: usize, tasks: &mut Vec<Task>) {
+    if !tasks.iter().any(|t| matches!(t, Task::Answers { .. })) {
+        tasks.extend(answers(plan, index, false));
     }
 }
 
@@ -208,6 +237,7 @@ fn pilot_forward(plan: &Plan, index: usize, tasks: &mut Vec<Task>) {
     if writes == Goes::Next || stage.writes > 0 {
         tasks.push(Task::Reconcile);
     }
+    ask_some(plan, index, tasks);
     tasks.push(Task::Pilot { reads, writes });
 }
 

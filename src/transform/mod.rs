@@ -24,17 +24,27 @@ mod wrap;
 
 use std::borrow::Cow;
 
-use bson::{Document, RawDocument, RawDocumentBuf};
+use bson::{Document, RawBson, RawDocument, RawDocumentBuf};
 
 pub use class::Class;
 pub use lineage::Hidden;
 pub use shape::Shape;
+pub(crate) use shape::comparable;
 
 use crate::cluster::Key;
-use crate::plan::Step;
+use crate::plan::{Computed, Step};
 use cast::Casts;
 use op::{Op, Segment};
 use same::Order;
+
+/// What an expression of the plan makes of a document, as a server computes it: `None` is a field that is not there.
+///
+/// # Errors
+/// Where the two could differ, and where the document has what the expression cannot take; no value is named.
+pub fn computed(c: &Computed, doc: &RawDocument) -> Result<Option<RawBson>, String> {
+    let Some(expr) = &c.expr else { return Err("only a server computes this expression".into()) };
+    compute::value(expr, doc.as_bytes()).map_err(|(path, why)| format!("{}{why}", subject(&path)))
+}
 
 /// The server's limit on a document, bytes.
 const MAX_BYTES: usize = 16 * 1024 * 1024;

@@ -46,6 +46,23 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Reads any filter; `None` where it asks more than can be judged here as a server would.
+    #[must_use]
+    pub fn of_query(filter: &Document) -> Option<Shape> {
+        let plain = |(path, value): (&String, &Bson)| {
+            !path.starts_with('$')
+                && match value {
+                    Bson::Document(ops) if ops.keys().any(|k| k.starts_with('$')) => ops.iter().all(|(op, v)| {
+                        matches!((op.as_str(), v), ("$exists", Bson::Boolean(_)) | ("$type", Bson::String(_)))
+                    }),
+                    value => !matches!(value, Bson::RegularExpression(_)),
+                }
+        };
+        filter.iter().all(plain).then(|| Shape::new(filter))
+    }
+}
+
 fn operator(op: &str, value: &Bson) -> Test {
     match (op, value) {
         ("$exists", Bson::Boolean(there)) => Test::Exists(*there),
@@ -109,7 +126,7 @@ fn through<'d>(v: RawBsonRef<'d>, rest: &[String], numbered: bool, out: &mut Vec
 }
 
 /// Bytes that are equal when a server calls two values equal.
-fn comparable(v: RawBsonRef<'_>) -> Vec<u8> {
+pub(crate) fn comparable(v: RawBsonRef<'_>) -> Vec<u8> {
     let mut d = RawDocumentBuf::new();
     // Within a document any value can stand, an array too.
     d.append(bson::cstr!(""), RawBson::from(v));

@@ -12,6 +12,7 @@ use tidegate::cluster::{
 };
 use tidegate::runtime::{Fut, Micros, Rt};
 
+mod ask;
 mod data;
 mod ddl;
 mod fences;
@@ -46,6 +47,9 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         data::observe_reaches_the_last_write,
         data::a_primary_tells_its_load,
         data::latencies_are_counted_by_collection,
+        ask::what_is_asked_of_each_document_is_answered_in_order,
+        ask::what_is_drawn_is_there,
+        ask::a_query_is_explained,
         fences::a_transaction_moves_its_slot,
         fences::a_transaction_goes_on_only_with_the_bytes_it_expects,
         fences::a_checkpoint_is_stored_with_its_transaction,

@@ -7,7 +7,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::cluster::{
     AdminDone, AdminOp, Changes, Cluster, ClusterTime, Db, Failed, Fence, IndexSpec, Key, Ns, Observation, Page,
-    PageLimit, Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    PageLimit, Question, Read, Reason, Replies, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use tidegate::engine::{self, Config, Deps, End, Engine};
 use tidegate::journal::{JournalError, JournalStore, MemStore, Record};
@@ -88,6 +88,21 @@ impl Cluster for ReadOnly {
             _ => self.refuse(format!("read of {ns}")),
         }
     }
+    fn ask<'a>(
+        &'a self,
+        ns: &'a Ns,
+        keys: &'a [Key],
+        questions: &'a [Question],
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>> {
+        match &*ns.db {
+            "shop" => self.inner.ask(ns, keys, questions, after),
+            _ => self.refuse(format!("questions about {ns}")),
+        }
+    }
+    fn draw<'a>(&'a self, ns: &'a Ns, among: Option<&'a Question>, most: usize) -> Fut<'a, Result<Vec<Key>, Failed>> {
+        self.inner.draw(ns, among, most)
+    }
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {
         self.refuse(format!("{op:?}"))
     }
@@ -105,6 +120,7 @@ impl Cluster for ReadOnly {
             AdminOp::Building { .. }
             | AdminOp::Kind { .. }
             | AdminOp::Indexes { .. }
+            | AdminOp::Explain { .. }
             | AdminOp::Count { .. }
             | AdminOp::Load
             | AdminOp::Latency { .. } => self.inner.admin(op),

@@ -378,7 +378,7 @@ fn the_plan_of_the_documentation_parses_as_written() {
     let gates = &p.stages[1].gates;
     assert_eq!((gates[0].bound, gates[0].min_samples), (Bound::Max(25_000.0), 1_000));
     assert_eq!(gates[1].bound, Bound::MaxRatioToLegacy(1.5));
-    assert_eq!(p.queries[0].next, "{ \"customer_name\": \"Cust 7\" }");
+    assert_eq!(p.declared.queries[0].filters[1], bson::doc! { "customer_name": "Cust 7" });
 }
 
 #[test]

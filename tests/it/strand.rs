@@ -9,7 +9,7 @@ use super::sim::many::seeds;
 use tidegate::cluster::embedded::{self, Embedded, OpKind, Rates};
 use tidegate::cluster::{
     AdminDone, AdminOp, CONTROL_DB, ChangeBatch, Changes, Cluster, ClusterTime, Db, Failed, Fence, Key, Ns,
-    Observation, Page, PageLimit, Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    Observation, Page, PageLimit, Question, Read, Reason, Replies, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use tidegate::engine::planted::Planted;
 use tidegate::engine::{self, Deps, End, Engine};
@@ -101,6 +101,24 @@ impl Cluster for Linked {
         Box::pin(async move {
             self.0.pass().await?;
             self.0.to.read(ns, keys, after).await
+        })
+    }
+    fn ask<'a>(
+        &'a self,
+        ns: &'a Ns,
+        keys: &'a [Key],
+        questions: &'a [Question],
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>> {
+        Box::pin(async move {
+            self.0.pass().await?;
+            self.0.to.ask(ns, keys, questions, after).await
+        })
+    }
+    fn draw<'a>(&'a self, ns: &'a Ns, among: Option<&'a Question>, most: usize) -> Fut<'a, Result<Vec<Key>, Failed>> {
+        Box::pin(async move {
+            self.0.pass().await?;
+            self.0.to.draw(ns, among, most).await
         })
     }
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {

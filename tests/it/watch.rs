@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tidegate::cluster::embedded::{self, Embedded};
 use tidegate::cluster::{
-    AdminDone, AdminOp, Changes, Cluster, ClusterTime, Db, Failed, Fence, Key, Ns, Observation, Page, PageLimit, Read,
-    Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    AdminDone, AdminOp, Changes, Cluster, ClusterTime, Db, Failed, Fence, Key, Ns, Observation, Page, PageLimit,
+    Question, Read, Reason, Replies, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use tidegate::engine::watch::{Answer, Asked, Looker, Seen, Wish, answer, ask, commands_ns, views_ns};
 use tidegate::engine::{self, Config, Deps, Engine};
@@ -57,6 +57,18 @@ impl Cluster for NoPictures {
     }
     fn read<'a>(&'a self, ns: &'a Ns, keys: &'a [Key], after: ClusterTime) -> Fut<'a, Result<Read, Failed>> {
         self.inner.read(ns, keys, after)
+    }
+    fn ask<'a>(
+        &'a self,
+        ns: &'a Ns,
+        keys: &'a [Key],
+        questions: &'a [Question],
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>> {
+        self.inner.ask(ns, keys, questions, after)
+    }
+    fn draw<'a>(&'a self, ns: &'a Ns, among: Option<&'a Question>, most: usize) -> Fut<'a, Result<Vec<Key>, Failed>> {
+        self.inner.draw(ns, among, most)
     }
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {
         let (WriteOp::Insert { ns, .. } | WriteOp::Replace { ns, .. } | WriteOp::Delete { ns, .. }) = op;

@@ -22,6 +22,7 @@ mod conformance;
 #[path = "../hostile/mod.rs"]
 mod hostile;
 
+mod answers;
 mod back;
 mod bench;
 mod buckets;
@@ -242,6 +243,7 @@ fn main() {
     // As many as may wait for the set of three nodes, and some that do not; how many run at once is another matter.
     args.test_threads.get_or_insert(48);
     let mut trials = conform::trials();
+    trials.extend(answers::trials());
     trials.extend(back::trials());
     trials.extend(buckets::trials());
     trials.extend(canary::trials());

@@ -12,6 +12,7 @@ use super::stage::Stage;
 use super::state::State;
 use super::store::{Coll, Index, Ts, comparable, lookup};
 use super::validator::Rules;
+use crate::cluster::survey::Explained;
 use crate::cluster::{
     AdminDone, AdminOp, CollKind, Doc, Failed, HOLDERS_MAX, Held, IndexSpec, Key, Ns, Reason, SessionId, SlotState,
     Validation,
@@ -19,6 +20,14 @@ use crate::cluster::{
 use crate::runtime::{Micros, sleep};
 
 type Applied = Result<(AdminDone, Option<Ts>), Failed>;
+
+/// By the first index that begins with a field of the query, as a server might. Of `$or` and its like nothing is known.
+fn explained(s: &State, ns: &Ns, filter: &bson::Document) -> Explained {
+    let serves = |i: &IndexSpec| i.keys.keys().next().is_some_and(|k| filter.contains_key(k));
+    let index = indexes(s, ns).into_iter().find(serves).map(|i| i.name);
+    let plain = !filter.keys().any(|k| k.starts_with('$'));
+    Explained { scans: plain && index.is_none(), indexes: index.into_iter().collect() }
+}
 
 fn refused(message: String) -> Failed {
     Failed::NotDone(Reason::Refused(message))
@@ -48,6 +57,7 @@ impl Core {
             | AdminOp::Rename { from: ns, .. }
             | AdminOp::CreateEmptyView { ns, .. }
             | AdminOp::Kind { ns }
+            | AdminOp::Explain { ns, .. }
             | AdminOp::Count { ns }
             | AdminOp::Latency { ns }
             | AdminOp::Building { ns }
@@ -65,6 +75,7 @@ impl Core {
                     | AdminOp::Indexes { .. }
                     | AdminOp::Holders { .. }
                     | AdminOp::Kind { .. }
+                    | AdminOp::Explain { .. }
                     | AdminOp::Count { .. }
                     | AdminOp::Validation { .. }
             );
@@ -128,6 +139,7 @@ impl Core {
                 });
                 Ok((AdminDone::Latency(told), None))
             }
+            AdminOp::Explain { ns, filter } => Ok((AdminDone::Explained(explained(s, ns, filter)), None)),
             AdminOp::Count { ns } => Ok((AdminDone::Count(s.colls.get(ns).map_or(0, |c| c.live) as u64), None)),
             AdminOp::Create { ns } => match kind(s, ns) {
                 CollKind::Absent => {

@@ -11,11 +11,12 @@ use bson::RawDocumentBuf;
 
 use crate::cluster::{
     AdminDone, AdminOp, Changes, Cluster, ClusterTime, Failed, Fence, Key, KeyError, Ns, Observation, Page, PageLimit,
-    Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    Question, Read, Reason, Replies, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use crate::runtime::{Fut, Micros, Rt};
 
 mod admin;
+mod ask;
 mod by_ns;
 mod config;
 mod faults;
@@ -187,6 +188,20 @@ impl Cluster for Embedded {
 
     fn read<'a>(&'a self, ns: &'a Ns, keys: &'a [Key], after: ClusterTime) -> Fut<'a, Result<Read, Failed>> {
         Box::pin(async move { self.0.told(self.0.read(ns, keys, after).await) })
+    }
+
+    fn ask<'a>(
+        &'a self,
+        ns: &'a Ns,
+        keys: &'a [Key],
+        questions: &'a [Question],
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>> {
+        Box::pin(async move { self.0.told(self.0.ask(ns, keys, questions, after).await) })
+    }
+
+    fn draw<'a>(&'a self, ns: &'a Ns, among: Option<&'a Question>, most: usize) -> Fut<'a, Result<Vec<Key>, Failed>> {
+        Box::pin(async move { self.0.told(self.0.draw(ns, among, most).await) })
     }
 
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {

@@ -150,7 +150,7 @@ impl Core {
     }
 
     /// For a read at its moment of effect: the time to read at. Waits for `after`.
-    async fn read_time(&self, after: ClusterTime, bits: u64) -> Result<Ts, Failed> {
+    pub(super) async fn read_time(&self, after: ClusterTime, bits: u64) -> Result<Ts, Failed> {
         let after = to_ts(after);
         let deadline = self.rt.now() + self.config.op_timeout;
         loop {

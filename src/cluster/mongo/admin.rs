@@ -46,6 +46,7 @@ impl Mongo {
             AdminOp::Load => Ok(AdminDone::Load(self.load().await)),
             AdminOp::Building { ns } => Ok(AdminDone::Names(self.building(ns).await)),
             AdminOp::Latency { ns } => Ok(AdminDone::Latency(self.latency(ns).await)),
+            AdminOp::Explain { ns, filter } => self.explained(ns, filter).await.map(AdminDone::Explained),
             AdminOp::Count { ns } => {
                 // Without a query the server answers from the collection's metadata.
                 let answer = self.run(&ns.db, rawdoc! { "count": &*ns.coll }, Phase::Harmless).await?;
@@ -148,8 +149,8 @@ impl Mongo {
         specs.iter().map(spec_of).collect()
     }
 
-    /// `listIndexes` lists those that are being built like all others. Only an onlooker asks: whoever builds waits for the server's answer,
-    /// and needs no right to `$collStats`. Without that right nothing is known of a build.
+    /// `listIndexes` lists those that are being built like all others. Whoever builds one waits for the server's answer;
+    /// it is asked about those that others build, and without the right to `$collStats` nothing is known of them.
     async fn building(&self, ns: &Ns) -> Vec<String> {
         let mut pipeline = RawArrayBuf::new();
         pipeline.push(rawdoc! { "$collStats": { "storageStats": {} } });

@@ -15,12 +15,13 @@ use mongodb::options::ClientOptions;
 
 use super::survey::Unfit;
 use super::{
-    AdminDone, AdminOp, Changes, Cluster, ClusterTime, Failed, Fence, Key, Ns, Observation, Page, PageLimit, Read,
-    Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    AdminDone, AdminOp, Changes, Cluster, ClusterTime, Failed, Fence, Key, Ns, Observation, Page, PageLimit, Question,
+    Read, Reason, Replies, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use crate::runtime::{Fut, Micros, Rt, timeout};
 
 mod admin;
+mod ask;
 mod changes;
 mod errors;
 mod load;
@@ -224,6 +225,20 @@ impl Cluster for Mongo {
 
     fn read<'a>(&'a self, ns: &'a Ns, keys: &'a [Key], after: ClusterTime) -> Fut<'a, Result<Read, Failed>> {
         Box::pin(self.read_keys(ns, keys, after))
+    }
+
+    fn ask<'a>(
+        &'a self,
+        ns: &'a Ns,
+        keys: &'a [Key],
+        questions: &'a [Question],
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>> {
+        Box::pin(self.ask_keys(ns, keys, questions, after))
+    }
+
+    fn draw<'a>(&'a self, ns: &'a Ns, among: Option<&'a Question>, most: usize) -> Fut<'a, Result<Vec<Key>, Failed>> {
+        Box::pin(self.draw_keys(ns, among, most))
     }
 
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {

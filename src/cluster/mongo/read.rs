@@ -129,7 +129,7 @@ impl Mongo {
         Ok(read)
     }
 
-    async fn read_some(
+    pub(super) async fn read_some(
         &self,
         ns: &Ns,
         wanted: RawArrayBuf,
@@ -164,7 +164,7 @@ impl Mongo {
     }
 
     /// Sends a find and answers its first batch; the cursor is closed when dropped.
-    async fn find_first(&self, ns: &Ns, find: RawDocumentBuf) -> Result<(RawBatch, RawBatchCursor), Failed> {
+    pub(super) async fn find_first(&self, ns: &Ns, find: RawDocumentBuf) -> Result<(RawBatch, RawBatchCursor), Failed> {
         let mut tried = 0;
         loop {
             let answer = timeout(&self.rt, OP_TIMEOUT, self.cursor(&ns.db, find.clone(), None)).await;
@@ -216,7 +216,7 @@ impl Mongo {
     }
 }
 
-fn timed_out() -> Failed {
+pub(super) fn timed_out() -> Failed {
     Failed::NotDone(Reason::Timeout(format!("no answer within {OP_TIMEOUT}")))
 }
 
@@ -233,7 +233,7 @@ pub(super) fn docs_of(batch: &RawBatch) -> Result<impl Iterator<Item = Result<&R
     }))
 }
 
-fn key_of(doc: &RawDocument) -> Result<Key, Failed> {
+pub(super) fn key_of(doc: &RawDocument) -> Result<Key, Failed> {
     Key::of(doc).map_err(|e| Failed::NotDone(Reason::Refused(e.to_string())))
 }
 

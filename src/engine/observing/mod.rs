@@ -19,7 +19,7 @@ use super::ctx::{Ctx, Halt};
 use super::cutover::Held;
 use super::live_view::LiveView;
 use super::publish::Publisher;
-use super::{observe, served, strand, throttle};
+use super::{answers, observe, served, strand, throttle};
 use crate::cluster::{ClusterTime, PageLimit};
 use crate::rollout::{State, Status, Task};
 use crate::route::Side;
@@ -77,6 +77,7 @@ pub(super) async fn run(
     match task {
         Task::IndexesThere => reached::indexes(ctx, held).await,
         Task::Reconcile => reached::reconciled(ctx, observing, held).await,
+        Task::Answers { whole, indexes } => answers::until_alike(ctx, whole, indexes, held).await,
         other => Err(Halt::Broken(format!("an observed rollout has no task `{}`", other.name()))),
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use bson::{Bson, Document};
 use serde_json::{Value, json};
 
+use super::super::coherence;
 use super::super::ctx::{Ctx, Halt, lock};
 use super::super::cutover::Held;
 use super::super::reconcile::{self, Outcome};
-use super::super::tasks::{index_list, kind, note_counts};
+use super::super::tasks::{kind, note_counts};
 use super::Observing;
-use crate::cluster::{AdminDone, AdminOp, CollKind, IndexSpec};
+use crate::cluster::{AdminDone, AdminOp, CollKind};
 use crate::route::Side;
 use crate::runtime::Micros;
 
@@ -19,61 +19,19 @@ const AGAIN: Micros = Micros::from_secs(2);
 
 /// Waits until next has the plan's indexes, as planned. `None` when the engine is stopping.
 pub(super) async fn indexes(ctx: &Arc<Ctx>, held: Held<'_>) -> Result<Option<Value>, Halt> {
-    let wanted = ctx.plan.collections.first().map_or(&[][..], |c| &c.indexes);
+    let wanted = ctx.plan.collections.first().map_or(0, |c| c.indexes.len());
     while !ctx.is_leaving() {
         if ctx.is_paused() {
             ctx.sleep(Micros::from_ms(100)).await;
             continue;
         }
-        let (there, building) = match kind(ctx, Side::Next, ctx.ns(Side::Next)).await? {
-            // The list has those that are being built too.
-            CollKind::Collection => (index_list(ctx, Side::Next).await?, building(ctx).await?),
-            _ => (Vec::new(), Vec::new()),
+        let Some(why) = coherence::index_lacking(ctx).await? else {
+            return Ok(Some(json!({ "text": format!("next has the {wanted} indexes of the plan") })));
         };
-        let ready = |t: &IndexSpec| !building.contains(&t.name);
-        let Some(lacking) = wanted.iter().find(|w| !there.iter().any(|t| serves(t, w) && ready(t))) else {
-            return Ok(Some(json!({ "text": format!("next has the {} indexes of the plan", wanted.len()) })));
-        };
-        let keys = crate::scrub::short(&lacking.keys.to_string(), 100);
-        let name = crate::scrub::short(&lacking.name, 60);
-        let likely = there.iter().any(|t| t.name == lacking.name || same_keys(&t.keys, &lacking.keys));
-        held(match likely {
-            _ if there.iter().any(|t| serves(t, lacking)) => format!("next's index over {keys} is still being built"),
-            true => format!("the index `{name}` over {keys} is another on next than the plan has it"),
-            false => format!("next has no index over {keys} yet (`{name}` in the plan)"),
-        });
+        held(why);
         ctx.sleep(AGAIN).await;
     }
     Ok(None)
-}
-
-/// The indexes of next that are being built, as far as the server tells.
-async fn building(ctx: &Arc<Ctx>) -> Result<Vec<String>, Halt> {
-    let op = AdminOp::Building { ns: ctx.ns(Side::Next).clone() };
-    match ctx.admin(Side::Next, "looking for indexes that are being built", op).await? {
-        AdminDone::Names(names) => Ok(names),
-        _ => Err(Halt::Broken("the cluster answered Building with something else".into())),
-    }
-}
-
-/// Does what the planned one is for. Another tool has names of its own, and may write directions as other numbers.
-fn serves(there: &IndexSpec, planned: &IndexSpec) -> bool {
-    let hidden = there.options.get_bool("hidden").unwrap_or(false);
-    let as_planned = there.unique == planned.unique && there.expire_after == planned.expire_after;
-    as_planned && !hidden && !there.is_narrow() && same_keys(&there.keys, &planned.keys)
-}
-
-fn same_keys(a: &Document, b: &Document) -> bool {
-    let number = |v: &Bson| match v {
-        Bson::Int32(n) => Some(f64::from(*n)),
-        Bson::Int64(n) => Some(*n as f64),
-        Bson::Double(x) => Some(*x),
-        _ => None,
-    };
-    let same = |(x, v): (&String, &Bson), (y, w): (&String, &Bson)| {
-        x == y && (v == w || (number(v).is_some() && number(v) == number(w)))
-    };
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
 /// Waits until both sides, compared whole, are equal. `None` when the engine is stopping.
@@ -146,23 +104,4 @@ async fn too_early(ctx: &Arc<Ctx>) -> Result<Option<String>, Halt> {
     let [legacy, copied] = counts;
     let early = copied < legacy.saturating_sub((legacy / 10).max(1_000));
     Ok(early.then(|| format!("next has about {copied} of {legacy} documents")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bson::doc;
-
-    #[test]
-    fn an_index_of_another_name_serves_and_one_that_covers_less_does_not() {
-        let planned = IndexSpec { name: "by_n".into(), keys: doc! { "n": 1_i64, "m": -1 }, ..IndexSpec::default() };
-        let there = IndexSpec { name: "n_1_m_-1".into(), keys: doc! { "n": 1.0, "m": -1 }, ..IndexSpec::default() };
-        assert!(serves(&there, &planned));
-        let with = |options| IndexSpec { options, ..there.clone() };
-        assert!(!serves(&with(doc! { "hidden": true }), &planned));
-        assert!(!serves(&with(doc! { "sparse": true }), &planned));
-        assert!(!serves(&IndexSpec { unique: true, ..there.clone() }, &planned));
-        assert!(!serves(&IndexSpec { keys: doc! { "m": -1, "n": 1 }, ..there.clone() }, &planned));
-        assert!(!serves(&IndexSpec { keys: doc! { "n": 1 }, ..there }, &planned));
-    }
 }

@@ -9,7 +9,7 @@ use super::super::in_place::undo_ns;
 use super::super::lease::{self, rollouts_ns};
 use super::super::quarantine::quarantine_ns;
 use super::facts::{Facts, Held, JournalEnds, Known};
-use crate::cluster::survey::{Answer, CollectionFacts, Explained, NOT_ASKED, Survey, Unanswered};
+use crate::cluster::survey::{Answer, CollectionFacts, NOT_ASKED, Survey};
 use crate::cluster::{CONTROL_DB, Doc, Ns};
 use crate::journal::{CLOSED, Record};
 use crate::plan::Plan;
@@ -43,7 +43,7 @@ pub async fn gather(rt: &Rt, surveys: &Surveys, plan: Arc<Plan>, sample: u32) ->
         next: CollectionFacts::unknown(),
         names: [Err(NOT_ASKED), Err(NOT_ASKED)],
         sample: Err(NOT_ASKED),
-        queries: plan.queries.iter().map(|_| [Err(NOT_ASKED), Err(NOT_ASKED)]).collect(),
+        queries: plan.declared.queries.iter().map(|_| [Err(NOT_ASKED), Err(NOT_ASKED)]).collect(),
         hooks: Vec::new(),
         known: Err(NOT_ASKED),
         leftovers: Err(NOT_ASKED),
@@ -56,27 +56,19 @@ pub async fn gather(rt: &Rt, surveys: &Surveys, plan: Arc<Plan>, sample: u32) ->
         facts.sample = legacy.sample(&c.legacy, sample).await;
         facts.known = known(legacy, &plan).await;
         facts.leftovers = leftovers(legacy, &plan).await;
-        for (q, answer) in plan.queries.iter().zip(&mut facts.queries) {
-            answer[0] = explain(legacy, &c.legacy, &q.legacy).await;
+        for (q, answer) in plan.declared.queries.iter().zip(&mut facts.queries) {
+            answer[0] = legacy.explain(&c.legacy, &q.filters[0]).await;
         }
     }
     if answers(1) {
         facts.next = if c.in_place() { facts.legacy.clone() } else { next.collection(&c.next).await };
         facts.names[1] = next.names(&c.next.db).await;
-        for (q, answer) in plan.queries.iter().zip(&mut facts.queries) {
-            answer[1] = explain(next, &c.next, &q.next).await;
+        for (q, answer) in plan.declared.queries.iter().zip(&mut facts.queries) {
+            answer[1] = next.explain(&c.next, &q.filters[1]).await;
         }
     }
     facts.clusters = clusters;
     facts
-}
-
-async fn explain(survey: &dyn Survey, ns: &Ns, filter: &str) -> Answer<Explained> {
-    let json = serde_json::from_str::<serde_json::Value>(filter).ok().and_then(|v| Bson::try_from(v).ok());
-    match json {
-        Some(Bson::Document(filter)) => survey.explain(ns, &filter).await,
-        _ => Err(Unanswered::Failed("the filter is no extended JSON".into())),
-    }
 }
 
 /// This plan, and others whose route names one of the collections.

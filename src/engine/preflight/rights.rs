@@ -75,6 +75,9 @@ pub(super) fn needs(plan: &Plan, one_cluster: bool) -> Vec<Need> {
         add(Side::Next, For::Next, &c.next.db, &c.next.coll, &["createCollection", "createIndex", "collMod"]);
         add(Side::Next, For::Next, &kept(plan, Side::Next).db, &kept(plan, Side::Next).coll, &["find"]);
     }
+    for (on, of, db, coll) in referred(plan) {
+        add(on, of, db, coll, &["find"]);
+    }
     let goes = plan.stages.iter().any(|s| s.work.contains(&Work::QuarantineLegacy));
     if goes {
         add(Side::Legacy, For::Legacy, &c.legacy.db, "", &["renameCollectionSameDB"]);
@@ -108,6 +111,14 @@ pub(super) fn needs(plan: &Plan, one_cluster: bool) -> Vec<Need> {
     all
 }
 
+/// The other collections that documents refer to, each on its side.
+fn referred(plan: &Plan) -> impl Iterator<Item = (Side, For, &str, &str)> {
+    let c = &plan.collections[0];
+    plan.declared.references.iter().flat_map(move |r| {
+        [(Side::Legacy, For::Legacy, &*c.legacy.db, &*r.to[0]), (Side::Next, For::Next, &*c.next.db, &*r.to[1])]
+    })
+}
+
 /// What an onlooker needs: to read both sides, and to follow their changes. It writes nothing.
 fn to_look_on(plan: &Plan, one_cluster: bool) -> Vec<Need> {
     let c = &plan.collections[0];
@@ -122,6 +133,9 @@ fn to_look_on(plan: &Plan, one_cluster: bool) -> Vec<Need> {
         // How long its operations take.
         add(on, For::Observe, &ns.db, &ns.coll, &["collStats"]);
         add(on, For::Check, &ns.db, "", &["dbStats"]);
+    }
+    for (on, of, db, coll) in referred(plan) {
+        add(on, of, db, coll, &["find"]);
     }
     let sides: &[Side] = if one_cluster { &[Side::Legacy] } else { &Side::BOTH };
     for &on in sides {

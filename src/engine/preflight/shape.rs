@@ -70,7 +70,7 @@ pub(super) fn queries_on_next(v: &View<'_>) -> Vec<Finding> {
 }
 
 fn queries(v: &View<'_>, side: Side) -> Vec<Finding> {
-    if v.f.plan.queries.is_empty() {
+    if v.f.plan.declared.queries.is_empty() {
         return vec![Finding::pass("the plan", "it declares no `[[query]]`")];
     }
     let there = matches!(v.f.side(side).0.stands, Ok(Stands::Collection(_)));
@@ -82,7 +82,7 @@ fn queries(v: &View<'_>, side: Side) -> Vec<Finding> {
             Err(why) => Finding::skipped(&place, why),
         }
     };
-    v.f.plan.queries.iter().zip(&v.f.queries).map(judge).collect()
+    v.f.plan.declared.queries.iter().zip(&v.f.queries).map(judge).collect()
 }
 
 fn explained_as(q: &Query, e: &Explained, place: &str, side: Side) -> Finding {
@@ -104,9 +104,7 @@ fn explained_as(q: &Query, e: &Explained, place: &str, side: Side) -> Finding {
 
 /// Next is not there yet: what the plan's indexes would do for the query.
 fn foreseen(v: &View<'_>, q: &Query, place: &str) -> Finding {
-    let Ok(filter) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&q.next) else {
-        return Finding::skipped(place, &Unanswered::NotAsked("the filter is not a JSON object"));
-    };
+    let filter = &q.filters[1];
     let serves = |i: &&crate::cluster::IndexSpec| i.keys.keys().next().is_some_and(|k| filter.contains_key(k));
     let index = v.f.collection().indexes.iter().find(serves).map(|i| i.name.as_str());
     match index.or(filter.contains_key("_id").then_some("_id_")) {

@@ -11,8 +11,8 @@ use crate::runtime::Micros;
 const WINDOW: Micros = Micros::from_secs(5);
 /// The window of a reference.
 const LONG: Micros = Micros::from_secs(30);
-/// The same as for applications, and sooner: a tenth of the time that tidegate is at work at most does not show in what nine of ten
-/// probes take, and nothing that comes before that is counted.
+/// The same as for applications, and sooner: the little that tidegate does then hardly shows in what nine of ten probes take, and nothing
+/// that comes before that is counted.
 const NOT_OURS: Micros = Micros::from_secs(15);
 /// What takes longer is waiting, for a cluster that does not answer: it says nothing about one that does.
 const SILENT: Micros = Micros::from_secs(2);
@@ -47,7 +47,7 @@ impl Probes {
     pub(super) fn look(&self, r: &mut Reference, now: Micros, ratio: f64, pace: Pace) {
         // Few probes come back where each takes long: so many as there are.
         r.now = p90(&self.within(now, WINDOW));
-        r.settle(r.limit_above(ratio, NOTICED), pace, NOT_OURS, || {
+        r.settle(r.limit_above(ratio, NOTICED), pace, (NOT_OURS, NOTICED), || {
             let all = self.within(now, if pace.idle { LONG } else { LONG.min(pace.low_for) });
             p90(&all).filter(|_| all.len() >= SAMPLES)
         });

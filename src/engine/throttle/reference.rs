@@ -42,6 +42,10 @@ pub(super) struct Reference {
     pub now: Option<Micros>,
     /// There were operations until a moment ago, and now there are none, or too few.
     quiet: bool,
+    /// What it was while nothing was copied, compared or mended, whatever it became the measure since.
+    idle: Option<Micros>,
+    /// For how long tidegate had hardly been at work when it became the measure last.
+    taken_at: Micros,
 }
 
 impl Reference {
@@ -57,20 +61,30 @@ impl Reference {
     }
 
     /// Takes what `now` says against its `limit`. What is `calm` is the reference while tidegate is idle; and where it is still over the
-    /// limit after tidegate has hardly been at work for `patience`, for it is as slow whatever tidegate does. One good moment between
-    /// does not count: what comes and goes on a busy machine is no doing of a few pieces either.
+    /// limit after tidegate has hardly been at work for `patience`, for it is about as slow whatever tidegate does. One good moment
+    /// between does not count: what comes and goes on a busy machine is no doing of a few pieces either. From there on the reference
+    /// follows once a `patience`, in both directions, and never further up than three times what it was and four times `noticed`: a few
+    /// pieces do something all the same, and must not drag the application down step by step.
     pub(super) fn settle(
         &mut self,
         limit: Option<Micros>,
         pace: Pace,
-        patience: Micros,
+        (patience, noticed): (Micros, Micros),
         calm: impl FnOnce() -> Option<Micros>,
     ) {
         let over = self.now.zip(limit).is_some_and(|(now, limit)| now > limit);
+        if pace.low_for < self.taken_at {
+            self.taken_at = Micros::ZERO;
+        }
         if pace.idle {
             self.before = calm().or(self.before);
-        } else if over && pace.low_for >= patience {
-            self.before = calm().max(self.before);
+            self.idle = self.before;
+        } else if (over || self.before > self.idle)
+            && pace.low_for.since(self.taken_at) >= patience
+            && let (Some(calm), Some(idle)) = (calm(), self.idle)
+        {
+            self.before = Some(calm.clamp(idle, Micros(3 * idle.0 + 4 * noticed.0)));
+            self.taken_at = pace.low_for;
         }
     }
 }
@@ -117,7 +131,7 @@ impl References {
             r.now = p99(WINDOW).filter(|_| age.is_some_and(|age| age <= FRESH));
             // An application that does little is no reason to hold anything up; one whose reports stop is.
             r.quiet = r.now.is_none() && age.is_some_and(|age| age <= FRESH);
-            r.settle(r.limit(ratio), pace, NOT_OURS, || p99(LONG));
+            r.settle(r.limit(ratio), pace, (NOT_OURS, NOTICED), || p99(LONG));
         }
     }
 }
@@ -145,16 +159,21 @@ mod tests {
     #[test]
     fn what_stays_slow_while_tidegate_hardly_works_becomes_the_measure() {
         let ms = Micros::from_ms;
-        let mut r = Reference { before: Some(ms(20)), now: Some(ms(50)), quiet: false };
+        let mut r = Reference { before: Some(ms(20)), idle: Some(ms(20)), ..Reference::default() };
         let mut settle = |now: u64, low_for: u64, calm: u64| {
             r.now = Some(ms(now));
             let pace = Pace { idle: false, low_for: Micros::from_secs(low_for) };
-            r.settle(r.limit(1.5), pace, NOT_OURS, || Some(ms(calm)));
+            r.settle(r.limit(1.5), pace, (NOT_OURS, NOTICED), || Some(ms(calm)));
             r.before.map(|b| b.0 / 1_000)
         };
         assert_eq!(settle(50, 59, 45), Some(20), "not for long enough");
         assert_eq!(settle(29, 61, 45), Some(20), "within the limit");
         assert_eq!(settle(50, 62, 45), Some(45));
-        assert_eq!(settle(70, 63, 10), Some(45), "never less than it was");
+        assert_eq!(settle(90, 100, 60), Some(45), "once a minute");
+        assert_eq!(settle(90, 122, 60), Some(60));
+        assert_eq!(settle(900, 182, 600), Some(68), "so far and no further");
+        assert_eq!(settle(30, 242, 25), Some(25), "down again");
+        assert_eq!(settle(30, 302, 10), Some(20), "never below what it was");
+        assert_eq!(settle(50, 5, 45), Some(20), "another time of little work");
     }
 }

@@ -231,7 +231,7 @@ pub(in crate::engine) fn amended(text: &str, old: &Plan, state: &State) -> Resul
     let passed = state.stage + usize::from(state.passed);
     let changes = amendment(old, &plan, passed).map_err(|differs| {
         format!(
-            "only gates, triggers and soak of stages to come, throttle, windows and freezes may change; what differs: {}",
+            "only gates, triggers and soak of stages to come, throttle, windows, freezes and what both sides are asked may change; what differs: {}",
             differs.join("; ")
         )
     })?;

@@ -5,7 +5,7 @@ mod expr;
 
 use std::borrow::Cow;
 
-use bson::RawDocument;
+use bson::{RawBson, RawDocument, RawDocumentBuf};
 
 use super::same::{self, Order};
 use super::tree::{self, ARRAY, DOCUMENT, Field, Value};
@@ -23,6 +23,15 @@ pub(super) fn step(forward: &Pipeline, inverse: Option<&Pipeline>, bytes: &[u8],
     let out = run(first, bytes)?;
     let back = run(second, &out)?;
     if same::equal(&Order::top(), &back, bytes) { Ok(out) } else { Err((String::new(), Why::NotDeclared)) }
+}
+
+/// What one expression makes of a document.
+pub(super) fn value(e: &crate::plan::Expr, bytes: &[u8]) -> At<Option<RawBson>> {
+    let Some(item) = eval(e, bytes)? else { return Ok(None) };
+    let field = Field { name: b"v".into(), value: Value::Owned(item.kind, item.bytes) };
+    let doc = RawDocumentBuf::from_bytes(tree::write(&[field], 32));
+    let value = doc.as_ref().ok().and_then(|d| d.get("v").ok().flatten()).map(RawBson::from);
+    value.map(Some).ok_or_else(|| super::malformed("the result is not valid BSON"))
 }
 
 fn run(pipeline: &Pipeline, bytes: &[u8]) -> At<Vec<u8>> {

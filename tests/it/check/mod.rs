@@ -149,7 +149,7 @@ pub fn good(text: &str) -> Facts {
         legacy,
         names: [Ok(vec!["orders".into()]), Ok(vec!["orders".into()])],
         sample: Ok((0..100).map(|n| raw(&order(n))).collect()),
-        queries: plan.queries.iter().map(|_| [Ok(uses.clone()), Ok(uses.clone())]).collect(),
+        queries: plan.declared.queries.iter().map(|_| [Ok(uses.clone()), Ok(uses.clone())]).collect(),
         hooks: plan.hooks.iter().map(|_| None).collect(),
         known: Ok(Vec::new()),
         leftovers: Ok(Vec::new()),

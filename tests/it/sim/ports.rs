@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use tidegate::cluster::embedded::Embedded;
 use tidegate::cluster::{
     AdminDone, AdminOp, ChangeBatch, Changes, Cluster, ClusterTime, Failed, Fence, Key, Ns, Observation, Page,
-    PageLimit, Read, Reason, StreamPos, TxnDone, TxnOp, WriteOp, Written,
+    PageLimit, Question, Read, Reason, Replies, StreamPos, TxnDone, TxnOp, WriteOp, Written,
 };
 use tidegate::journal::{JournalError, JournalStore, MemStore, Record};
 use tidegate::runtime::{Either, Fut, Group, Micros, Rt, Runtime, race, sleep};
@@ -190,6 +190,20 @@ impl Cluster for Port {
 
     fn read<'a>(&'a self, ns: &'a Ns, keys: &'a [Key], after: ClusterTime) -> Fut<'a, Result<Read, Failed>> {
         Box::pin(self.call(false, self.inner.read(ns, keys, after)))
+    }
+
+    fn ask<'a>(
+        &'a self,
+        ns: &'a Ns,
+        keys: &'a [Key],
+        questions: &'a [Question],
+        after: ClusterTime,
+    ) -> Fut<'a, Result<Replies, Failed>> {
+        Box::pin(self.call(false, self.inner.ask(ns, keys, questions, after)))
+    }
+
+    fn draw<'a>(&'a self, ns: &'a Ns, among: Option<&'a Question>, most: usize) -> Fut<'a, Result<Vec<Key>, Failed>> {
+        Box::pin(self.call(false, self.inner.draw(ns, among, most)))
     }
 
     fn write<'a>(&'a self, op: &'a WriteOp) -> Fut<'a, Result<Written, Failed>> {

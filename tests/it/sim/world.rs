@@ -442,11 +442,26 @@ impl Simulation {
     }
 }
 
+const DECLARED: &str = r#"
+[[query]]
+name = "orders of a customer"
+legacy = '{ "customer.name": "Cust 7" }'
+next = '{ "customer_name": "Cust 7" }'
+[[total]]
+name = "revenue"
+legacy = '{ "$toDecimal": "$total" }'
+next = '"$total"'
+
+"#;
+
 /// The plan of a case.
 pub(super) fn plan_text(case: &Case) -> String {
     // Every fifth run has the server refuse what the route does not allow.
     let gate = if case.seed % 5 == 4 { "lease = \"3s\"\nserver_gate = true" } else { "lease = \"3s\"" };
-    PLAN.replace("MAX_RATE", &case.max_rate().to_string()).replace("lease = \"3s\"", gate)
+    // Every other one declares something to be asked of both sides.
+    let declared = if case.seed % 2 == 1 { DECLARED } else { "" };
+    let plan = PLAN.replacen("[[stage]]", &format!("{declared}[[stage]]"), 1);
+    plan.replace("MAX_RATE", &case.max_rate().to_string()).replace("lease = \"3s\"", gate)
 }
 
 pub(super) fn sim_now(sim: &Machine) -> Micros {

@@ -3,6 +3,8 @@
 
 mod parse;
 
+pub(super) use parse::explained;
+
 use bson::{Document, RawArrayBuf, RawDocumentBuf, rawdoc};
 use futures_util::future::join_all;
 use mongodb::Client;

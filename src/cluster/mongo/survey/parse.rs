@@ -180,7 +180,7 @@ pub(super) fn size(stats: &[Document]) -> Size {
     Size { documents: n("count"), bytes: n("size"), stored: n("storageSize"), indexes: n("totalIndexSize") }
 }
 
-pub(super) fn explained(answer: &Document) -> Explained {
+pub(in crate::cluster::mongo) fn explained(answer: &Document) -> Explained {
     let mut found = Explained { indexes: Vec::new(), scans: false };
     if let Some(plan) = answer.get_document("queryPlanner").ok().and_then(|p| p.get_document("winningPlan").ok()) {
         walk(plan, &mut found);
