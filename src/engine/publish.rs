@@ -336,6 +336,7 @@ fn if_nothing(ctx: &Ctx, state: &State, phase: Phase, wall_ms: i64) -> String {
         Phase::Starting if state.status == Status::New && !opens.is_empty() => {
             "begins by itself when the change window opens".into()
         }
+        Phase::Working if state.held.is_some() => format!("tries again until that is mended; {kept}"),
         Phase::Starting | Phase::Working => "the stage's work goes on, then it soaks".into(),
         Phase::Soaking if auto => match left.filter(|l| *l > Micros::ZERO) {
             Some(l) => format!("advances by itself in {l} if the gates hold{opens}"),

@@ -147,6 +147,7 @@ fn held(plan: &str, seed: u64, stages: usize) -> String {
     w.until("the hold", || w.count("task_held") > 0);
     w.pass(30);
     assert_eq!(w.count("soak_began"), stages, "it went on");
+    assert_eq!(engine.snapshot().if_nothing, "tries again until that is mended; both sides are kept in step");
     engine.snapshot().why.clone()
 }
 
