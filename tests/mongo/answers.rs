@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use mongodb::bson::{Document, doc};
@@ -10,7 +10,7 @@ use mongodb::{Client, Database};
 use serde_json::Value;
 use tidegate::cluster::Db;
 use tidegate::engine::{self, Deps, End, Engine};
-use tidegate::journal::{MemStore, show};
+use tidegate::journal::MemStore;
 use tidegate::plan::{Advance, Plan};
 use tidegate::runtime::Group;
 use tidegate::snapshot::Command;
@@ -119,15 +119,7 @@ impl Run {
     }
 
     async fn until(&self, what: &str, done: impl Fn(&Run) -> bool) -> R {
-        let began = Instant::now();
-        while !done(self) {
-            if began.elapsed() > Duration::from_secs(90) {
-                let log: Vec<String> = self.journal.records().iter().map(show).collect();
-                return Err(format!("{what}: {}\n{}", self.engine.snapshot().why, log.join("\n")));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
+        super::constraints::until(&self.engine, &self.journal, what, |_| done(self)).await
     }
 
     fn soaks(&self) -> usize {

@@ -64,7 +64,7 @@ async fn expiry(db: &Database, coll: &str, name: &str) -> Result<i64, String> {
     seconds.as_i64().or(seconds.as_i32().map(i64::from)).ok_or_else(|| format!("{seconds}"))
 }
 
-async fn until(engine: &Engine, journal: &MemStore, what: &str, done: impl Fn(&MemStore) -> bool) -> R {
+pub async fn until(engine: &Engine, journal: &MemStore, what: &str, done: impl Fn(&MemStore) -> bool) -> R {
     let began = Instant::now();
     while !done(journal) {
         if began.elapsed() > Duration::from_secs(90) {

@@ -266,10 +266,10 @@ fn seconds(v: &Bson) -> Option<i64> {
     }
 }
 
-fn raw(d: &Document) -> Result<RawDocumentBuf, Failed> {
+pub(super) fn raw(d: &Document) -> Result<RawDocumentBuf, Failed> {
     RawDocumentBuf::try_from(d).map_err(|e| refused(e.to_string()))
 }
 
-fn refused(m: String) -> Failed {
+pub(super) fn refused(m: String) -> Failed {
     Failed::NotDone(Reason::Refused(m))
 }

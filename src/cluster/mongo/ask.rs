@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use bson::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use bson::{RawArrayBuf, RawBson, RawDocumentBuf, Timestamp, rawdoc};
 
+use super::Mongo;
+use super::admin::{raw, refused};
 use super::errors::Phase;
-use super::read::{docs_of, key_of, malformed};
-use super::{Mongo, OP_TIMEOUT};
+use super::read::{key_of, malformed};
 use crate::cluster::survey::Explained;
 use crate::cluster::{Ask, ClusterTime, Failed, Key, Ns, Question, Reason, Replies, Told};
-use crate::runtime::{Micros, timeout};
+use crate::runtime::Micros;
 
 /// How long a server works on one question, before fewer documents are asked about at a time.
 const PATIENCE: Micros = Micros::from_secs(8);
@@ -66,7 +67,8 @@ impl Mongo {
         n: usize,
     ) -> Result<Vec<Option<RawBson>>, Failed> {
         let mut values = vec![None; n];
-        self.each(ns, command, |doc| {
+        let (batch, cursor) = self.find_first(ns, command).await?;
+        self.each(batch, cursor, |doc| {
             let value = match yes {
                 true => Some(RawBson::Boolean(true)),
                 false => doc.get("v").map_err(malformed)?.map(RawBson::from),
@@ -78,26 +80,6 @@ impl Mongo {
         })
         .await?;
         Ok(values)
-    }
-
-    /// Hands every document of a command's cursor on.
-    async fn each(
-        &self,
-        ns: &Ns,
-        command: RawDocumentBuf,
-        mut take: impl FnMut(&RawDocument) -> Result<(), Failed>,
-    ) -> Result<(), Failed> {
-        let (mut batch, mut cursor) = self.find_first(ns, command).await?;
-        loop {
-            for doc in docs_of(&batch)? {
-                take(doc?)?;
-            }
-            match timeout(&self.rt, OP_TIMEOUT, futures_util::StreamExt::next(&mut cursor)).await {
-                None => return Err(super::read::timed_out()),
-                Some(None) => return Ok(()),
-                Some(Some(next)) => batch = next.map_err(|e| self.failed(&e, Phase::Harmless))?,
-            }
-        }
     }
 
     pub(super) async fn draw_keys(&self, ns: &Ns, among: Option<&Question>, most: usize) -> Result<Vec<Key>, Failed> {
@@ -126,8 +108,9 @@ impl Mongo {
     async fn keys(&self, ns: &Ns, mut command: RawDocumentBuf) -> Result<Vec<Key>, Failed> {
         command.append(bson::cstr!("readConcern"), rawdoc! { "level": "majority" });
         command.append(bson::cstr!("maxTimeMS"), PATIENCE.as_ms() as i64);
+        let (batch, cursor) = self.find_first(ns, command).await?;
         let mut keys = Vec::new();
-        self.each(ns, command, |doc| {
+        self.each(batch, cursor, |doc| {
             keys.push(key_of(doc)?);
             Ok(())
         })
@@ -156,7 +139,7 @@ fn at_once(ns: &Ns, ask: &Ask, keys: &RawArrayBuf, at: ClusterTime) -> Result<Ra
             rawdoc! { "find": &*ns.coll, "filter": { "$and": both }, "projection": { "_id": 1 } }
         }
         Ask::Value(e) => {
-            let value = RawBson::try_from(e.clone()).map_err(|e| refused(&e))?;
+            let value = RawBson::try_from(e.clone()).map_err(|e| refused(e.to_string()))?;
             aggregate(ns, [only(these), rawdoc! { "$replaceWith": { "_id": "$_id", "v": value } }])
         }
         Ask::Orphan { path, from, field } => {
@@ -189,9 +172,6 @@ fn at_once(ns: &Ns, ask: &Ask, keys: &RawArrayBuf, at: ClusterTime) -> Result<Ra
 /// What says nothing of a document: what the plan itself has wrong, and what the user may not do. Other refusals of an expression may quote
 /// the value that it was computed from: of those the code is told.
 fn without_values(ask: &Ask, why: &str) -> String {
-    if why.starts_with("not authorized") {
-        return "the user may not read what it needs (code 13)".into();
-    }
     let code = why.rsplit_once("(code ").and_then(|(_, c)| c.strip_suffix(')')).unwrap_or("?");
     let computes = match ask {
         Ask::Matches(filter) => filter.iter().any(|(k, v)| k == "$expr" || has_expression(v)),
@@ -199,11 +179,12 @@ fn without_values(ask: &Ask, why: &str) -> String {
         Ask::Orphan { .. } => false,
     };
     match code {
-        // Unauthorized; the server's message quotes the whole command.
-        "13" => "the user may not read what it needs (code 13)".to_owned(),
+        // The server's message quotes the whole command, and may be cut off before the code.
+        _ if code == "13" || why.starts_with("not authorized") => {
+            "the user may not read what it needs (code 13)".to_owned()
+        }
         // InvalidPipelineOperator.
-        "168" => why.to_owned(),
-        _ if !computes => why.to_owned(),
+        _ if !computes || code == "168" => why.to_owned(),
         // ConversionFailure.
         "241" => "a document's value cannot be converted (code 241)".to_owned(),
         code => format!("it cannot be computed of some document (code {code})"),
@@ -228,12 +209,4 @@ fn aggregate(ns: &Ns, stages: impl IntoIterator<Item = RawDocumentBuf>) -> RawDo
     let mut pipeline = RawArrayBuf::new();
     stages.into_iter().for_each(|s| pipeline.push(s));
     rawdoc! { "aggregate": &*ns.coll, "pipeline": pipeline, "cursor": {} }
-}
-
-fn raw(d: &bson::Document) -> Result<RawDocumentBuf, Failed> {
-    RawDocumentBuf::try_from(d).map_err(|e| refused(&e))
-}
-
-fn refused(e: &dyn std::fmt::Display) -> Failed {
-    Failed::NotDone(Reason::Refused(crate::scrub::short(&e.to_string(), 200)))
 }

@@ -145,19 +145,33 @@ impl Mongo {
             "batchSize": n + 1,
             "readConcern": snapshot_after(after),
         };
-        let (mut batch, mut cursor) = self.find_first(ns, find).await?;
+        let (batch, cursor) = self.find_first(ns, find).await?;
         let at = snapshot_time(batch.as_raw_document(), after)?;
+        // A batch holds at most 16 MB; the rest comes from the same snapshot.
+        self.each(batch, cursor, |doc| {
+            for i in places.get(&key_of(doc)?).into_iter().flatten() {
+                docs[*i] = Some(doc.into());
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(at)
+    }
+
+    /// Hands every document of a cursor on, from its first batch.
+    pub(super) async fn each(
+        &self,
+        mut batch: RawBatch,
+        mut cursor: RawBatchCursor,
+        mut take: impl FnMut(&RawDocument) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
         loop {
             for doc in docs_of(&batch)? {
-                let doc = doc?;
-                for i in places.get(&key_of(doc)?).into_iter().flatten() {
-                    docs[*i] = Some(doc.into());
-                }
+                take(doc?)?;
             }
-            // A batch holds at most 16 MB; the rest comes from the same snapshot.
             match timeout(&self.rt, OP_TIMEOUT, cursor.next()).await {
                 None => return Err(timed_out()),
-                Some(None) => return Ok(at),
+                Some(None) => return Ok(()),
                 Some(Some(next)) => batch = next.map_err(|e| self.failed(&e, Phase::Harmless))?,
             }
         }
@@ -216,7 +230,7 @@ impl Mongo {
     }
 }
 
-pub(super) fn timed_out() -> Failed {
+fn timed_out() -> Failed {
     Failed::NotDone(Reason::Timeout(format!("no answer within {OP_TIMEOUT}")))
 }
 

@@ -58,6 +58,8 @@ const LOOK: Micros = Micros::from_secs(5);
 struct Item {
     kind: Kind,
     name: String,
+    /// Which it may be, of a type.
+    types: Vec<String>,
     of: [Option<Question>; 2],
 }
 
@@ -72,10 +74,9 @@ impl Item {
     }
 
     /// Whether the two answers about a document are alike; `None` where one was not given.
-    fn judge(&self, answers: [Option<Option<&RawBson>>; 2], types: &[(String, Vec<String>)]) -> Option<bool> {
+    fn judge(&self, answers: [Option<Option<&RawBson>>; 2]) -> Option<bool> {
         if self.kind == Kind::Type {
-            let known = types.iter().find(|(path, _)| *path == self.name).map_or(&[][..], |(_, of)| of);
-            return answers[1].map(|is| tally::is_of(is, known));
+            return answers[1].map(|is| tally::is_of(is, &self.types));
         }
         if self.of.iter().zip(&answers).any(|(q, a)| q.is_some() && a.is_none()) {
             return None;
@@ -86,24 +87,27 @@ impl Item {
 
 fn items(plan: &Plan) -> Vec<Item> {
     let mut all = Vec::new();
-    for (path, _) in plan.collections.iter().flat_map(|c| &c.types) {
+    for (path, types) in plan.collections.iter().flat_map(|c| &c.types) {
         let of = [None, Some(value(&Computed::type_of(path)))];
-        all.push(Item { kind: Kind::Type, name: path.clone(), of });
+        all.push(Item { kind: Kind::Type, name: path.clone(), types: types.clone(), of });
     }
     let d = &plan.declared;
     all.extend(d.queries.iter().map(|q| Item {
         kind: Kind::Query,
         name: q.name.clone(),
+        types: Vec::new(),
         of: [0, 1].map(|s| Some(matches(&q.filters[s]))),
     }));
     all.extend(d.totals.iter().map(|t| Item {
         kind: Kind::Total,
         name: t.name.clone(),
+        types: Vec::new(),
         of: [0, 1].map(|s| Some(value(&t.values[s]))),
     }));
     all.extend(d.references.iter().map(|r| Item {
         kind: Kind::Reference,
         name: r.name.clone(),
+        types: Vec::new(),
         of: [0, 1].map(|s| {
             let ask = Ask::Orphan { path: r.paths[s].clone(), from: r.to[s].clone(), field: r.field.clone() };
             Some(Question { ask, here: None })
@@ -332,10 +336,11 @@ impl<'c> Asking<'c> {
                 continue;
             }
             let answer = |item: usize, s: usize| told[item][s].map(|all| all.get(i).and_then(Option::as_ref));
-            let of = |n: usize| self.items[n].judge([answer(n, 0), answer(n, 1)], &out.types);
+            let of = |(n, item): (usize, &Item)| item.judge([answer(n, 0), answer(n, 1)]);
+            let judged: Vec<Option<bool>> = self.items.iter().enumerate().map(of).collect();
             // What a document refers to may come or go between the two answers; all else is of these very documents.
-            let passes = |n: usize| self.items[n].kind == Kind::Reference && of(n) == Some(false);
-            if !finding.is_equal() || (!last && (0..self.items.len()).any(passes)) {
+            let passes = |(item, alike): (&Item, &Option<bool>)| item.kind == Kind::Reference && *alike == Some(false);
+            if !finding.is_equal() || (!last && self.items.iter().zip(&judged).any(passes)) {
                 if last || open.len() >= OPEN_MAX {
                     out.in_flight += 1;
                 } else {
@@ -347,7 +352,6 @@ impl<'c> Asking<'c> {
             for (item, side, why) in refused.drain(..) {
                 out.tallies[item].refused(side, key, &why);
             }
-            let judged: Vec<Option<bool>> = (0..self.items.len()).map(of).collect();
             out.documents += 1;
             for (n, alike) in judged.into_iter().enumerate() {
                 if let Some(alike) = alike {

@@ -169,8 +169,6 @@ pub(in crate::engine) struct Outcome {
     whole: bool,
     /// Some values are masked: a sum of them is not told either.
     masked: bool,
-    /// Which types next's fields may have.
-    pub(super) types: Vec<(String, Vec<String>)>,
     /// The plan only observes.
     observes: bool,
     /// So much differs that the rest was not asked about.
@@ -201,7 +199,6 @@ impl Outcome {
         Outcome {
             whole,
             masked: !plan.masked.is_empty(),
-            types: plan.collections.iter().flat_map(|c| c.types.clone()).collect(),
             observes: plan.observes(),
             cut_short: false,
             lacking: None,
